@@ -1,0 +1,35 @@
+"""The errors flatscale raises on purpose: each says what was expected, what was found, where, and what to do."""
+
+from __future__ import annotations
+
+
+class FlatscaleError(Exception):
+    """Base of every error a user can cause and can mend; the command line prints it without a traceback."""
+
+
+class ConfigError(FlatscaleError):
+    """The study file is wrong: names the key, what was found there and what is allowed."""
+
+
+class DataError(FlatscaleError):
+    """A dataset cannot be used: names the file and the row."""
+
+
+class ModelError(FlatscaleError):
+    """A network cannot be built or measured as asked."""
+
+
+class MetricError(FlatscaleError):
+    """A metric cannot be computed for this network; the text becomes the reason in its measurement."""
+
+
+class StoreError(FlatscaleError):
+    """The results store cannot be read or written: names the file."""
+
+
+class StatsError(FlatscaleError):
+    """A table cannot be analysed: names the column or rows at fault."""
+
+
+class TrackingError(FlatscaleError):
+    """The tracking server cannot be used as configured."""
