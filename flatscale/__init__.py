@@ -1,3 +1,3 @@
-"""flatscale: large-scale correlation studies of flatness, sharpness and compression of neural networks."""
+"""Large-scale correlation studies of flatness, sharpness and neural representation compression."""
 
 __version__ = "0.1.0"

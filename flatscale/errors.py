@@ -1,10 +1,10 @@
-"""The errors flatscale raises on purpose: each says what was expected, what was found, where, and what to do."""
+"""Errors raised on purpose: each says what was expected, what was found, where, what to do."""
 
 from __future__ import annotations
 
 
 class FlatscaleError(Exception):
-    """Base of every error a user can cause and can mend; the command line prints it without a traceback."""
+    """Base of every error a user can cause and mend; printed without a traceback."""
 
 
 class ConfigError(FlatscaleError):
@@ -20,7 +20,7 @@ class ModelError(FlatscaleError):
 
 
 class MetricError(FlatscaleError):
-    """A metric cannot be computed for this network; the text becomes the reason in its measurement."""
+    """A metric cannot be computed for this network; the text becomes its measurement's reason."""
 
 
 class StoreError(FlatscaleError):

@@ -1,4 +1,4 @@
-"""The one record every metric returns, and everything downstream (store, tracking, statistics) reads."""
+"""The record every metric returns, which store, tracking and statistics read."""
 
 from __future__ import annotations
 

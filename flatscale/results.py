@@ -1,0 +1,379 @@
+"""The seam between measuring and analysing: the results store.
+
+A store is a folder. The truth in it is `records/<trial id>.parquet`, one atomic file a trial with
+one row: what was trained, how it ended, and (nested) every measurement and the training history.
+Nothing else needs to be right for a study to continue. `trials.parquet` and `measurements.parquet`
+are the same content as two flat tables, for other programs, written anew after every run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from flatscale.atomic import write_atomically
+from flatscale.config import StudyConfig
+from flatscale.errors import ConfigError, StoreError
+from flatscale.measurement import Measurement
+from flatscale.study_file import parse_config
+
+logger = logging.getLogger(__name__)
+
+FINISHED, DIVERGED, FAILED = "finished", "diverged", "failed"
+STATUSES = (FINISHED, DIVERGED, FAILED)
+Columns = dict[str, pl.DataType | type[pl.DataType]]
+
+TRIAL_SCHEMA: Columns = {
+    "trial_id": pl.String,
+    "network_id": pl.String,
+    "family": pl.String,
+    "architecture": pl.String,
+    "options": pl.String,
+    "dataset": pl.String,
+    "dataset_hash": pl.String,
+    "num_classes": pl.Int64,
+    "train_size": pl.Int64,
+    "optimizer": pl.String,
+    "momentum": pl.Float64,
+    "weight_decay": pl.Float64,
+    "loss": pl.String,
+    "learning_rate": pl.Float64,
+    "batch_size": pl.Int64,
+    "seed_index": pl.Int64,
+    "num_parameters": pl.Int64,
+    "status": pl.String,
+    "stop": pl.String,
+    "reason": pl.String,
+    "num_steps": pl.Int64,
+    "num_attempts": pl.Int64,
+    "train_seconds": pl.Float64,
+    "measure_seconds": pl.Float64,
+    "started_at": pl.Datetime("us", "UTC"),
+    "finished_at": pl.Datetime("us", "UTC"),
+    "device": pl.String,
+    "versions": pl.String,
+}
+"""One row per trial. `status` is finished, diverged or failed; `stop` is interpolated or
+step_limit for a finished one; `reason` says why a trial diverged or failed."""
+
+MEASUREMENT_SCHEMA: Columns = {
+    "step": pl.Int64,
+    "is_final": pl.Boolean,
+    "metric": pl.String,
+    "value": pl.Float64,
+    "std_error": pl.Float64,
+    "converged": pl.Boolean,
+    "num_evaluations": pl.Int64,
+    "num_points": pl.Int64,
+    "probe_hash": pl.String,
+    "reason": pl.String,
+    "layers": pl.List(pl.Struct({"layer": pl.String, "value": pl.Float64})),
+    "extras": pl.List(pl.Struct({"name": pl.String, "values": pl.List(pl.Float64)})),
+}
+"""One row per trial, snapshot and metric (with `trial_id` in front in the flat table)."""
+
+HISTORY_SCHEMA: Columns = {"step": pl.Int64, "train_loss": pl.Float64}
+
+RECORD_SCHEMA: Columns = {
+    **TRIAL_SCHEMA,
+    "measurements": pl.List(pl.Struct(MEASUREMENT_SCHEMA)),
+    "history": pl.List(pl.Struct(HISTORY_SCHEMA)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """The measurements of one trial at one step."""
+
+    step: int
+    is_final: bool
+    probe_hash: str
+    measurements: tuple[Measurement, ...]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One mapping per metric, in MEASUREMENT_SCHEMA."""
+        return [
+            {
+                "step": self.step,
+                "is_final": self.is_final,
+                "metric": m.name,
+                "value": m.value,
+                "std_error": m.std_error,
+                "converged": m.converged,
+                "num_evaluations": m.num_evaluations,
+                "num_points": m.num_points,
+                "probe_hash": self.probe_hash,
+                "reason": m.reason,
+                "layers": [{"layer": k, "value": v} for k, v in m.layers.items()],
+                "extras": [{"name": k, "values": list(v)} for k, v in m.extras.items()],
+            }
+            for m in self.measurements
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """Everything known about one trial once it has ended, however it ended."""
+
+    trial_id: str
+    network_id: str
+    family: str
+    architecture: str
+    options: str
+    dataset: str
+    dataset_hash: str
+    num_classes: int
+    train_size: int
+    optimizer: str
+    momentum: float
+    weight_decay: float
+    loss: str
+    learning_rate: float
+    batch_size: int
+    seed_index: int
+    num_parameters: int | None = None
+    status: str
+    stop: str | None = None
+    reason: str | None = None
+    num_steps: int | None = None
+    num_attempts: int = 1
+    train_seconds: float | None = None
+    measure_seconds: float | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    device: str | None = None
+    versions: str | None = None
+    snapshots: tuple[Snapshot, ...] = ()
+    history: tuple[tuple[int, float], ...] = ()
+
+    def row(self) -> dict[str, Any]:
+        """One mapping in RECORD_SCHEMA."""
+        flat = {name: getattr(self, name) for name in TRIAL_SCHEMA}
+        flat["measurements"] = [row for snapshot in self.snapshots for row in snapshot.rows()]
+        flat["history"] = [{"step": step, "train_loss": loss} for step, loss in self.history]
+        return flat
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """A store's content: `trials`, `measurements` and `history`, and the study they belong to."""
+
+    study: StudyConfig
+    trials: pl.DataFrame
+    measurements: pl.DataFrame
+    history: pl.DataFrame
+
+    def table(self) -> pl.DataFrame:
+        """One row per trial, with a column per metric of its final snapshot.
+
+        Beside a metric's column `m` stand `m__std_error` and `m__converged`. A trial without final
+        measurements (failed, diverged) keeps its row, with nulls.
+        """
+        final = self.measurements.filter("is_final")
+        wide = self.trials
+        for column, suffix in (
+            ("value", ""),
+            ("std_error", "__std_error"),
+            ("converged", "__converged"),
+        ):
+            pivoted = final.pivot(
+                "metric", index="trial_id", values=column, aggregate_function="first"
+            )
+            renamed = {name: name + suffix for name in pivoted.columns if name != "trial_id"}
+            wide = wide.join(pivoted.rename(renamed), on="trial_id", how="left")
+        return wide
+
+
+class Store:
+    """A study's folder of results.
+
+    Args:
+        root: the folder; made by `prepare`, not before.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).resolve()
+
+    @property
+    def records(self) -> Path:
+        return self.root / "records"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    @property
+    def study_file(self) -> Path:
+        return self.root / "study.yaml"
+
+    def prepare(self, config: StudyConfig) -> None:
+        """Make the folder and write the study into it.
+
+        Raises:
+            StoreError: the folder cannot be written, or holds another study.
+        """
+        if self.study_file.exists():
+            known = self.read_study()
+            if (known.name, known.seed) != (config.name, config.seed):
+                raise StoreError(
+                    f"{self.root} holds the study {known.name!r} with seed {known.seed}; this is "
+                    f"{config.name!r} with seed {config.seed}. Choose another --store"
+                )
+        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        try:
+            for folder in (self.records, self.checkpoints, self.report):
+                folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.study_file, text.encode())
+        except OSError as error:
+            raise StoreError(f"cannot write the store {self.root}: {error}") from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the store for one driver; the lock ends with the process, however it ends.
+
+        Raises:
+            StoreError: another driver holds it.
+        """
+        with (self.root / ".lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreError(
+                    f"another run is writing to {self.root}; wait for it or end it first"
+                ) from None
+            yield
+
+    def read_study(self) -> StudyConfig:
+        """The study this store belongs to.
+
+        Raises:
+            StoreError: this is not a store, or its study file is damaged.
+        """
+        if not self.study_file.is_file():
+            raise StoreError(
+                f"{self.root} is not a results store: it has no study.yaml. Give the folder that "
+                "`flatscale run` printed"
+            )
+        try:
+            content = yaml.safe_load(self.study_file.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ConfigError("it holds no mapping")
+            return parse_config(content, where=str(self.study_file))
+        except (OSError, ValueError, yaml.YAMLError, ConfigError) as error:
+            raise StoreError(f"{self.study_file} cannot be read: {error}") from error
+
+    def write(self, record: TrialRecord) -> None:
+        """Write one trial's record, whole or not at all.
+
+        Raises:
+            StoreError: the disk is full or the store cannot be written; earlier records are whole.
+        """
+        buffer = io.BytesIO()
+        pl.DataFrame([record.row()], schema=RECORD_SCHEMA).write_parquet(buffer)
+        try:
+            write_atomically(self.records / f"{record.trial_id}.parquet", buffer.getvalue())
+        except OSError as error:
+            raise StoreError(
+                f"cannot write the record of trial {record.trial_id} to {self.records}: {error}. "
+                "Everything recorded before is safe; mend the cause and run the same command again"
+            ) from error
+
+    def read_record(self, trial_id: str) -> dict[str, Any]:
+        """One record as a mapping in RECORD_SCHEMA."""
+        return self._read_file(self.records / f"{trial_id}.parquet").row(0, named=True)
+
+    def statuses(self) -> dict[str, str]:
+        """The status of every recorded trial by its id, without reading measurements."""
+        frame = self._scan(["trial_id", "status"])
+        return dict(frame.iter_rows())
+
+    def read(self, trial_ids: Sequence[str] | None = None) -> Results:
+        """Every record, or those of the trials named, in that order.
+
+        Raises:
+            StoreError: this is not a store, or a record is damaged (named).
+        """
+        study = self.read_study()
+        frame = self._scan(list(RECORD_SCHEMA))
+        if trial_ids is not None:
+            order = pl.DataFrame({"trial_id": list(trial_ids)}, schema={"trial_id": pl.String})
+            frame = order.join(frame, on="trial_id", how="inner", maintain_order="left")
+        return Results(
+            study=study,
+            trials=frame.select(list(TRIAL_SCHEMA)),
+            measurements=_explode(frame, "measurements"),
+            history=_explode(frame, "history"),
+        )
+
+    def export(self, results: Results) -> None:
+        """Write the two flat tables, `trials.parquet` and `measurements.parquet`."""
+        for name in ("trials", "measurements"):
+            buffer = io.BytesIO()
+            getattr(results, name).write_parquet(buffer)
+            write_atomically(self.root / f"{name}.parquet", buffer.getvalue())
+
+    def _scan(self, columns: list[str]) -> pl.DataFrame:
+        paths = sorted(self.records.glob("[!.]*.parquet"))
+        if not paths:
+            return pl.DataFrame(schema=RECORD_SCHEMA).select(columns)
+        try:
+            return pl.scan_parquet(paths, schema=RECORD_SCHEMA).select(columns).collect()
+        except (pl.exceptions.PolarsError, OSError):
+            # One of them is damaged: read them singly to name it.
+            return pl.concat([self._read_file(path).select(columns) for path in paths])
+
+    def _read_file(self, path: Path) -> pl.DataFrame:
+        try:
+            frame = pl.read_parquet(path, schema=RECORD_SCHEMA)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise StoreError(
+                f"the record {path} is damaged or foreign ({str(error).splitlines()[0]}). Delete "
+                "it and run the study again: only this trial will be repeated"
+            ) from error
+        if frame.height != 1 or frame["trial_id"][0] != path.stem:
+            raise StoreError(f"the record {path} does not hold the one trial it is named after")
+        return frame
+
+
+def load_results(store: str | Path) -> Results:
+    """Read a results store: `trials`, `measurements`, `history`, and `.table()`, one row a trial.
+
+    Raises:
+        StoreError: this is not a store, or a record in it is damaged.
+    """
+    return Store(store).read()
+
+
+def _explode(frame: pl.DataFrame, column: str) -> pl.DataFrame:
+    nested = frame.select("trial_id", column).filter(pl.col(column).list.len() > 0)
+    return nested.explode(column).unnest(column)
+
+
+__all__ = [
+    "DIVERGED",
+    "FAILED",
+    "FINISHED",
+    "MEASUREMENT_SCHEMA",
+    "RECORD_SCHEMA",
+    "STATUSES",
+    "TRIAL_SCHEMA",
+    "Results",
+    "Snapshot",
+    "Store",
+    "TrialRecord",
+    "load_results",
+]
