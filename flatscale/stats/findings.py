@@ -1,0 +1,103 @@
+"""A finding: one statistical result, and the tidy table that findings make."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+
+import polars as pl
+
+FINDINGS_SCHEMA = pl.Schema(
+    {
+        "x": pl.String(),
+        "y": pl.String(),
+        "scope": pl.String(),
+        "method": pl.String(),
+        "estimate": pl.Float64(),
+        "std_error": pl.Float64(),
+        "conf_low": pl.Float64(),
+        "conf_high": pl.Float64(),
+        "p_value": pl.Float64(),
+        "q_value": pl.Float64(),
+        "num_trials": pl.Int64(),
+        "num_families": pl.Int64(),
+        "reason": pl.String(),
+    }
+)
+"""Columns of every findings table.
+
+`scope` is one of `pooled` (all rows), `within` (rows demeaned by family), `between` (family means),
+`synthesis` (random-effects mean of the per-family values) or `family:<name>` (one family's rows).
+`method` names the statistic; a pooled method ending in `_jackknife` has the same estimate as the
+method without the ending and an interval that treats families, not rows, as the independent
+units. `reason` says why a number is null. A null estimate always has one.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A statistic with its uncertainty, before it is tied to a pair of columns.
+
+    `std_error` is on Fisher's z scale for correlations (atanh r), on the estimate's own scale for
+    slopes and differences; every method's documentation says which.
+    """
+
+    estimate: float | None
+    std_error: float | None = None
+    conf_low: float | None = None
+    conf_high: float | None = None
+    p_value: float | None = None
+    num_trials: int = 0
+    num_families: int | None = None
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("estimate", "std_error", "conf_low", "conf_high", "p_value"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(
+                    f"{name} is {value}; a result that is not finite must be null, with a reason"
+                )
+        if self.estimate is None and not self.reason:
+            raise ValueError("a null estimate needs a reason")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One row of a findings table; see `FINDINGS_SCHEMA` for the meaning of its fields."""
+
+    x: str
+    y: str
+    scope: str
+    method: str
+    estimate: float | None = None
+    std_error: float | None = None
+    conf_low: float | None = None
+    conf_high: float | None = None
+    p_value: float | None = None
+    q_value: float | None = None
+    num_trials: int = 0
+    num_families: int | None = None
+    reason: str | None = None
+
+
+def finding(x: str, y: str, scope: str, method: str, estimate: Estimate) -> Finding:
+    """Tie an estimate to its pair of columns, its scope and its method."""
+    values = {item.name: getattr(estimate, item.name) for item in fields(Estimate)}
+    return Finding(x=x, y=y, scope=scope, method=method, **values)
+
+
+def null_estimate(reason: str, *, num_trials: int = 0, num_families: int | None = None) -> Estimate:
+    """The result of a statistic that cannot be computed: all numbers null, with the reason."""
+    return Estimate(estimate=None, num_trials=num_trials, num_families=num_families, reason=reason)
+
+
+def findings_frame(findings: Iterable[Finding]) -> pl.DataFrame:
+    """Findings as a polars DataFrame with `FINDINGS_SCHEMA`, in the order given."""
+    return pl.DataFrame([asdict(row) for row in findings], schema=FINDINGS_SCHEMA, orient="row")
+
+
+def concat_findings(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """One findings table from several; empty input gives the empty table."""
+    return pl.concat(frames) if frames else FINDINGS_SCHEMA.to_frame()

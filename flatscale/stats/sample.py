@@ -1,0 +1,266 @@
+"""The door of the statistics: from a table and two column names to a clean sample of paired
+values.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from flatscale.errors import StatsError
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_MIN_ROWS = 3
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Excluded:
+    """A row left out of a pair, and why."""
+
+    label: str
+    family: str | None
+    column: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sample:
+    """Paired finite values in an order that depends neither on the table's order nor on family
+    names.
+
+    `family` holds codes 0..F-1 into `family_names`, or is None when the table has no families.
+    `x_error` and `y_error` are standard errors on the scale analysed, or None. All arrays have
+    one entry a row.
+    """
+
+    x_name: str
+    y_name: str
+    x: Floats
+    y: Floats
+    family: Ints | None
+    family_names: tuple[str, ...]
+    labels: NDArray[np.str_]
+    rows: Ints
+    x_error: Floats | None = None
+    y_error: Floats | None = None
+    excluded: tuple[Excluded, ...] = ()
+
+    @property
+    def num_trials(self) -> int:
+        return len(self.x)
+
+    @property
+    def num_families(self) -> int | None:
+        return None if self.family is None else len(self.family_names)
+
+    def problem(self) -> str | None:
+        """Why no correlation of these rows exists, or None."""
+        return find_problem(self.x, self.y, self.x_name, self.y_name)
+
+    def keep(self, mask: NDArray[np.bool_]) -> Sample:
+        """The rows where `mask` is true, families without rows forgotten."""
+        family, names = self.family, self.family_names
+        if family is not None:
+            used, family = np.unique(family[mask], return_inverse=True)
+            names = tuple(names[code] for code in used)
+            family = family.astype(np.int64)
+        return replace(
+            self,
+            x=self.x[mask],
+            y=self.y[mask],
+            family=family,
+            family_names=names,
+            labels=self.labels[mask],
+            rows=self.rows[mask],
+            x_error=None if self.x_error is None else self.x_error[mask],
+            y_error=None if self.y_error is None else self.y_error[mask],
+        )
+
+
+def find_problem(x: Floats, y: Floats, x_name: str, y_name: str) -> str | None:
+    """Why the correlation of x and y is undefined, or None where it is defined."""
+    if len(x) < _MIN_ROWS:
+        return f"{len(x)} usable rows, at least {_MIN_ROWS} needed"
+    for name, values in ((x_name, x), (y_name, y)):
+        if is_constant(values):
+            return f"{name} is constant over the {len(values)} usable rows"
+    return None
+
+
+def is_constant(values: Floats) -> bool:
+    """Whether values differ by no more than rounding of their magnitude."""
+    spread = float(np.ptp(values / 2))
+    return spread <= 1e-13 * float(np.max(np.abs(values / 2)))
+
+
+def require_columns(table: pl.DataFrame, columns: Collection[str | None]) -> None:
+    """Raise `StatsError` naming the first column the table lacks and the nearest name it has."""
+    if not isinstance(table, pl.DataFrame):
+        raise StatsError(f"the table must be a polars DataFrame, found {type(table).__name__}")
+    for column in columns:
+        if column is not None and column not in table.columns:
+            close = difflib.get_close_matches(column, table.columns, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise StatsError(
+                f"the table has no column {column!r}{hint} "
+                f"(columns: {', '.join(table.columns[:20])})"
+            )
+
+
+def numeric_column(table: pl.DataFrame, column: str) -> Floats:
+    """A numeric column as float64 with null as NaN; raises `StatsError` for any other type."""
+    series = table[column]
+    if not (series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null)):
+        raise StatsError(
+            f"column {column!r} must hold numbers but has type {series.dtype}; convert it first "
+            "(text with thousands separators is read by read_outcomes)"
+        )
+    return series.cast(pl.Float64).fill_null(float("nan")).to_numpy().astype(np.float64, copy=True)
+
+
+def check_labels(table: pl.DataFrame, label: str | None) -> NDArray[np.str_]:
+    """Labels of all rows; raises `StatsError` for a label that is missing or occurs twice."""
+    if label is None:
+        return np.array([f"row {index}" for index in range(table.height)], dtype=np.str_)
+    series = table[label].cast(pl.String)
+    if series.null_count():
+        raise StatsError(
+            f"column {label!r} labels the rows but is missing in {series.null_count()} of them"
+        )
+    repeated = series.filter(series.is_duplicated()).unique(maintain_order=True)
+    if len(repeated):
+        shown = ", ".join(repr(value) for value in repeated[:3])
+        raise StatsError(
+            f"column {label!r} must label each row once, but {len(repeated)} labels occur more "
+            f"than once ({shown}); drop the duplicates or name another label column"
+        )
+    return series.to_numpy().astype(np.str_)
+
+
+def select_pair(
+    table: pl.DataFrame,
+    x: str,
+    y: str,
+    *,
+    family: str | None = None,
+    label: str | None = None,
+    log: Collection[str] = (),
+    x_error: str | None = None,
+    y_error: str | None = None,
+) -> Sample:
+    """The usable rows of a pair, each unusable row listed with its reason.
+
+    A row is left out when x or y is missing, NaN or infinite, when the logarithm of a value
+    declared in `log` does not exist, or when its family is missing. `log` names columns replaced
+    by log10; their standard errors follow by the delta method. Raises `StatsError` for missing or
+    non-numeric columns and for labels that occur twice.
+    """
+    require_columns(table, [x, y, family, label, x_error, y_error])
+    labels = check_labels(table, label)
+    families = None if family is None else table[family].cast(pl.String).to_list()
+    excluded: dict[int, Excluded] = {}
+    values: dict[str, Floats] = {}
+    for column in dict.fromkeys((x, y)):
+        raw = numeric_column(table, column)
+        values[column], reasons = _to_scale(raw, log=column in log)
+        for index, reason in reasons.items():
+            name = None if families is None else families[index]
+            excluded.setdefault(
+                index, Excluded(label=str(labels[index]), family=name, column=column, reason=reason)
+            )
+    if families is not None and family is not None:
+        for index, name in enumerate(families):
+            if name is None:
+                excluded.setdefault(
+                    index,
+                    Excluded(
+                        label=str(labels[index]),
+                        family=None,
+                        column=family,
+                        reason="missing family",
+                    ),
+                )
+    rows = np.array([i for i in range(table.height) if i not in excluded], dtype=np.int64)
+    codes, names = _encode(None if families is None else [families[i] for i in rows])
+    order, codes, names = _canonical_order(values[x][rows], values[y][rows], codes, names)
+    rows = rows[order]
+    return Sample(
+        x_name=x,
+        y_name=y,
+        x=values[x][rows],
+        y=values[y][rows],
+        family=codes,
+        family_names=names,
+        labels=labels[rows],
+        rows=rows,
+        x_error=_errors(table, x, x_error, log=x in log, rows=rows),
+        y_error=_errors(table, y, y_error, log=y in log, rows=rows),
+        excluded=tuple(excluded[index] for index in sorted(excluded)),
+    )
+
+
+def _to_scale(raw: Floats, *, log: bool) -> tuple[Floats, dict[int, str]]:
+    reasons = {int(i): "missing or not a number" for i in np.flatnonzero(np.isnan(raw))}
+    reasons |= {int(i): "infinite" for i in np.flatnonzero(np.isinf(raw))}
+    if not log:
+        return raw, reasons
+    for index in np.flatnonzero(raw <= 0):
+        reasons.setdefault(int(index), f"log10 of {raw[index]:g} does not exist")
+    positive = np.where(raw > 0, raw, np.nan)
+    return np.log10(positive), reasons
+
+
+def _errors(
+    table: pl.DataFrame, column: str, error: str | None, *, log: bool, rows: Ints
+) -> Floats | None:
+    if error is None:
+        return None
+    values = numeric_column(table, error)[rows]
+    if np.any(values < 0):
+        raise StatsError(
+            f"column {error!r} holds standard errors but {int(np.sum(values < 0))} are negative"
+        )
+    values[~np.isfinite(values)] = np.nan
+    if log:
+        values = values / (np.abs(numeric_column(table, column)[rows]) * np.log(10))
+    return None if np.all(np.isnan(values)) else values
+
+
+def _encode(families: Sequence[str | None] | None) -> tuple[Ints | None, tuple[str, ...]]:
+    if families is None:
+        return None, ()
+    names = sorted({str(name) for name in families})
+    index = {name: code for code, name in enumerate(names)}
+    return np.array([index[str(name)] for name in families], dtype=np.int64), tuple(names)
+
+
+def _canonical_order(
+    x: Floats, y: Floats, codes: Ints | None, names: tuple[str, ...]
+) -> tuple[Ints, Ints | None, tuple[str, ...]]:
+    """Row order from the values alone, and family codes by first appearance in that order.
+
+    Resampling then draws the same rows whatever the order of the table or the names of its
+    families.
+    """
+    if codes is None:
+        return np.lexsort((y, x)), None, names
+    sizes = np.bincount(codes, minlength=len(names)).astype(np.float64)
+    keys = [sizes]
+    for values in (x, y):
+        low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
+        np.minimum.at(low, codes, values)
+        np.maximum.at(high, codes, values)
+        keys += [low, high]
+    order = np.lexsort((*(key[codes] for key in keys), y, x))
+    _, first = np.unique(codes[order], return_index=True)
+    present = codes[order][np.sort(first)]
+    recode = np.zeros(len(names), dtype=np.int64)
+    recode[present] = np.arange(len(present))
+    return order, recode[codes[order]], tuple(names[code] for code in present)
