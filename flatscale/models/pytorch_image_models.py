@@ -1,0 +1,95 @@
+"""`timm:<name>`: any architecture of timm, sized to the data, with fresh weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from flatscale.config import nearest
+from flatscale.errors import ModelError
+from flatscale.models.torchvision_ops import allow_torchvision_without_ops
+
+PREFIX = "timm:"
+
+
+def timm_model(
+    input_shape: tuple[int, int, int], num_classes: int, *, architecture: str, **options: Any
+) -> nn.Module:
+    """Build `timm:<name>` without pretrained weights.
+
+    The image size is passed on where the network's constructor takes one (transformers, mixers);
+    other networks take any size their strides allow.
+
+    Args:
+        input_shape: (channels, height, width).
+        num_classes: outputs of the head.
+        architecture: `timm:<name>`.
+        options: further keyword arguments of timm's constructor, such as `drop_path_rate`.
+
+    Raises:
+        ModelError: timm cannot build it for this input or with these options.
+    """
+    name = _timm_name(architecture)
+    channels, height, width = input_shape
+    timm = _timm()
+    settings = timm.get_pretrained_cfg(name)
+    native = settings.input_size[1:] if settings is not None else None
+    sizes: list[dict[str, Any]] = [{}]
+    if native != (height, width):
+        sizes = [{"img_size": (height, width)}, {}]
+    for size in sizes:
+        try:
+            return timm.create_model(
+                name,
+                pretrained=False,
+                num_classes=num_classes,
+                in_chans=channels,
+                **size,
+                **options,
+            )
+        except TypeError as error:
+            if size and "img_size" in str(error):
+                continue
+            raise _cannot_build(architecture, input_shape, error) from error
+        except Exception as error:  # a constructor of another library may raise anything
+            raise _cannot_build(architecture, input_shape, error) from error
+    raise AssertionError("the last size always returns or raises")
+
+
+def timm_family(architecture: str) -> str:
+    """The timm module that defines the architecture, such as `vision_transformer`.
+
+    Raises:
+        ModelError: timm has no such architecture, naming the nearest.
+    """
+    timm = _timm()
+    return timm.models.model_entrypoint(_timm_name(architecture)).__module__.rpartition(".")[2]
+
+
+def _timm_name(architecture: str) -> str:
+    """The name without prefix; a pretraining tag after a dot is refused: weights are fresh here."""
+    timm = _timm()
+    name = architecture.removeprefix(PREFIX)
+    if not timm.is_model(name) or "." in name:
+        known = timm.list_models()
+        tag = " without a pretraining tag" if "." in name else ""
+        raise ModelError(
+            f"unknown architecture {architecture!r}{nearest(name.partition('.')[0], known)}; after "
+            f"{PREFIX!r} must come one of timm's {len(known)} names{tag}"
+        )
+    return name
+
+
+def _timm() -> Any:
+    """The timm module; imported on first use, for it takes seconds."""
+    allow_torchvision_without_ops()
+    import timm
+
+    return timm
+
+
+def _cannot_build(
+    architecture: str, input_shape: tuple[int, int, int], error: Exception
+) -> ModelError:
+    return ModelError(f"timm cannot build {architecture!r} for images {input_shape}: {error}")
