@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import polars as pl
 import yaml
@@ -220,6 +221,14 @@ class Store:
     def study_file(self) -> Path:
         return self.root / "study.yaml"
 
+    @property
+    def _id_file(self) -> Path:
+        return self.root / "store_id"
+
+    def store_id(self) -> str:
+        """A name of this store's own, made with it; MLflow runs are found again by it."""
+        return self._id_file.read_text(encoding="ascii").strip()
+
     def prepare(self, config: StudyConfig) -> None:
         """Make the folder and write the study into it.
 
@@ -237,6 +246,8 @@ class Store:
         try:
             for folder in (self.records, self.checkpoints, self.report):
                 folder.mkdir(parents=True, exist_ok=True)
+            if not self._id_file.exists():
+                write_atomically(self._id_file, uuid4().hex.encode())
             write_atomically(self.study_file, text.encode())
         except OSError as error:
             raise StoreError(f"cannot write the store {self.root}: {error}") from error
@@ -300,6 +311,10 @@ class Store:
         """The status of every recorded trial by its id, without reading measurements."""
         frame = self._scan(["trial_id", "status"])
         return dict(frame.iter_rows())
+
+    def dataset_hashes(self) -> set[str]:
+        """The data that the recorded trials were trained on; one, in a sound store."""
+        return set(self._scan(["dataset_hash"])["dataset_hash"])
 
     def read(self, trial_ids: Sequence[str] | None = None) -> Results:
         """Every record, or those of the trials named, in that order.

@@ -1,0 +1,46 @@
+# Every check has one way to be run; continuous integration uses the same targets.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CONFIG ?= configs/quickstart.yaml
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup quickstart test test-slow test-gpu lint audit bench clean help
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## Make the virtual environment and install flatscale with its development tools
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "flatscale needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: $(STAMP) ## Run configs/quickstart.yaml on this machine and print where the report is
+	$(BIN)/flatscale run $(CONFIG)
+
+test: $(STAMP) ## The whole quick test suite
+	$(BIN)/pytest
+
+test-slow: $(STAMP) ## The tests that take long: calibrations by simulation, kill tests, servers
+	$(BIN)/pytest -m slow --timeout 3000
+
+test-gpu: $(STAMP) ## The tests that need a GPU
+	$(BIN)/pytest -m gpu
+
+lint: $(STAMP) ## Style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+audit: $(STAMP) ## Known vulnerabilities in the pinned dependencies; needs the network
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
+
+bench: $(STAMP) ## Every benchmark, as one table a room
+	$(BIN)/pytest tests/benchmarks -m 'not gpu' --benchmark-only --benchmark-disable-gc -s --timeout 3000
+
+clean: ## Remove what the targets made
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

@@ -1,0 +1,5 @@
+"""`python -m flatscale` is the `flatscale` command."""
+
+from flatscale.cli import main
+
+main()

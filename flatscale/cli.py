@@ -1,0 +1,230 @@
+"""The `flatscale` command: thin; everything heavy is imported where it is used."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from flatscale import __version__
+from flatscale.errors import FlatscaleError
+
+app = typer.Typer(
+    name="flatscale",
+    help="Large-scale correlation studies of flatness, sharpness and compression of neural "
+    "networks. One YAML file describes a study; `flatscale run` trains and measures every network "
+    "it describes and writes the report.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The study file (YAML).")]
+StorePath = Annotated[
+    Path, typer.Argument(metavar="STORE", help="The folder of a study's results.")
+]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", help="Where results go.", show_default="runs/<study name>"),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override one key of the study file, such as `data.path=../cifar10`; may be repeated.",
+    ),
+]
+
+
+def main() -> None:
+    """The command's entry point: what a user can mend is one message, without a traceback."""
+    try:
+        app()
+    except FlatscaleError as error:
+        err.print(f"[bold red]error:[/] {_escaped(str(error))}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("stopped")
+        sys.exit(130)
+
+
+@app.callback()
+def _options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        out.print(__version__)
+        raise typer.Exit
+    handler = RichHandler(console=err, show_path=False, show_time=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.getLogger("flatscale").setLevel(logging.INFO if verbose else logging.WARNING)
+    # What went wrong is told by the tracking writer, once.
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+@app.command()
+def plan(config: ConfigPath, store: StoreOption = None, overrides: SetOption = None) -> None:
+    """Show the trials that would run and how many are already done; nothing is executed."""
+    from flatscale.preflight import check_study
+    from flatscale.results import DIVERGED, FINISHED, Store
+    from flatscale.study_file import load_config
+
+    study = load_config(config, tuple(overrides or ()))
+    specs = check_study(study)
+    results = Store(store or _default_store(study.name))
+    statuses = results.statuses()
+    table = Table("trial", "family", "architecture", "learning rate", "batch", "seed", "status")
+    for spec in specs:
+        table.add_row(
+            spec.trial_id,
+            spec.family or "",
+            _escaped(spec.architecture),
+            f"{spec.learning_rate:g}",
+            str(spec.batch_size),
+            str(spec.seed_index),
+            statuses.get(spec.trial_id, "to run"),
+        )
+    out.print(table)
+    done = sum(statuses.get(s.trial_id) in (FINISHED, DIVERGED) for s in specs)
+    out.print(
+        f"{len(specs)} trials, {done} done, {len(specs) - done} to run (store: {results.root})"
+    )
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster: `auto` or `ray://host:port`; this machine by default."),
+    ] = None,
+    store: StoreOption = None,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(help="An MLflow tracking URI.", show_default="SQLite in the store"),
+    ] = None,
+    overrides: SetOption = None,
+) -> None:
+    """Run what is missing of a study, then write its statistics and report.
+
+    Stop it at any time with Ctrl-C: the same command continues from what is in the store.
+    """
+    from flatscale.study_file import load_config
+
+    study = load_config(config, tuple(overrides or ()))
+    from flatscale.pipeline import run_study
+    from flatscale.plan import plan as make_plan
+    from flatscale.progress import ProgressLine
+    from flatscale.results import Store
+
+    results = Store(store or _default_store(study.name))
+    specs = make_plan(study)
+    with ProgressLine(out, results, [spec.trial_id for spec in specs]) as line:
+        outcome = run_study(
+            study, results, address=address, tracking_uri=tracking_uri, listeners=[line]
+        )
+    _print_summary(outcome.summary.statuses, outcome.summary.num_kept)
+    out.print(f"results   {results.root}", soft_wrap=True)
+    if outcome.tracking is not None:
+        out.print(f"tracking  {_escaped(outcome.tracking)}", soft_wrap=True)
+    if outcome.tracking_problem is not None:
+        err.print(f"[yellow]tracking:[/] {_escaped(outcome.tracking_problem)}", soft_wrap=True)
+    if outcome.report is None:
+        err.print("stopped; the same command continues from here")
+        raise typer.Exit(130)
+    out.print(f"report    {outcome.report.html}", soft_wrap=True)
+    if outcome.summary.statuses["failed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(store: StorePath) -> None:
+    """Compute statistics and write the report again, from the store alone."""
+    from flatscale.report import write_study_report
+
+    paths = write_study_report(store)
+    out.print(f"report    {paths.html}", soft_wrap=True)
+
+
+@app.command()
+def metrics() -> None:
+    """List every metric with its formula, the pass it needs, its invariances and its source."""
+    from flatscale.metrics import metric_catalog
+
+    table = Table(
+        "metric", "formula", "pass", "unmoved by", "source", title="Metrics", show_lines=True
+    )
+    for info in metric_catalog():
+        name = f"[bold]{info.name}[/]" if info.default else info.name
+        cells = (info.formula, ", ".join(info.passes), ", ".join(info.invariances), info.source)
+        table.add_row(name, *map(_escaped, cells))
+    out.print(table)
+    out.print("Bold: measured when no metrics are named.")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the study file, for editors to complete and check it."""
+    import json
+
+    from flatscale.config import json_schema
+
+    out.file.write(json.dumps(json_schema(), indent=2) + "\n")
+
+
+@app.command()
+def ui(
+    store: StorePath,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000,
+) -> None:
+    """Open the MLflow UI on a study's tracking store, on 127.0.0.1."""
+    from flatscale.errors import StoreError
+    from flatscale.results import Store
+
+    database = Store(store).root / "mlflow.db"
+    if not database.is_file():
+        raise StoreError(
+            f"{database} does not exist: the study was tracked elsewhere, or has not run yet"
+        )
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{database}", "--host", "127.0.0.1"]
+    out.print(f"http://127.0.0.1:{port}  (Ctrl-C ends it)")
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    try:
+        code = subprocess.call([*command, "--port", str(port)], env=environment)
+    except KeyboardInterrupt:
+        code = 0
+    raise typer.Exit(code)
+
+
+def _print_summary(statuses: Counter[str], num_kept: int) -> None:
+    parts = [f"{count} {status}" for status, count in sorted(statuses.items())]
+    out.print(f"{sum(statuses.values())} trials: {', '.join(parts)} ({num_kept} from earlier runs)")
+
+
+def _default_store(name: str) -> Path:
+    return Path("runs") / name
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,302 @@
+"""Running what is missing of a study: Ray, the probe pool, Tune, and the store's one writer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+# Tune reads these when it is imported: its own loggers cost four times the report rate, and its
+# experiment snapshots are not what a study resumes from.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray import tune
+
+from flatscale.cluster.mailbox import make_mailbox
+from flatscale.cluster.probe_pool import make_pool
+from flatscale.cluster.trial import Workshop, describe, run_trial
+from flatscale.config import StudyConfig
+from flatscale.errors import FlatscaleError, StoreError
+from flatscale.plan import TrialSpec
+from flatscale.preflight import Points
+from flatscale.results import DIVERGED, FAILED, FINISHED, Store, TrialRecord
+
+logger = logging.getLogger(__name__)
+
+
+class Listener(Protocol):
+    """Told what happens, for a progress line; called from the writer's thread."""
+
+    def started(self, trial_id: str) -> None: ...
+
+    def ended(self, record: TrialRecord) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """How a run ended: trials by status over the whole store, and whether it was interrupted."""
+
+    num_planned: int
+    num_kept: int
+    statuses: Counter[str]
+    interrupted: bool
+
+
+def missing_trials(store: Store, specs: Sequence[TrialSpec]) -> list[TrialSpec]:
+    """The trials without a result; a failed one counts as missing and is tried again."""
+    statuses = store.statuses()
+    return [s for s in specs if statuses.get(s.trial_id) not in (FINISHED, DIVERGED)]
+
+
+def run_trials(
+    config: StudyConfig,
+    specs: Sequence[TrialSpec],
+    points: Points,
+    store: Store,
+    *,
+    address: str | None = None,
+    listeners: Sequence[Listener] = (),
+) -> RunSummary:
+    """Run every trial of a study that has no result yet, and write each as it ends.
+
+    Args:
+        config: the study, already checked.
+        specs: its trials.
+        points: its data.
+        store: where records go; prepared and locked by the caller.
+        address: a Ray cluster (`auto`, `host:port`, `ray://…`); None starts or joins a local one.
+        listeners: told of every start and end.
+
+    Raises:
+        StoreError: a record could not be written; the run stops, everything before is safe.
+        FlatscaleError: no node can hold a trial.
+    """
+    _guard_dataset(store, points)
+    todo = missing_trials(store, specs)
+    interrupted = False
+    if todo:
+        with _connected(address):
+            interrupted = _run_missing(config, todo, points, store, listeners)
+    statuses = store.statuses()
+    return RunSummary(
+        num_planned=len(specs),
+        num_kept=len(specs) - len(todo),
+        statuses=Counter(statuses.get(s.trial_id, "missing") for s in specs),
+        interrupted=interrupted,
+    )
+
+
+def _run_missing(
+    config: StudyConfig,
+    todo: Sequence[TrialSpec],
+    points: Points,
+    store: Store,
+    listeners: Sequence[Listener],
+) -> bool:
+    _check_resources(config)
+    resources = config.resources
+    pool, shards = make_pool(points.point_sets, points.content_hashes, resources, config.plugins)
+    mailbox = make_mailbox()
+    workshop = Workshop(
+        dataset=points.dataset,
+        pool=pool,
+        mailbox=mailbox,
+        plugins=config.plugins,
+        max_snapshots_in_flight=resources.max_snapshots_in_flight,
+        num_threads=max(1, int(resources.cpus_per_trial)),
+        use_gpu=resources.gpus_per_trial > 0,
+        checkpoints=store.checkpoints if config.keep_checkpoints else None,
+    )
+    writer = _Writer(mailbox, store, listeners)
+    with writer:
+        grid = _tune(config, todo, workshop, store)
+    del shards
+    if writer.error is not None:
+        raise writer.error
+    by_id = {spec.trial_id: spec for spec in todo}
+    for result in grid:
+        spec = by_id[TrialSpec.model_validate(result.config["spec"]).trial_id]
+        if result.error is not None and spec.trial_id not in writer.written:
+            _record_loss(spec, points, store, result.error, writer, listeners)
+    return len(writer.written) < len(todo)
+
+
+def _tune(
+    config: StudyConfig, todo: Sequence[TrialSpec], workshop: Workshop, store: Store
+) -> tune.ResultGrid:
+    resources = config.resources
+    trainable = tune.with_resources(
+        tune.with_parameters(run_trial, workshop=workshop),
+        {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},
+    )
+    folder = store.root / ".tune"
+    shutil.rmtree(folder, ignore_errors=True)
+    tuner = tune.Tuner(
+        trainable,
+        param_space={"spec": tune.grid_search([spec.model_dump(mode="json") for spec in todo])},
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=resources.max_concurrent_trials,
+            reuse_actors=True,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name="trials",
+            storage_path=str(folder),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=resources.max_retries),
+        ),
+    )
+    try:
+        return tuner.fit()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _trial_name(trial: Any) -> str:
+    return TrialSpec.model_validate(trial.config["spec"]).trial_id
+
+
+class _Writer:
+    """The thread that takes records out of the mailbox; it alone writes them to the store."""
+
+    def __init__(self, mailbox: Any, store: Store, listeners: Sequence[Listener]) -> None:
+        self.error: Exception | None = None
+        self.written: set[str] = set()
+        self._attempts: Counter[str] = Counter()
+        self._mailbox = mailbox
+        self._store = store
+        self._listeners = listeners
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="results writer", daemon=True)
+
+    def __enter__(self) -> _Writer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def attempts(self, trial_id: str) -> int:
+        return self._attempts[trial_id]
+
+    def _run(self) -> None:
+        try:
+            self._drain()
+        except Exception as error:
+            self.error = error
+            # Tune ends the experiment in good order on SIGINT; the error is raised after it.
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def _drain(self) -> None:
+        acknowledged: list[str] = []
+        while True:
+            stopping = self._stop.is_set()
+            messages = ray.get(self._mailbox.take.remote(acknowledged, 0.5))
+            acknowledged = []
+            for message in messages:
+                if message.record is None:
+                    self._attempts[message.trial_id] += 1
+                    for listener in self._listeners:
+                        listener.started(message.trial_id)
+                    continue
+                self._write(message.record)
+                acknowledged.append(message.trial_id)
+            if stopping and not messages:
+                return
+
+    def _write(self, record: TrialRecord) -> None:
+        record = replace(record, num_attempts=max(1, self._attempts[record.trial_id]))
+        self._store.write(record)
+        self.written.add(record.trial_id)
+        for listener in self._listeners:
+            listener.ended(record)
+
+
+def _record_loss(
+    spec: TrialSpec,
+    points: Points,
+    store: Store,
+    error: BaseException,
+    writer: _Writer,
+    listeners: Sequence[Listener],
+) -> None:
+    """A trial whose worker died more often than the retry limit allows ends as failed."""
+    attempts = max(1, writer.attempts(spec.trial_id))
+    reason = f"its worker died in each of {attempts} attempts: {_last_line(error)}"
+    now = datetime.now(UTC)
+    record = replace(
+        describe(spec, points.dataset),
+        status=FAILED,
+        reason=reason,
+        num_attempts=attempts,
+        finished_at=now,
+    )
+    store.write(record)
+    writer.written.add(spec.trial_id)
+    for listener in listeners:
+        listener.ended(record)
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _guard_dataset(store: Store, points: Points) -> None:
+    """Refuse to add to results that were measured on other data."""
+    known = store.dataset_hashes() - {points.dataset.content_hash}
+    if known:
+        raise StoreError(
+            f"{store.root} holds results on data with the hash {', '.join(sorted(known))}, but "
+            f"the data found now have the hash {points.dataset.content_hash}. Restore the data, or "
+            "choose another --store"
+        )
+
+
+def _check_resources(config: StudyConfig) -> None:
+    wanted = {"CPU": config.resources.cpus_per_trial, "GPU": config.resources.gpus_per_trial}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(all(n.get(k, 0) >= v for k, v in wanted.items()) for n in nodes):
+        largest = {k: max((n.get(k, 0) for n in nodes), default=0) for k in wanted}
+        raise FlatscaleError(
+            f"resources: a trial asks for {wanted['CPU']:g} CPUs and {wanted['GPU']:g} GPUs, but "
+            f"no node has them (most on one node: {largest['CPU']:g} CPUs, {largest['GPU']:g} GPUs)"
+        )
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    """A Ray connection: the one that is already there, or one of our own, shut down after."""
+    if ray.is_initialized():
+        yield
+        return
+    # A cluster's address in the environment (as in a submitted job) is joined by default.
+    local = address is None and "RAY_ADDRESS" not in os.environ
+    try:
+        ray.init(
+            address="local" if local else address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **({"include_dashboard": False} if local else {}),
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise FlatscaleError(f"cannot reach Ray at {address or 'this machine'}: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,197 @@
+"""The probe set across Ray actors: each holds one shard of every point set and measures snapshots.
+
+The pool is made by the driver before the trials start. Its actors reserve no CPU by default, so
+they can share a machine that the trials fill; their calls depend on nothing but their arguments, so
+Ray repeats them when an actor dies and the values do not change.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import ray
+import torch
+
+from flatscale.config import ResourcesConfig
+from flatscale.metrics.probe import (
+    Shard,
+    ShardFunction,
+    call_on_shard,
+    make_shard,
+    merge_points,
+    merge_sums,
+)
+from flatscale.models import build_model
+from flatscale.plugins import import_plugins
+from flatscale.training import weights_from_bytes
+
+PointSet = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Inputs, targets, and the points' places in the whole set."""
+_SNAPSHOTS_KEPT = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """How to build a network and what to measure it with; its weights travel apart."""
+
+    architecture: str
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    options: Mapping[str, Any]
+    loss: str
+    output_map: str
+
+
+class _ProbeActor:
+    """One shard of every point set; runs the shard functions of the passes on a snapshot."""
+
+    def __init__(
+        self, points: Mapping[str, PointSet], plugins: tuple[str, ...], num_threads: int
+    ) -> None:
+        torch.set_num_threads(num_threads)
+        import_plugins(plugins)
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._points = points
+        self._shards: OrderedDict[str, dict[str, Shard]] = OrderedDict()
+
+    def observe(
+        self,
+        point_set: str,
+        network: Network,
+        snapshot: str,
+        weights: bytes,
+        function: Any,
+        arguments: Mapping[str, Any],
+    ) -> dict[str, np.ndarray]:
+        """function(shard, **arguments) on this actor's shard of a point set."""
+        shards = self._hold(network, snapshot, weights)
+        return call_on_shard(shards[point_set], function, **arguments)
+
+    def pid(self) -> int:
+        """The process, for tests that kill it."""
+        return os.getpid()
+
+    def _hold(self, network: Network, snapshot: str, weights: bytes) -> dict[str, Shard]:
+        """The snapshot's network held against every point set, built when first asked for."""
+        if snapshot not in self._shards:
+            model = build_model(
+                network.architecture,
+                network.input_shape,
+                network.num_classes,
+                dict(network.options),
+                seed=0,
+            )
+            weights_from_bytes(weights, model)
+            model.to(self._device)
+            self._shards[snapshot] = {
+                name: make_shard(
+                    model,
+                    # Arrays from the object store are shared memory that torch could write to.
+                    torch.tensor(x),
+                    torch.tensor(y),
+                    loss=network.loss,
+                    output_map=network.output_map,
+                    indices=indices,
+                )
+                for name, (x, y, indices) in self._points.items()
+            }
+            if len(self._shards) > _SNAPSHOTS_KEPT:
+                self._shards.popitem(last=False)
+        self._shards.move_to_end(snapshot)
+        return self._shards[snapshot]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbePool:
+    """The actors of a study, and which points of every set each of them holds."""
+
+    actors: tuple[Any, ...]
+    indices: Mapping[str, tuple[np.ndarray, ...]]
+    content_hashes: Mapping[str, str]
+
+    def observers(self, network: Network, weights: bytes) -> dict[str, ShardedObserver]:
+        """One network held against every point set, its weights sent to the actors once."""
+        snapshot = uuid4().hex
+        reference = ray.put(weights)
+        return {
+            name: ShardedObserver(self, name, (name, network, snapshot, reference))
+            for name in self.indices
+        }
+
+
+class ShardedObserver:
+    """A snapshot held against one point set by the pool's actors; see `metrics.probe.Observer`."""
+
+    def __init__(self, pool: ProbePool, point_set: str, request: tuple[Any, ...]) -> None:
+        self._actors = pool.actors
+        self._indices = pool.indices[point_set]
+        self._content_hash = pool.content_hashes[point_set]
+        self._request = request
+
+    @property
+    def num_points(self) -> int:
+        return sum(len(part) for part in self._indices)
+
+    @property
+    def content_hash(self) -> str:
+        return self._content_hash
+
+    def gather(self, function: ShardFunction, /, **arguments: Any) -> dict[str, np.ndarray]:
+        return merge_points(self._ask(function, arguments), self._indices)
+
+    def total(self, function: ShardFunction, /, **arguments: Any) -> dict[str, np.ndarray]:
+        return merge_sums(self._ask(function, arguments), self._indices)
+
+    def _ask(
+        self, function: ShardFunction, arguments: Mapping[str, Any]
+    ) -> list[dict[str, np.ndarray]]:
+        shared = ray.put(dict(arguments)) if len(self._actors) > 1 and arguments else arguments
+        answers = [actor.observe.remote(*self._request, function, shared) for actor in self._actors]
+        try:
+            return ray.get(answers)
+        except ray.exceptions.RayTaskError as error:
+            raise (error.cause or error) from None
+
+
+def make_pool(
+    point_sets: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    content_hashes: Mapping[str, str],
+    resources: ResourcesConfig,
+    plugins: tuple[str, ...] = (),
+) -> tuple[ProbePool, list[Any]]:
+    """Start the actors, each with one shard of every point set.
+
+    Returns:
+        The pool, and the references to its shards: the caller keeps them as long as the pool, or
+        an actor that dies cannot be made again.
+    """
+    num_actors = min(resources.probe_actors, *(len(y) for _, y in point_sets.values()))
+    indices = {
+        name: tuple(np.array_split(np.arange(len(y)), num_actors))
+        for name, (_, y) in point_sets.items()
+    }
+    actor = ray.remote(
+        num_cpus=resources.cpus_per_probe_actor,
+        num_gpus=resources.gpus_per_probe_actor,
+        max_restarts=-1,
+        max_task_retries=3,
+    )(_ProbeActor)
+    num_threads = max(1, int(resources.cpus_per_probe_actor))
+    shards = [
+        ray.put(
+            {
+                name: (x[i], y[i], i)
+                for name, (x, y) in point_sets.items()
+                for i in [indices[name][k]]
+            }
+        )
+        for k in range(num_actors)
+    ]
+    actors = tuple(actor.remote(shard, plugins, num_threads) for shard in shards)
+    return ProbePool(actors=actors, indices=indices, content_hashes=dict(content_hashes)), shards

@@ -1,0 +1,130 @@
+"""The main path, on one page: check, run what is missing, track, analyse, report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from flatscale.atomic import write_atomically
+from flatscale.cluster import Listener, RunSummary, run_trials
+from flatscale.config import StudyConfig
+from flatscale.errors import TrackingError
+from flatscale.metrics import metric_catalog
+from flatscale.preflight import Points, check_study, load_points
+from flatscale.report import ReportPaths, write_study_report
+from flatscale.results import Store
+from flatscale.tracking import TrackingWriter, without_password
+
+logger = logging.getLogger(__name__)
+
+_VERSIONED = ("flatscale", "torch", "ray", "mlflow", "timm", "polars", "scipy", "statsmodels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOutcome:
+    """What a run of a study left: how the trials ended, and the report if it was not stopped."""
+
+    summary: RunSummary
+    report: ReportPaths | None
+    tracking: str | None
+    tracking_problem: str | None
+
+
+def run_study(
+    config: StudyConfig,
+    store: Store,
+    *,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    listeners: Sequence[Listener] = (),
+) -> StudyOutcome:
+    """Run what is missing of a study, then its statistics and report.
+
+    Args:
+        config: the study.
+        store: where its results are, or will be.
+        address: a Ray cluster; this machine by default.
+        tracking_uri: an MLflow tracking URI, instead of the study's own.
+        listeners: told of every trial's start and end.
+
+    Raises:
+        FlatscaleError: what is wrong with the study, its data or the store, before work starts
+            where that can be known.
+    """
+    specs = check_study(config)
+    points = load_points(config)
+    store.prepare(config)
+    problem = None
+    with ExitStack() as stack:
+        stack.enter_context(store.locked())
+        _write_companions(config, store, points)
+        tracker = None
+        if config.tracking.enabled:
+            tracker = stack.enter_context(TrackingWriter(store, config, tracking_uri))
+        summary = run_trials(config, specs, points, store, address=address, listeners=listeners)
+        store.export(store.read([spec.trial_id for spec in specs]))
+        report = None if summary.interrupted else write_study_report(store)
+        if tracker is not None:
+            problem = _finish_tracking(tracker, store)
+    return StudyOutcome(
+        summary=summary,
+        report=report,
+        tracking=without_password(tracker.uri) if tracker else None,
+        tracking_problem=problem,
+    )
+
+
+def _finish_tracking(tracker: TrackingWriter, store: Store) -> str | None:
+    try:
+        tracker.finish(
+            (
+                store.report,
+                store.root / "trials.parquet",
+                store.root / "measurements.parquet",
+            )
+        )
+    except TrackingError as error:
+        return f"{error}. {tracker.num_waiting()} records wait on disk; run the same command again"
+    return None
+
+
+def _write_companions(config: StudyConfig, store: Store, points: Points) -> None:
+    """What the report needs to know and cannot import: the glossary and the provenance."""
+    glossary = [
+        {
+            "name": info.name,
+            "formula": info.formula,
+            "meaning": info.meaning,
+            "passes": list(info.passes),
+            "group": info.group,
+            "unit": info.unit,
+            "range": info.value_range,
+            "invariances": list(info.invariances),
+            "source": info.source,
+        }
+        for info in metric_catalog()
+    ]
+    provenance = {
+        "study": config.name,
+        "config hash": config.content_hash,
+        "seed": str(config.seed),
+        "dataset": points.dataset.name,
+        "dataset hash": points.dataset.content_hash,
+        "probe hash": points.content_hashes["probe"],
+        "probe size": str(len(points.point_sets["probe"][1])),
+        "python": platform.python_version(),
+        "platform": platform.system(),
+        **{name: version(name) for name in _VERSIONED},
+    }
+    _write_json(store.root / "glossary.json", glossary)
+    _write_json(store.root / "provenance.json", provenance)
+
+
+def _write_json(path: Path, content: object) -> None:
+    write_atomically(path, json.dumps(content, indent=1).encode())

@@ -1,0 +1,294 @@
+"""MLflow: one writer, on the driver, delivering what the store holds.
+
+The store's records are the spool. A record is delivered by finding its run by a tag that holds our
+own key (or creating it), logging in batches with the record's own timestamps, and ending the run; a
+mark is written after that. Every step can be repeated without a second run or a second point, so a
+driver killed in between, or a server that was away, changes nothing but the time of delivery.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+# A dead server would block a call for minutes; the writer has its own patience.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+
+from flatscale.atomic import write_atomically
+from flatscale.config import StudyConfig
+from flatscale.errors import TrackingError
+from flatscale.results import DIVERGED, FINISHED, Store
+
+logger = logging.getLogger(__name__)
+
+_KEY = "flatscale.key"
+_MAX_METRICS = 1_000
+_MAX_VALUE_LENGTH = 5_000
+_PARAMS = (
+    "family",
+    "architecture",
+    "options",
+    "dataset",
+    "num_classes",
+    "train_size",
+    "optimizer",
+    "momentum",
+    "weight_decay",
+    "loss",
+    "learning_rate",
+    "batch_size",
+    "seed_index",
+    "num_parameters",
+)
+_TAGS = ("trial_id", "network_id", "family", "status", "stop", "reason", "device", "versions")
+
+
+def local_tracking_uri(store: Store) -> str:
+    """The SQLite file beside the results, the default tracking store."""
+    return f"sqlite:///{store.root / 'mlflow.db'}"
+
+
+def without_password(uri: str) -> str:
+    """A tracking URI fit for logs and reports: its password, and any query, left out."""
+    parts = urlsplit(uri)
+    if parts.password is None and not parts.query:
+        return uri
+    user = f"{parts.username}:***@" if parts.username else ""
+    port = f":{parts.port}" if parts.port else ""
+    return urlunsplit((parts.scheme, f"{user}{parts.hostname or ''}{port}", parts.path, "", ""))
+
+
+class TrackingWriter:
+    """Delivers a store's records to MLflow from a thread of its own, until closed.
+
+    Args:
+        store: the study's store, prepared.
+        config: the study.
+        uri: tracking URI; the store's own SQLite file by default.
+        retry_seconds: how long to wait after a failed delivery, doubling up to a minute.
+    """
+
+    def __init__(
+        self, store: Store, config: StudyConfig, uri: str | None = None, retry_seconds: float = 1.0
+    ) -> None:
+        self.uri = uri or config.tracking.uri or local_tracking_uri(store)
+        self._store = store
+        self._config = config
+        self._retry_seconds = retry_seconds
+        self._client: MlflowClient | None = None
+        self._experiment: Experiment | None = None
+        self._parent: Run | None = None
+        digest = hashlib.sha256(self.uri.encode()).hexdigest()[:16]
+        self.marks = store.root / "tracking" / digest
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tracking writer", daemon=True)
+        self._warned = False
+
+    def __enter__(self) -> TrackingWriter:
+        self.marks.mkdir(parents=True, exist_ok=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop_thread()
+
+    def _stop_thread(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def deliver(self) -> int:
+        """Deliver every record that has not been; the number delivered.
+
+        Raises:
+            TrackingError: the server refused or could not be reached; what is left stays on disk.
+        """
+        count = 0
+        try:
+            for trial_id, mark in self._undelivered():
+                self._deliver_trial(self._store.read_record(trial_id))
+                write_atomically(self.marks / trial_id, mark.encode())
+                count += 1
+        except (MlflowException, OSError) as error:
+            raise TrackingError(
+                f"MLflow at {without_password(self.uri)} did not take the records: "
+                f"{self._harmless(error)}"
+            ) from error
+        return count
+
+    def finish(self, artifacts: tuple[Path, ...]) -> None:
+        """Deliver what is left, attach files and folders to the parent run, and end it.
+
+        Raises:
+            TrackingError: as `deliver`.
+        """
+        self._stop_thread()
+        self.deliver()
+        try:
+            client, parent = self._study_run()
+            for path in artifacts:
+                if path.is_dir():
+                    client.log_artifacts(parent.info.run_id, str(path), path.name)
+                elif path.is_file():
+                    client.log_artifact(parent.info.run_id, str(path))
+            client.set_terminated(parent.info.run_id, "FINISHED")
+        except (MlflowException, OSError) as error:
+            raise TrackingError(
+                f"MLflow at {without_password(self.uri)} did not take the report: "
+                f"{self._harmless(error)}"
+            ) from error
+
+    def num_waiting(self) -> int:
+        """Records on disk that have not been delivered."""
+        return sum(1 for _ in self._undelivered())
+
+    def _run(self) -> None:
+        wait = self._retry_seconds
+        while not self._stop.is_set():
+            try:
+                self._study_run()
+                self.deliver()
+                wait = self._retry_seconds
+            except (TrackingError, MlflowException, OSError) as error:
+                if not self._warned:
+                    logger.warning(
+                        "%s; records wait on disk and are delivered when it is back",
+                        self._harmless(error),
+                    )
+                    self._warned = True
+                wait = min(2 * wait, 60.0)
+            self._stop.wait(wait)
+
+    def _undelivered(self) -> Iterator[tuple[str, str]]:
+        for path in sorted(self._store.records.glob("[!.]*.parquet")):
+            stat = path.stat()
+            mark = f"{stat.st_mtime_ns}-{stat.st_size}"
+            delivered = self.marks / path.stem
+            if not delivered.is_file() or delivered.read_text() != mark:
+                yield path.stem, mark
+
+    def _study_run(self) -> tuple[MlflowClient, Run]:
+        """The client and the parent run, found or made."""
+        if self._client is None:
+            self._client = MlflowClient(tracking_uri=self.uri)
+        if self._parent is None:
+            self._experiment = self._find_experiment(self._client)
+            key = self._store.store_id()
+            self._parent = self._find_run(self._client, key) or self._client.create_run(
+                self._experiment.experiment_id,
+                run_name=f"{self._config.name} (study)",
+                tags={
+                    _KEY: key,
+                    "flatscale.kind": "study",
+                    "mlflow.note.content": self._config.description,
+                },
+            )
+            run_id = self._parent.info.run_id
+            self._client.set_tag(run_id, "config_hash", self._config.content_hash)
+            self._client.log_artifact(run_id, str(self._store.study_file))
+        return self._client, self._parent
+
+    def _find_experiment(self, client: MlflowClient) -> Experiment:
+        name = self._config.tracking.experiment or self._config.name
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            local = self.uri == local_tracking_uri(self._store)
+            location = (self._store.root / "mlartifacts").as_uri() if local else None
+            client.create_experiment(name, artifact_location=location)
+            experiment = client.get_experiment_by_name(name)
+        if experiment is None or experiment.lifecycle_stage != "active":
+            raise TrackingError(
+                f"the MLflow experiment {name!r} is deleted; restore it or set tracking.experiment"
+            )
+        return experiment
+
+    def _find_run(self, client: MlflowClient, key: str) -> Run | None:
+        if self._experiment is None:
+            raise RuntimeError("the experiment is found before its runs")
+        runs = client.search_runs(
+            [self._experiment.experiment_id], f"tags.`{_KEY}` = '{key}'", max_results=1
+        )
+        return runs[0] if runs else None
+
+    def _deliver_trial(self, record: dict[str, Any]) -> None:
+        client, parent = self._study_run()
+        key = f"{self._store.store_id()}:{record['trial_id']}"
+        run = self._find_run(client, key) or client.create_run(
+            parent.info.experiment_id,
+            start_time=_milliseconds(record, "started_at"),
+            run_name=_run_name(record),
+            tags={
+                _KEY: key,
+                "flatscale.kind": "trial",
+                "mlflow.parentRunId": parent.info.run_id,
+                "family": record["family"],
+            },
+        )
+        run_id = run.info.run_id
+        params = [Param(k, str(record[k])) for k in _PARAMS if record[k] is not None]
+        known = run.data.params
+        for tag in set(_TAGS) & set(run.data.tags):
+            if record[tag] is None:
+                client.delete_tag(run_id, tag)
+        client.log_batch(
+            run_id,
+            params=[p for p in params if p.key not in known],
+            tags=[
+                RunTag(k, str(record[k])[:_MAX_VALUE_LENGTH])
+                for k in _TAGS
+                if record[k] is not None
+            ],
+        )
+        metrics = list(_metrics(record))
+        for start in range(0, len(metrics), _MAX_METRICS):
+            client.log_batch(run_id, metrics=metrics[start : start + _MAX_METRICS])
+        ended_well = record["status"] in (FINISHED, DIVERGED)
+        client.set_terminated(
+            run_id,
+            "FINISHED" if ended_well else "FAILED",
+            end_time=_milliseconds(record, "finished_at"),
+        )
+
+    def _harmless(self, error: BaseException) -> str:
+        text = " ".join(str(error).split())[:500]
+        password = urlsplit(self.uri).password
+        return text.replace(password, "***") if password else text
+
+
+def _run_name(record: dict[str, Any]) -> str:
+    return (
+        f"{record['family']} lr={record['learning_rate']:.3g} batch={record['batch_size']} "
+        f"seed={record['seed_index']} {record['trial_id'][:6]}"
+    )
+
+
+def _metrics(record: dict[str, Any]) -> Iterator[Metric]:
+    """Every finite number of a record as an MLflow metric, at its step, at the trial's end."""
+    time = _milliseconds(record, "finished_at") or 0
+    for row in record["history"]:
+        if math.isfinite(row["train_loss"]):
+            yield Metric("training/loss", row["train_loss"], time, row["step"])
+    for row in record["measurements"]:
+        for suffix in ("value", "std_error"):
+            value = row[suffix]
+            if value is not None and math.isfinite(value):
+                name = row["metric"] if suffix == "value" else f"std_error/{row['metric']}"
+                yield Metric(name, value, time, row["step"])
+    for name in ("num_steps", "train_seconds", "measure_seconds"):
+        if record[name] is not None:
+            yield Metric(f"trial/{name}", float(record[name]), time, 0)
+
+
+def _milliseconds(record: dict[str, Any], name: str) -> int | None:
+    return None if record[name] is None else int(record[name].timestamp() * 1000)
