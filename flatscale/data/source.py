@@ -1,0 +1,118 @@
+"""What a dataset loader returns: labels at once, images only for the rows that are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flatscale.config import DataConfig, nearest
+from flatscale.errors import DataError
+
+ReadImages = Callable[[NDArray[np.int64]], NDArray[np.generic]]
+"""Row indices, ascending (k,) -> their images (k, channels, height, width): uint8 in [0, 255], or
+floating point in [0, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """The training or the test images of a source.
+
+    Attributes:
+        labels: class index of each row, (n,).
+        read: fetches images by row.
+        where: what to call the split in an error (a folder, a file).
+    """
+
+    labels: NDArray[np.int64]
+    read: ReadImages
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A whole dataset before classes and sizes are chosen."""
+
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+
+
+Loader = Callable[[DataConfig], Source]
+
+LOADERS: dict[str, Loader] = {}
+
+
+def dataset(name: str) -> Callable[[Loader], Loader]:
+    """Register a loader: a function from the `data` part of a study file to a `Source`.
+
+    The loader takes all there is; the choice of classes, the balanced subsets, the scaling and the
+    content hash are the same for every source.
+    """
+
+    def add(loader: Loader) -> Loader:
+        LOADERS[name] = loader
+        return loader
+
+    return add
+
+
+def known_datasets() -> tuple[str, ...]:
+    """The registered names, sorted."""
+    return tuple(sorted(LOADERS))
+
+
+def check_dataset(name: str) -> None:
+    """Check a source's name without loading anything.
+
+    Raises:
+        DataError: no such source, naming the nearest.
+    """
+    if name not in LOADERS:
+        known = known_datasets()
+        raise DataError(
+            f"unknown data source {name!r}{nearest(name, known)}; known: {', '.join(known)}"
+        )
+
+
+def array_split(
+    images: NDArray[np.generic], labels: NDArray[np.int64], where: str, image_size: int | None
+) -> Split:
+    """A split of images that are in memory, (n, channels, height, width)."""
+
+    def read(rows: NDArray[np.int64]) -> NDArray[np.generic]:
+        chosen = images[rows]
+        if image_size is None or chosen.shape[2:] == (image_size, image_size):
+            return chosen
+        return np.stack([resized(image, image_size) for image in unit_range(chosen)])
+
+    return Split(labels=np.asarray(labels, dtype=np.int64), read=read, where=where)
+
+
+def unit_range(images: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Images as float32 in [0, 1]: uint8 is divided by 255, floating point is kept."""
+    if images.dtype == np.uint8:
+        return images.astype(np.float32) / np.float32(255)
+    return np.asarray(images, dtype=np.float32)
+
+
+def resized(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """One image (channels, height, width) to (channels, size, size), bilinear with antialiasing."""
+    bilinear = Image.Resampling.BILINEAR
+    return np.stack(
+        [np.asarray(Image.fromarray(plane).resize((size, size), bilinear)) for plane in image]
+    )
+
+
+def required_path(config: DataConfig) -> str:
+    """The `path` of a source that needs one.
+
+    Raises:
+        DataError: no path in the study file.
+    """
+    if config.path is None:
+        raise DataError(f"data.source {config.source!r} needs data.path: where are the files?")
+    return config.path
