@@ -1,0 +1,134 @@
+"""Tables about what was planned, what was found, and what was left out."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from flatscale.report.content import Content
+from flatscale.report.views import TableView, corr, make_view, prob, real, span, text, whole
+
+METHOD_NAMES = {
+    "pearson": "Pearson r",
+    "spearman": "Spearman ρ",
+    "kendall": "Kendall τ-b",
+}
+
+
+def flow_table(content: Content) -> TableView | None:
+    """From the plan to the statistics, stage by stage."""
+    if content.flow is None:
+        return None
+    return make_view(
+        "flow",
+        "From plan to statistics",
+        "Every planned trial ends in one place: not run, failed, diverged, left out, or used.",
+        content.flow.stages,
+        (text("stage", "stage"), whole("trials", "num_trials"), text("meaning", "meaning")),
+        emphasise=lambda row: row["stage"] in ("planned", "used"),
+    )
+
+
+def unused_table(content: Content) -> TableView | None:
+    """Planned trials and foreign records that are in no correlation, each with its reason."""
+    if content.flow is None:
+        return None
+    frame = pl.concat([content.flow.unused, content.flow.foreign])
+    return make_view(
+        "unused",
+        "Trials that are not used",
+        "One row per trial or record without a place in the statistics.",
+        frame,
+        (
+            text("trial", "trial_id"),
+            text("family", "family"),
+            whole("batch size", "batch_size"),
+            real("learning rate", "learning_rate"),
+            whole("seed", "seed_index"),
+            text("outcome", "outcome"),
+            text("reason", "reason"),
+        ),
+    )
+
+
+def correlations_table(content: Content) -> TableView:
+    """Every pair of metrics: pooled with the honest interval, within families, between families."""
+    x, y = content.primary
+    families = content.family is not None
+    pooled = "interval and p: jackknife over families" if families else "rows taken as independent"
+    return make_view(
+        "correlations",
+        "Correlations of all pairs",
+        "Pooled: all networks together; interval and p-value treat families, not networks, as the "
+        "independent units. Within: family means removed. Between: family means only. q is p "
+        "after the Benjamini–Hochberg correction over all pairs; the primary pair (bold) was "
+        "declared in advance and is not corrected.",
+        headline_frame(content),
+        (
+            text("x", "x"),
+            text("y", "y"),
+            text("statistic", "statistic"),
+            corr("pooled", "estimate", "all networks"),
+            span("95% interval", "conf_low", "conf_high", pooled),
+            prob("p", "p_value", pooled),
+            prob("q", "q_value", "p adjusted over all pairs"),
+            corr("within", "within", "family means removed"),
+            span("95% interval", "within_low", "within_high"),
+            corr("between", "between", "family means only"),
+            whole("networks", "num_trials"),
+            whole("families", "num_families"),
+            text("reason", "reason"),
+        ),
+        emphasise=lambda row: (row["x"], row["y"]) == (x, y),
+    )
+
+
+def headline_frame(content: Content) -> pl.DataFrame:
+    """One row per pair and statistic: pooled with its jackknife interval, within, between.
+
+    The within- and between-family r stand in the row of Pearson's r. Where rows have no families,
+    the pooled interval takes them as independent.
+    """
+    found = content.table("findings")
+    if found.is_empty():
+        return _EMPTY_HEADLINE
+    suffix = "_jackknife" if content.family is not None else ""
+    pooled = found.filter(
+        pl.col("scope") == "pooled", pl.col("method").is_in([m + suffix for m in METHOD_NAMES])
+    ).with_columns(pl.col("method").str.strip_suffix("_jackknife"))
+    for scope in ("within", "between"):
+        part = found.filter(pl.col("scope") == scope).select(
+            "x",
+            "y",
+            "method",
+            pl.col("estimate").alias(scope),
+            pl.col("conf_low").alias(f"{scope}_low"),
+            pl.col("conf_high").alias(f"{scope}_high"),
+        )
+        pooled = pooled.join(part, on=["x", "y", "method"], how="left", maintain_order="left")
+    return pooled.with_columns(
+        pl.col("method").replace_strict(METHOD_NAMES, return_dtype=pl.String).alias("statistic")
+    )
+
+
+_EMPTY_HEADLINE = pl.DataFrame(
+    schema={
+        **dict.fromkeys(("x", "y", "method", "statistic", "reason"), pl.String),
+        **dict.fromkeys(("num_trials", "num_families"), pl.Int64),
+        **dict.fromkeys(
+            (
+                "estimate",
+                "conf_low",
+                "conf_high",
+                "p_value",
+                "q_value",
+                "within",
+                "within_low",
+                "within_high",
+                "between",
+                "between_low",
+                "between_high",
+            ),
+            pl.Float64,
+        ),
+    }
+)

@@ -1,0 +1,63 @@
+"use strict";
+(() => {
+  const read = (id) => JSON.parse(document.getElementById(id).textContent);
+  const datasets = read("chart-data");
+  const specs = read("chart-specs");
+  const size = window.matchMedia("(max-width: 760px)").matches ? "narrow" : "wide";
+  const options = {
+    mode: "vega-lite",
+    renderer: "svg",
+    actions: { export: true, source: false, compiled: false, editor: false },
+  };
+
+  const namesIn = (spec, found) => {
+    if (Array.isArray(spec)) spec.forEach((part) => namesIn(part, found));
+    else if (spec && typeof spec === "object") {
+      if (spec.data && spec.data.name in datasets) found.add(spec.data.name);
+      Object.values(spec).forEach((part) => namesIn(part, found));
+    }
+    return found;
+  };
+
+  window.flatscaleViews = {};
+  const draw = async (key) => {
+    const spec = specs[key][size];
+    spec.datasets = Object.fromEntries([...namesIn(spec, new Set())].map((n) => [n, datasets[n]]));
+    const drawn = await window.vegaEmbed(document.getElementById("chart-" + key), spec, options);
+    window.flatscaleViews[key] = drawn.view;
+  };
+  Promise.all(Object.keys(specs).map(draw)).then(() => {
+    document.documentElement.dataset.ready = "yes";
+  });
+
+  const compare = (a, b) => {
+    if (a === b) return 0;
+    if (a === "") return 1;
+    if (b === "") return -1;
+    const [x, y] = [Number(a), Number(b)];
+    return Number.isNaN(x) || Number.isNaN(y) ? a.localeCompare(b) : x - y;
+  };
+  const sortBy = (header) => {
+    const table = header.closest("table");
+    const column = header.cellIndex;
+    const down = header.getAttribute("aria-sort") === "ascending";
+    const rows = [...table.tBodies[0].rows];
+    const keyed = rows.map((row) => [row.cells[column].dataset.order ?? "", row]);
+    const present = keyed.filter(([key]) => key !== "");
+    present.sort(([a], [b]) => (down ? compare(b, a) : compare(a, b)));
+    const missing = keyed.filter(([key]) => key === "");
+    table.tBodies[0].append(...[...present, ...missing].map(([, row]) => row));
+    for (const other of header.parentElement.cells) other.removeAttribute("aria-sort");
+    header.setAttribute("aria-sort", down ? "descending" : "ascending");
+  };
+  for (const button of document.querySelectorAll("th button")) {
+    button.addEventListener("click", () => sortBy(button.closest("th")));
+  }
+
+  let shut = [];
+  window.addEventListener("beforeprint", () => {
+    shut = [...document.querySelectorAll("details:not([open])")];
+    shut.forEach((part) => { part.open = true; });
+  });
+  window.addEventListener("afterprint", () => shut.forEach((part) => { part.open = false; }));
+})();

@@ -1,0 +1,105 @@
+"""The report of a store: complete, self-contained, and made without the heavy half of the package."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+from synthetic_study import NASTY_FAMILY
+
+from flatscale.errors import StoreError
+from flatscale.report import write_study_report
+
+
+@pytest.fixture(scope="module")
+def written(full_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report")
+    return write_study_report(full_store, out=out).folder
+
+
+def test_every_file_promised_is_there(written: Path) -> None:
+    names = {path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()}
+    assert {"report.html", "findings.json", "findings.parquet"} <= names
+    assert not [name for name in names if ".tmp-" in name]
+
+
+def test_findings_say_the_same_as_parquet_and_json(written: Path) -> None:
+    document = json.loads((written / "findings.json").read_text())
+    frame = pl.read_parquet(written / "findings.parquet")
+    assert document["tables"]["findings"] == frame.to_dicts()
+    assert document["primary"] == ["sharpness", "mls"]
+
+
+def test_flow_counts_every_planned_trial_once(written: Path) -> None:
+    stages = json.loads((written / "findings.json").read_text())["tables"]["flow"]
+    counted = {row["stage"]: row["num_trials"] for row in stages}
+    assert counted == {
+        "planned": 40,
+        "not run": 1,
+        "failed": 1,
+        "diverged": 1,
+        "finished": 37,
+        "hit the step limit": 1,
+        "not measured": 0,
+        "used": 37,
+        "unconverged": 1,
+        "not in the plan": 1,
+    }
+
+
+def test_every_unused_trial_has_a_reason(written: Path) -> None:
+    document = json.loads((written / "findings.json").read_text())
+    unused = document["tables"]["unused"]
+    assert {row["outcome"] for row in unused} == {"failed", "diverged", "not run"}
+    assert all(row["reason"] for row in unused)
+    assert [row["learning_rate"] for row in document["tables"]["foreign"]] == [77.0]
+
+
+def test_names_from_outside_are_text_and_never_markup(written: Path) -> None:
+    page = (written / "report.html").read_text()
+    assert "<img" not in page
+    assert "<b>A synthetic study</b>" not in page
+    assert "&lt;b&gt;A synthetic study&lt;/b&gt;" in page
+    assert "onerror=alert" in page
+    head, _, rest = page.partition('id="chart-data">')
+    data = json.loads(rest.partition("</script>")[0])
+    assert NASTY_FAMILY in {point["family"] for point in data["trials"]}
+    assert page.count("<script") == page.count("</script>") == 4
+
+
+def test_no_usable_trial_still_gives_a_report_that_says_why(
+    empty_store: Path, tmp_path: Path
+) -> None:
+    paths = write_study_report(empty_store, out=tmp_path)
+    page = paths.page.read_text()
+    assert "None of the 40 planned trials can be used" in page
+    assert "CUDA out of memory on &lt;worker 3&gt; &amp; co" in page
+    assert json.loads(paths.findings.read_text())["problem"]
+
+
+def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="not a results store"):
+        write_study_report(tmp_path)
+
+
+def test_the_report_needs_neither_torch_nor_ray_nor_mlflow(
+    full_store: Path, tmp_path: Path
+) -> None:
+    program = (
+        "import sys; from flatscale.report import write_study_report; from pathlib import Path; "
+        "write_study_report(sys.argv[1], out=Path(sys.argv[2])); "
+        "print(sorted({'torch', 'ray', 'mlflow', 'torchvision', 'timm'} & set(sys.modules)))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(full_store), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip() == "[]"
