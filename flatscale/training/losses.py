@@ -1,0 +1,105 @@
+"""Losses per point, by name: what training averages and what the sharpness metrics perturb."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from flatscale.errors import ConfigError, ModelError
+
+PointLoss = Callable[[Tensor, Tensor], Tensor]
+"""(outputs (B, N), targets (B,) or (B, N)) -> loss of each point (B,)."""
+
+POINT_LOSSES: dict[str, PointLoss] = {}
+
+_TAKES_LOGITS: set[PointLoss] = set()
+
+
+def register_loss(name: str, *, of_logits: bool = False) -> Callable[[PointLoss], PointLoss]:
+    """Register a loss per point under `name`.
+
+    Args:
+        name: what a config or `measure(loss=...)` calls it.
+        of_logits: the loss is defined on the raw network outputs, so a metric's output map
+            (sigmoid, softmax) is not applied before it.
+    """
+
+    def add(function: PointLoss) -> PointLoss:
+        POINT_LOSSES[name] = function
+        if of_logits:
+            _TAKES_LOGITS.add(function)
+        return function
+
+    return add
+
+
+def point_loss(loss: str | PointLoss) -> PointLoss:
+    """The loss function registered under a name; a callable is passed through.
+
+    Raises:
+        ConfigError: no loss of that name; the nearest registered one is named.
+    """
+    if callable(loss):
+        return loss
+    if loss in POINT_LOSSES:
+        return POINT_LOSSES[loss]
+    near = difflib.get_close_matches(loss, POINT_LOSSES, n=1, cutoff=0.0)
+    raise ConfigError(
+        f"unknown loss {loss!r}; did you mean {near[0]!r}? Registered: {', '.join(POINT_LOSSES)}"
+    )
+
+
+def takes_logits(loss: PointLoss) -> bool:
+    """Whether the loss is defined on raw outputs, whatever the output map."""
+    return loss in _TAKES_LOGITS
+
+
+def target_vectors(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Targets shaped like the outputs: class indices (B,) become one-hot, vectors stay.
+
+    Raises:
+        ModelError: the targets fit neither shape, or a class index exceeds the outputs.
+    """
+    if targets.shape == outputs.shape:
+        return targets.to(outputs.dtype)
+    if outputs.ndim != 2 or targets.shape != outputs.shape[:1] or targets.is_floating_point():
+        raise ModelError(
+            f"targets must be class indices ({outputs.shape[0]},) or vectors "
+            f"{tuple(outputs.shape)}; found {tuple(targets.shape)} of {targets.dtype}"
+        )
+    return F.one_hot(targets.long(), outputs.shape[1]).to(outputs.dtype)
+
+
+@register_loss("squared_error")
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """||f - t||^2 against one-hot targets, per point (B,)."""
+    return (outputs - target_vectors(outputs, targets)).square().sum(dim=1)
+
+
+@register_loss("half_squared_error")
+def half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """1/2 ||f - t||^2 against one-hot targets, per point (B,)."""
+    return 0.5 * squared_error(outputs, targets)
+
+
+@register_loss("cross_entropy", of_logits=True)
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """-log softmax(f)_t of the logits, per point (B,)."""
+    if targets.is_floating_point():
+        return F.cross_entropy(outputs, target_vectors(outputs, targets), reduction="none")
+    return F.cross_entropy(outputs, targets.long(), reduction="none")
+
+
+def mean_loss(loss: PointLoss, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The mean over points of a loss per point: what training descends."""
+    values = loss(outputs, targets)
+    if values.shape != outputs.shape[:1]:
+        raise ModelError(
+            f"a loss must return one value per point, shape ({outputs.shape[0]},); "
+            f"found {tuple(values.shape)}"
+        )
+    return torch.mean(values)
