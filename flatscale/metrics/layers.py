@@ -1,0 +1,97 @@
+"""Capturing, in one forward pass, what every layer reads and what it hands on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+LINEAR_LAYERS = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCall:
+    """One use of one layer in a forward pass.
+
+    Attributes:
+        name: the layer's dotted name; a second use of the same layer is `name@2`.
+        module: the layer.
+        x: what it read, as its own node of the graph: a derivative with respect to it runs
+            through this layer alone, also where other branches read the same tensor.
+        h: what it returned, before anything downstream changed it in place.
+    """
+
+    name: str
+    module: nn.Module
+    x: Tensor
+    h: Tensor
+
+    @property
+    def is_linear(self) -> bool:
+        return isinstance(self.module, LINEAR_LAYERS)
+
+
+@contextmanager
+def captured_calls(model: nn.Module) -> Iterator[list[LayerCall]]:
+    """A list that fills, during forward passes in the block, with the calls of all layers.
+
+    Layers are the linear ones and every other module that owns parameters and has no parametrised
+    child. A copy of the output is handed on, so that an in-place activation cannot overwrite the
+    pre-activation kept here.
+    """
+    calls: list[LayerCall] = []
+    inputs: dict[nn.Module, Tensor] = {}
+    uses: dict[str, int] = {}
+    handles = []
+
+    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        inputs.pop(module, None)
+        if len(args) != 1 or not isinstance(args[0], Tensor):
+            return None
+        x = args[0].clone()
+        if x.is_floating_point() and not x.requires_grad:
+            x.requires_grad_()
+        inputs[module] = x
+        return (x,)
+
+    def after(name: str, module: nn.Module, output: Any) -> Any:
+        if module not in inputs or not isinstance(output, Tensor) or not output.requires_grad:
+            return output
+        uses[name] = uses.get(name, 0) + 1
+        called = name if uses[name] == 1 else f"{name}@{uses[name]}"
+        calls.append(LayerCall(name=called, module=module, x=inputs.pop(module), h=output))
+        return output.clone()
+
+    def hook(name: str) -> Any:
+        return lambda module, args, output: after(name, module, output)
+
+    try:
+        for name, module in layers_of(model).items():
+            handles.append(module.register_forward_pre_hook(before))
+            handles.append(module.register_forward_hook(hook(name)))
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def layers_of(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules whose calls are captured, by dotted name (the model itself: `model`)."""
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        owns = any(p is not None for p in module._parameters.values())
+        nested = any(True for child in module.children() for _ in child.parameters())
+        if isinstance(module, LINEAR_LAYERS) or (owns and not nested):
+            found[name or "model"] = module
+    return found

@@ -1,0 +1,67 @@
+"""||W||_2 of a layer: as the linear map on its whole input (unrolled), and of its kernel matrix (shared)."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor, nn
+
+from flatscale.errors import MetricError
+
+_TOLERANCE = 1e-4
+
+
+def unrolled_norm(module: nn.Module, input_shape: tuple[int, ...]) -> float:
+    """Largest singular value of the layer, without its bias, as a map on an input of this shape.
+
+    A Linear acts on every token alike, so its norm is that of its matrix, exactly. Any other layer
+    is applied and transposed inside ARPACK's Lanczos iteration (relative accuracy 1e-4, from below).
+
+    Args:
+        module: a linear layer.
+        input_shape: one point's input, without the batch.
+
+    Raises:
+        MetricError: the iteration did not converge.
+    """
+    if isinstance(module, nn.Linear):
+        return kernel_norm(module)
+    layer = copy.deepcopy(module).eval()
+    device = next(layer.parameters()).device
+    size = int(np.prod(input_shape))
+    with torch.no_grad():
+        offset = layer(torch.zeros(1, *input_shape, device=device))
+
+    def gram(v: np.ndarray) -> np.ndarray:
+        x = torch.from_numpy(np.asarray(v, dtype=np.float32)).reshape(1, *input_shape).to(device)
+        with torch.no_grad():
+            image = layer(x) - offset
+        with torch.enable_grad():
+            start = torch.zeros_like(x).requires_grad_()
+            (pulled,) = torch.autograd.grad(layer(start), start, image)
+        return pulled.reshape(-1).double().cpu().numpy()
+
+    if size <= 2:
+        columns = np.stack([gram(e) for e in np.eye(size)])
+        return float(np.sqrt(np.linalg.eigvalsh(columns)[-1]))
+    operator = LinearOperator((size, size), matvec=gram, dtype=np.float64)
+    start = np.random.default_rng(0).standard_normal(size)
+    try:
+        largest = eigsh(
+            operator, k=1, which="LA", v0=start, tol=_TOLERANCE, return_eigenvectors=False
+        )
+    except Exception as error:
+        raise MetricError(f"operator norm of {module} did not converge: {error}") from error
+    return float(np.sqrt(max(largest[0], 0.0)))
+
+
+def kernel_norm(module: nn.Module) -> float:
+    """Largest singular value of the weight as an (outputs x rest) matrix: the weight-shared norm."""
+    weight = module.weight
+    if not isinstance(weight, Tensor):
+        raise MetricError(f"{module} has no weight tensor")
+    matrix = weight.detach().flatten(1).double()
+    return float(torch.linalg.matrix_norm(matrix, ord=2)) if matrix.numel() else 0.0

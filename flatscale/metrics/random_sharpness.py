@@ -1,0 +1,233 @@
+"""Sharpness under random perturbations: how much the loss rises when the weights are jittered.
+
+Always in antithetic pairs (+z, -z), which cancels the first-order term; the points are split into
+groups with a perturbation of their own each, because points that share one are strongly correlated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flatscale.errors import MetricError
+from flatscale.measurement import Measurement
+from flatscale.metrics.gradient_routes import float_parameters
+from flatscale.metrics.passes import required
+from flatscale.metrics.perturbation import draw_seed, shifted, standard_normal
+from flatscale.metrics.probe import Arrays, Observer, Shard
+from flatscale.metrics.registry import measurement_pass, metric
+
+_FIRST_ROUNDS = 4
+_PARAMETERS_PER_POINT = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSharpnessOptions:
+    """Options of adaptive and average sharpness.
+
+    Attributes:
+        rho: standard deviation of the perturbation (relative to |theta| when adaptive).
+        max_relative_error: stop once the standard error is at most this share of the estimate.
+        max_evaluations: most network evaluations per point, two a pair.
+        points_per_perturbation: points that share a perturbation; None balances the cost of
+            drawing one against the correlation of the points that share it.
+    """
+
+    rho: float = 0.1
+    max_relative_error: float = 0.05
+    max_evaluations: int = 400
+    points_per_perturbation: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.rho > 0:
+            raise ValueError(f"rho must be positive; found {self.rho}")
+        if not self.max_relative_error > 0:
+            raise ValueError(
+                f"max_relative_error must be positive; found {self.max_relative_error}"
+            )
+        if self.max_evaluations < 2 * 2:
+            raise ValueError(f"max_evaluations must be at least 4; found {self.max_evaluations}")
+        if self.points_per_perturbation is not None and self.points_per_perturbation < 1:
+            raise ValueError(
+                f"points_per_perturbation must be at least 1; found {self.points_per_perturbation}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossRises:
+    """Antithetic rises of the loss, (loss(+z) + loss(-z)) / 2 - loss, per point and round.
+
+    Attributes:
+        rises: (n, rounds); NaN rows where the unperturbed loss is not finite.
+        groups: which points share a perturbation (n,).
+        converged: whether the standard error reached its target within the budget.
+    """
+
+    rises: np.ndarray
+    groups: np.ndarray
+    converged: bool
+
+    @property
+    def kept(self) -> np.ndarray:
+        return np.isfinite(self.rises).all(axis=1)
+
+    def mean_and_error(self) -> tuple[float, float]:
+        """The mean over points and rounds, and its standard error over perturbations, given the points.
+
+        Groups are independent, so the variances of their sums add.
+        """
+        rises, groups = self.rises[self.kept], self.groups[self.kept]
+        rounds = rises.shape[1]
+        sums = np.zeros((int(groups.max()) + 1, rounds))
+        np.add.at(sums, groups, rises)
+        variance = sums.var(axis=1, ddof=1).sum() / rounds
+        return float(rises.mean()), float(np.sqrt(variance)) / len(rises)
+
+
+@measurement_pass("adaptive_perturbation", options=RandomSharpnessOptions)
+def adaptive_perturbation(
+    observers: Mapping[str, Observer], options: RandomSharpnessOptions, seed: int
+) -> LossRises:
+    """Rises of the loss at theta + rho |theta| z."""
+    return _rises(required(observers, "probe"), options, seed, adaptive=True)
+
+
+@measurement_pass("average_perturbation", options=RandomSharpnessOptions)
+def average_perturbation(
+    observers: Mapping[str, Observer], options: RandomSharpnessOptions, seed: int
+) -> LossRises:
+    """Rises of the loss at theta + rho z."""
+    return _rises(required(observers, "probe"), options, seed, adaptive=False)
+
+
+@metric(
+    "adaptive_sharpness",
+    passes=("adaptive_perturbation",),
+    formula="(E_z mean_i loss_i(θ + ρ|θ|∘z) − mean_i loss_i(θ)) / ρ², z ~ N(0, I)",
+    group="sharpness",
+    value_range="(-inf, inf)",
+    invariances=("layer rescaling of ReLU networks",),
+    source="arXiv 2310.01770, Figure 4 (sigmoid outputs, squared_error)",
+    default=True,
+    options=RandomSharpnessOptions,
+)
+def adaptive_sharpness(rises: LossRises, options: RandomSharpnessOptions) -> Measurement:
+    """Mean rise of the loss under relative random perturbations of every weight."""
+    return _measurement("adaptive_sharpness", rises, options)
+
+
+@metric(
+    "average_sharpness",
+    passes=("average_perturbation",),
+    formula="(E_z mean_i loss_i(θ + ρz) − mean_i loss_i(θ)) / ρ², z ~ N(0, I)",
+    group="sharpness",
+    value_range="(-inf, inf)",
+    source="Andriushchenko et al. 2023",
+    options=RandomSharpnessOptions,
+)
+def average_sharpness(rises: LossRises, options: RandomSharpnessOptions) -> Measurement:
+    """Mean rise of the loss under random perturbations of equal size in every weight."""
+    return _measurement("average_sharpness", rises, options)
+
+
+def parameter_count(shard: Shard) -> Arrays:
+    """Number of parameters, once per point."""
+    count = sum(p.numel() for p in float_parameters(shard.model).values())
+    return {"parameters": np.full(shard.num_points, count)}
+
+
+def paired_rises(
+    shard: Shard, *, seed: int, rounds: tuple[int, int], rho: float, adaptive: bool, group: int
+) -> Arrays:
+    """(loss(+z) + loss(-z)) / 2 - loss of every point, for the rounds [first, last).
+
+    Point i of the set belongs to group i // group; z is drawn from (seed, round, group).
+    """
+    parameters = {name: p.detach() for name, p in float_parameters(shard.model).items()}
+    scale = {name: p.abs() if adaptive else torch.ones_like(p) for name, p in parameters.items()}
+    base = np.concatenate(list(shard.microbatches(lambda s: _losses(shard, parameters, s))))
+    groups = shard.indices // group
+    rises = np.empty((shard.num_points, rounds[1] - rounds[0]))
+    for g in np.unique(groups):
+        members = torch.from_numpy(np.flatnonzero(groups == g)).to(shard.x.device)
+        for column, number in enumerate(range(*rounds)):
+            z = standard_normal(parameters, draw_seed(seed, number, int(g)))
+            direction = {name: scale[name] * z[name] for name in z}
+            pair = np.zeros(len(members))
+            for sign in (rho, -rho):
+                moved = shifted(parameters, direction, sign)
+                pair += _losses_of(shard, moved, members)
+            at = members.cpu().numpy()
+            rises[at, column] = pair / 2 - base[at]
+    return {"rises": rises}
+
+
+def _rises(
+    observer: Observer, options: RandomSharpnessOptions, seed: int, *, adaptive: bool
+) -> LossRises:
+    group = options.points_per_perturbation
+    if group is None:
+        count = int(observer.gather(parameter_count)["parameters"][0])
+        group = max(1, round(count / _PARAMETERS_PER_POINT))
+    most = options.max_evaluations // 2
+    groups = np.arange(observer.num_points) // group
+    rises = np.empty((observer.num_points, 0))
+    target = min(_FIRST_ROUNDS, most)
+    while True:
+        done = rises.shape[1]
+        more = observer.gather(
+            paired_rises,
+            seed=seed,
+            rounds=(done, target),
+            rho=options.rho,
+            adaptive=adaptive,
+            group=group,
+        )["rises"]
+        rises = np.concatenate([rises, more], axis=1)
+        found = LossRises(rises=rises, groups=groups, converged=False)
+        if not found.kept.any():
+            raise MetricError(
+                "the loss, or the loss under perturbation, is not finite at any point"
+            )
+        mean, error = found.mean_and_error()
+        if error <= options.max_relative_error * abs(mean):
+            return LossRises(rises=rises, groups=groups, converged=True)
+        if target >= most:
+            return found
+        needed = target * (error / max(options.max_relative_error * abs(mean), 1e-300)) ** 2
+        target = min(most, int(np.clip(np.ceil(1.1 * needed), target + 1, 2 * target)))
+
+
+def _measurement(name: str, rises: LossRises, options: RandomSharpnessOptions) -> Measurement:
+    mean, error = rises.mean_and_error()
+    lost = np.flatnonzero(~rises.kept)
+    reason = None
+    if len(lost):
+        shown = ", ".join(str(i) for i in lost[:10])
+        reason = f"{len(lost)} of {len(rises.kept)} points left out, loss not finite: {shown}"
+    return Measurement(
+        name=name,
+        value=mean / options.rho**2,
+        std_error=error / options.rho**2,
+        converged=rises.converged,
+        num_evaluations=1 + 2 * rises.rises.shape[1],
+        num_points=int(rises.kept.sum()),
+        reason=reason,
+    )
+
+
+def _losses_of(shard: Shard, parameters: dict[str, Tensor], members: Tensor) -> np.ndarray:
+    def compute(part: slice) -> np.ndarray:
+        return _losses(shard, parameters, members[part])
+
+    return np.concatenate(list(shard.batch.run(len(members), compute)))
+
+
+def _losses(shard: Shard, parameters: dict[str, Tensor], points: slice | Tensor) -> np.ndarray:
+    with torch.no_grad():
+        logits = torch.func.functional_call(shard.model, parameters, (shard.x[points],))
+        return shard.losses(logits, shard.y[points]).double().cpu().numpy()

@@ -1,0 +1,158 @@
+"""measure(): a model and a point set in, a report of measurements out."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import polars as pl
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from flatscale.errors import DataError
+from flatscale.measurement import Measurement
+from flatscale.metrics.measure import measure_observers
+from flatscale.metrics.probe import LocalObserver
+from flatscale.training.losses import PointLoss
+
+PointSet = tuple[Any, Any] | Iterable[Any]
+"""(x, y) tensors or arrays, or an iterable of such batches (a DataLoader)."""
+
+
+class Report(Mapping[str, Measurement]):
+    """Measurements by metric name, in the order asked.
+
+    Attributes:
+        probe_hash: content hash of the point set measured on.
+    """
+
+    def __init__(self, measurements: Mapping[str, Measurement], probe_hash: str) -> None:
+        self._measurements = dict(measurements)
+        self.probe_hash = probe_hash
+
+    def __getitem__(self, name: str) -> Measurement:
+        return self._measurements[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._measurements)
+
+    def __len__(self) -> int:
+        return len(self._measurements)
+
+    def to_polars(self) -> pl.DataFrame:
+        """One row per metric: name, value, std_error, converged, num_evaluations, num_points, reason."""
+        schema = {
+            "metric": pl.String,
+            "value": pl.Float64,
+            "std_error": pl.Float64,
+            "converged": pl.Boolean,
+            "num_evaluations": pl.Int64,
+            "num_points": pl.Int64,
+            "reason": pl.String,
+            "probe_hash": pl.String,
+        }
+        rows = [
+            {
+                "metric": name,
+                "value": m.value,
+                "std_error": m.std_error,
+                "converged": m.converged,
+                "num_evaluations": m.num_evaluations,
+                "num_points": m.num_points,
+                "reason": m.reason,
+                "probe_hash": self.probe_hash,
+            }
+            for name, m in self.items()
+        ]
+        return pl.DataFrame(rows, schema=schema)
+
+    def to_row(self) -> pl.DataFrame:
+        """One row: the value and the standard error (`name_std_error`) of every metric."""
+        row: dict[str, float | str | None] = {"probe_hash": self.probe_hash}
+        for name, measured in self.items():
+            row[name] = measured.value
+            row[f"{name}_std_error"] = measured.std_error
+        schema = {k: pl.String if k == "probe_hash" else pl.Float64 for k in row}
+        return pl.DataFrame([row], schema=schema)
+
+    def __str__(self) -> str:
+        table = Table("metric", "value", "std error", "converged", "note")
+        for name, measured in self.items():
+            table.add_row(
+                name,
+                "-" if measured.value is None else f"{measured.value:.6g}",
+                "-" if measured.std_error is None else f"{measured.std_error:.2g}",
+                "yes" if measured.converged else "no",
+                measured.reason or "",
+            )
+        sink = io.StringIO()
+        Console(file=sink, width=110).print(table)
+        return sink.getvalue().rstrip()
+
+
+def measure(
+    model: nn.Module,
+    data: PointSet,
+    metrics: Iterable[str] | None = None,
+    *,
+    loss: str | PointLoss = "half_squared_error",
+    output_map: str = "identity",
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    seed: int = 0,
+    train: PointSet | None = None,
+    test: PointSet | None = None,
+    batch_size: int | None = None,
+    device: torch.device | str | None = None,
+) -> Report:
+    """Measure a network on a probe set; the network comes back exactly as it was.
+
+    Args:
+        model: any module mapping inputs (B, ...) to outputs (B, N).
+        data: the probe set: (x, y), or a DataLoader of such batches.
+        metrics: names (`metric_catalog()` lists them); None for the default set.
+        loss: half_squared_error, squared_error, cross_entropy, or (outputs, targets) -> (B,).
+        output_map: identity, sigmoid or softmax, applied before f is differentiated.
+        options: options by metric, such as {"adaptive_sharpness": {"rho": 0.1}}.
+        seed: of everything random.
+        train: training set, for train_* metrics and the gap.
+        test: test set, for test_* metrics and the gap.
+        batch_size: most points computed at once; by default each pass chooses.
+        device: where to compute; the model's device by default.
+
+    Raises:
+        ConfigError: an unknown metric, option, loss or output map.
+        DataError: data that is not (x, y).
+    """
+    observers = {}
+    for name, points in (("probe", data), ("train", train), ("test", test)):
+        if points is not None:
+            x, y = _points(points, name)
+            observers[name] = LocalObserver(
+                model,
+                x,
+                y,
+                loss=loss,
+                output_map=output_map,
+                microbatch=batch_size,
+                device=device,
+            )
+    measured = measure_observers(observers, metrics, options=options, seed=seed)
+    return Report(measured, observers["probe"].content_hash)
+
+
+def _points(points: PointSet, name: str) -> tuple[Tensor, Tensor]:
+    if isinstance(points, tuple | list) and len(points) == 2 and hasattr(points[0], "shape"):
+        return torch.as_tensor(points[0]), torch.as_tensor(points[1])
+    try:
+        batches = [(torch.as_tensor(x), torch.as_tensor(y)) for x, y in points]
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"the {name} set must be (x, y) or an iterable of (x, y) batches; "
+            f"found {type(points).__name__} ({error})"
+        ) from error
+    if not batches:
+        raise DataError(f"the {name} set has no batches")
+    return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])

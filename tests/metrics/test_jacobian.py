@@ -1,0 +1,192 @@
+"""The Jacobian pass against plain loops: every quantity, every kind of layer."""
+
+import numpy as np
+import pytest
+import torch
+
+from flatscale.metrics import LocalObserver, measure
+from flatscale.metrics.jacobian import jacobian_pass
+from tests.oracles.loops import loops
+from tests.oracles.networks import CASES, Residual, case
+
+MAPS = {"identity": lambda f: f, "sigmoid": torch.sigmoid, "softmax": lambda f: torch.softmax(f, 1)}
+
+
+def run(model, x, y, **settings):
+    return jacobian_pass({"probe": LocalObserver(model, x, y, **settings)}, None, 0)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("output_map", ["identity", "sigmoid"])
+def test_every_quantity_equals_the_loops(name, output_map):
+    model, x, y = case(name)
+    fast = run(model, x, y, output_map=output_map)
+    slow = loops(model, x, MAPS[output_map])
+    close = {"rtol": 1e-4, "atol": 1e-7}
+    np.testing.assert_allclose(fast.singular_values, slow.spectra, **close)
+    np.testing.assert_allclose(fast.layer_singular_values, slow.layer_spectra, **close)
+    np.testing.assert_allclose(fast.parameter_gradient2.sum(axis=1), slow.sharpness, **close)
+    np.testing.assert_allclose(fast.directional2, slow.directional2, **close)
+    assert set(fast.parameter_names) == set(slow.parameter_norms)
+    for i, parameter in enumerate(fast.parameter_names):
+        expected = slow.parameter_norms[parameter]
+        np.testing.assert_allclose(fast.parameter_gradient2[:, i], expected, **close)
+    a = fast.unrolled_norms / np.sqrt(fast.layer_input_norm2)
+    np.testing.assert_allclose(a, slow.layer_a, rtol=1e-3)
+    unrolled = np.sqrt(fast.layer_delta_norm2 * fast.layer_input_norm2)
+    np.testing.assert_allclose(unrolled, slow.layer_g_unrolled, **close)
+    np.testing.assert_allclose(np.sqrt(fast.layer_weight_gradient2), slow.layer_g_shared, **close)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_metrics_reduce_to_their_definitions(name):
+    model, x, y = case(name)
+    slow = loops(model, x)
+    spectra, layers = slow.spectra, slow.layer_spectra
+    squares = spectra**2
+    expected = {
+        "mls": spectra[:, 0],
+        "nmls": layers[:, :, 0].sum(axis=1),
+        "log_lvr": np.log(spectra).sum(axis=1),
+        "log_nvr": np.log(np.exp(np.log(layers).sum(axis=2)).sum(axis=1)),
+        "local_dimensionality": squares.sum(axis=1) ** 2 / (squares**2).sum(axis=1),
+        "input_gradient": squares.sum(axis=1),
+        "normalized_mls": squares[:, 0] * x.flatten(1).double().square().sum(dim=1).numpy(),
+        "input_invariant_mls": slow.directional2 / x[0].numel(),
+        "sharpness": slow.sharpness,
+    }
+    report = measure(model, (x, y), list(expected))
+    for metric, values in expected.items():
+        found = report[metric]
+        assert found.value == pytest.approx(values.mean(), rel=1e-4), metric
+        error = values.std(ddof=1) / np.sqrt(len(values))
+        assert found.std_error == pytest.approx(error, rel=1e-3), metric
+        assert found.num_points == len(x)
+        assert found.converged
+    assert sum(report["nmls"].layers.values()) == pytest.approx(report["nmls"].value)
+    assert sum(report["sharpness"].layers.values()) == pytest.approx(report["sharpness"].value)
+
+
+def residual_by_autograd(model, x):
+    """Sharpness per point of the residual network, one output at a time."""
+    model.eval()
+    totals = []
+    for xi in x.split(1):
+        total = 0.0
+        for k in range(3):
+            grads = torch.autograd.grad(
+                model(xi)[0, k], list(model.parameters()), allow_unused=True
+            )
+            total += sum(float(g.square().sum()) for g in grads if g is not None)
+        totals.append(total)
+    return np.array(totals)
+
+
+def test_shared_layers_bare_and_unused_parameters_are_differentiated_through_the_network():
+    torch.manual_seed(3)
+    model, x = Residual(), torch.rand(4, 3, 6, 6)
+    found = run(model, x, torch.zeros(4, dtype=torch.long))
+    expected = residual_by_autograd(model, x)
+    np.testing.assert_allclose(found.parameter_gradient2.sum(axis=1), expected, rtol=1e-4)
+    assert {"block.weight", "scale"} <= set(found.parameter_names)
+    assert "unused" not in found.parameter_names
+    assert found.layer_names == ("stem", "block", "block@2", "head")
+
+
+def test_weight_standardized_layer_is_not_mistaken_for_a_plain_one():
+    class Standardized(torch.nn.Linear):
+        def forward(self, x):
+            weight = self.weight / self.weight.norm(dim=1, keepdim=True)
+            return torch.nn.functional.linear(x, weight, self.bias)
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(Standardized(5, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3))
+    x = torch.rand(4, 5)
+    found = run(model, x, torch.zeros(4, dtype=torch.long))
+    np.testing.assert_allclose(
+        found.parameter_gradient2.sum(axis=1), residual_by_autograd(model, x), rtol=1e-4
+    )
+
+
+def test_inplace_activation_does_not_corrupt_sharpness():
+    model, x, y = case("vgg")
+    plain = run(model, x, y).parameter_gradient2
+    for module in model.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False
+    np.testing.assert_allclose(plain, run(model, x, y).parameter_gradient2, rtol=1e-6)
+
+
+def test_channels_last_and_noncontiguous_inputs_change_nothing():
+    model, x, y = case("vgg")
+    expected = run(model, x, y).singular_values
+    last = x.to(memory_format=torch.channels_last)
+    np.testing.assert_allclose(run(model, last, y).singular_values, expected, rtol=1e-5)
+    strided = torch.stack([x, x], dim=-1)[..., 0]
+    np.testing.assert_allclose(run(model, strided, y).singular_values, expected, rtol=1e-5)
+
+
+def test_a_point_that_is_not_finite_is_named_and_leaves_the_others_alone():
+    model, x, y = case("vgg", num_points=5)
+    clean = measure(model, (x[[0, 1, 3, 4]], y[[0, 1, 3, 4]]), ["mls", "sharpness", "bound_b"])
+    spoiled = x.clone()
+    spoiled[2, 0, 1, 1] = torch.nan
+    report = measure(model, (spoiled, y), ["mls", "sharpness", "bound_b"])
+    for name in clean:
+        assert report[name].value == pytest.approx(clean[name].value, rel=1e-6), name
+        assert report[name].num_points == 4
+    assert "1 of 5 points left out, not finite: 2" in report["mls"].reason
+
+
+def test_softmax_is_rank_deficient_and_says_so():
+    model, x, y = case("mlp")
+    report = measure(model, (x, y), ["log_lvr", "mls"], output_map="softmax")
+    assert report["log_lvr"].value is None
+    assert "volume_rank to at most 3" in report["log_lvr"].reason
+    options = {"log_lvr": {"volume_rank": 3}}
+    report = measure(model, (x, y), ["log_lvr"], output_map="softmax", options=options)
+    slow = loops(model, x, MAPS["softmax"])
+    expected = np.log(slow.spectra[:, :3]).sum(axis=1).mean()
+    assert report["log_lvr"].value == pytest.approx(expected, rel=1e-4)
+
+
+def test_dead_point_is_counted_not_averaged_as_minus_infinity():
+    model, x, y = case("vgg")
+    with torch.no_grad():
+        model[0].bias.fill_(-0.5)
+        x[1] = 0.0
+    report = measure(model, (x, y), ["log_lvr", "local_dimensionality"])
+    assert report["log_lvr"].num_points == 4
+    assert report["log_lvr"].extras["rank_deficient_points"] == (1.0,)
+    assert np.isfinite(report["log_lvr"].value)
+    assert "the Jacobian vanishes: 1" in report["local_dimensionality"].reason
+
+
+def test_deep_linear_network_has_its_closed_form():
+    torch.manual_seed(1)
+    weights = [torch.randn(6, 5), torch.randn(7, 6), torch.randn(3, 7)]
+    model = torch.nn.Sequential(
+        *[torch.nn.Linear(w.shape[1], w.shape[0], bias=False) for w in weights]
+    )
+    for layer, w in zip(model, weights, strict=True):
+        layer.weight.data = w.clone()
+    x = torch.randn(4, 5)
+    product = (weights[2] @ weights[1] @ weights[0]).double()
+    spectrum = torch.linalg.svdvals(product)
+    report = measure(
+        model, (x, torch.zeros(4, dtype=torch.long)), ["mls", "nmls", "log_lvr", "sharpness"]
+    )
+    assert report["mls"].value == pytest.approx(float(spectrum[0]), rel=1e-5)
+    assert report["mls"].std_error == pytest.approx(0.0, abs=1e-5)
+    assert report["log_lvr"].value == pytest.approx(float(spectrum.log().sum()), rel=1e-5)
+    suffix = [product, (weights[2] @ weights[1]).double(), weights[2].double()]
+    expected = sum(float(torch.linalg.svdvals(m)[0]) for m in suffix)
+    assert report["nmls"].value == pytest.approx(expected, rel=1e-5)
+    total = 0.0
+    for xi in x.double():
+        inputs = [xi, weights[0].double() @ xi, weights[1].double() @ weights[0].double() @ xi]
+        after = [suffix[1], suffix[2], torch.eye(3, dtype=torch.double)]
+        total += sum(
+            float(d.square().sum() * h.square().sum()) for d, h in zip(after, inputs, strict=True)
+        )
+    assert report["sharpness"].value == pytest.approx(total / 4, rel=1e-5)
