@@ -18,7 +18,7 @@ def lenet(
     input_shape: tuple[int, int, int],
     num_classes: int,
     *,
-    width_factor: Annotated[float, Field(gt=0)] = 1.0,
+    width_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0,
 ) -> nn.Sequential:
     """5x5 convolutions with 6 and 16 channels, each max-pooled, then 120, 84 and the outputs; ReLU.
 

@@ -72,11 +72,12 @@ def _timm_name(architecture: str) -> str:
     timm = _timm()
     name = architecture.removeprefix(PREFIX)
     if not timm.is_model(name) or "." in name:
-        known = timm.list_models()
+        known = [PREFIX + entry for entry in timm.list_models()]
         tag = " without a pretraining tag" if "." in name else ""
+        hint = nearest(PREFIX + name.partition(".")[0], known)
         raise ModelError(
-            f"unknown architecture {architecture!r}{nearest(name.partition('.')[0], known)}; after "
-            f"{PREFIX!r} must come one of timm's {len(known)} names{tag}"
+            f"unknown architecture {architecture!r}{hint}; after {PREFIX!r} must "
+            f" come one of timm's {len(known)} names{tag}"
         )
     return name
 
