@@ -1,4 +1,4 @@
-"""Metrics: passes over a probe set, the metrics that reduce them, and `measure()` that runs both."""
+"""Metrics: passes over a probe set, what reduces them, and `measure()`, which runs both."""
 
 from flatscale.metrics import (  # noqa: F401  (importing a module registers its metrics)
     bounds,

@@ -1,4 +1,4 @@
-"""The inequalities between compression and sharpness: each must hold, and is checked on every network.
+"""The inequalities between compression and sharpness, checked on every network measured.
 
 Exact for Linear layers. For convolutions and token-wise layers they hold for the unrolled layer:
 ||W||_2 of the layer as a map on its whole input and ||grad|| = ||delta||_F ||x||_F. The paper's
@@ -29,7 +29,7 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Sides:
-    """An inequality left <= right, for each point (n,) or once for their mean (1,), and the bound's value."""
+    """left <= right, for each point (n,) or once for means (1,); value is the bound."""
 
     left: np.ndarray
     right: np.ndarray

@@ -83,7 +83,7 @@ def log_lvr(jacobian: JacobianPoints, options: VolumeOptions) -> Measurement:
     """Local Volumetric Ratio, in logs: how the network scales volumes of the input space."""
     rank = volume_rank(jacobian, options)
     logs = log_volumes(jacobian.singular_values, rank, jacobian.dtype_epsilon)
-    deficient = np.isneginf(logs)
+    deficient = np.asarray(np.isneginf(logs))
     if deficient.all():
         _refuse_deficient(jacobian.singular_values, rank, jacobian.dtype_epsilon)
     return mean_over_points(
@@ -107,22 +107,23 @@ def log_lvr(jacobian: JacobianPoints, options: VolumeOptions) -> Measurement:
     options=VolumeOptions,
 )
 def log_nvr(jacobian: JacobianPoints, options: VolumeOptions) -> Measurement:
-    """Network-wide volume ratio, in logs: the volume ratios of all linear layers' inputs, summed."""
+    """Network-wide volume ratio, in logs: the volume ratios of all linear layers, summed."""
     rank = volume_rank(jacobian, options)
     spectra = layer_values(jacobian)
     logs = log_volumes(spectra, rank, jacobian.dtype_epsilon)
-    deficient = np.isneginf(logs).all(axis=1)
+    empty = np.asarray(np.isneginf(logs))
+    deficient = np.asarray(empty.all(axis=1))
     if deficient.all():
         _refuse_deficient(spectra[:, 0], rank, jacobian.dtype_epsilon)
     safe = np.where(deficient[:, None], 0.0, logs)
     named = {name: logs[:, i] for i, name in enumerate(jacobian.layer_names)}
-    lost = float(np.isneginf(logs).sum())
+    lost = float(empty.sum())
     return mean_over_points(
         "log_nvr",
         logsumexp(safe, axis=1),
         num_evaluations=jacobian.num_evaluations,
         left_out={f"rank below {rank} at every layer": deficient},
-        layers={name: v for name, v in named.items() if not np.isneginf(v).any()},
+        layers={name: v for name, v in named.items() if not np.any(np.isneginf(v))},
         extras={"rank_deficient_layers_and_points": (lost,)},
     )
 

@@ -18,7 +18,7 @@ from flatscale.metrics.registry import metric
     default=True,
 )
 def sharpness(jacobian: JacobianPoints, options: None) -> Measurement:
-    """Trace of the Gauss-Newton matrix: the Hessian trace of 1/2 MSE once the network interpolates."""
+    """Trace of the Gauss-Newton matrix: the Hessian trace of 1/2 MSE at interpolation."""
     if not jacobian.parameter_names:
         raise MetricError("the outputs depend on no parameter")
     parts = jacobian.parameter_gradient2

@@ -1,4 +1,4 @@
-"""Which parameters' gradients can be had from a layer's x and delta, and the others' through the network."""
+"""Which parameters' gradients come from a layer's x and delta, and which need the network."""
 
 from __future__ import annotations
 
@@ -65,8 +65,10 @@ def layer_gradient_norms(
 
 
 def find_routes(shard: Shard) -> GradientRoutes:
-    """The route of every parameter, from one point: a layer's formula is trusted only where it agrees
-    with backpropagation along one random direction of the outputs.
+    """The route of every parameter, found on one point.
+
+    A layer's formula is trusted only where it agrees with backpropagation along one random
+    direction of the outputs.
     """
     parameters = float_parameters(shard.model)
     x = _first_finite(shard)

@@ -1,5 +1,7 @@
-"""The Jacobian pass: N vector-Jacobian products, with respect to all layer inputs and pre-activations
-at once, reduced on the spot to spectra and norms per probe point and layer.
+"""The Jacobian pass: spectra and norms per probe point and layer.
+
+N vector-Jacobian products with respect to all layer inputs and pre-activations at once, reduced on
+the spot.
 """
 
 from __future__ import annotations
@@ -162,7 +164,7 @@ def vector_jacobian_products(outputs: Tensor, inputs: Sequence[Tensor]) -> list[
 
 
 def singular_values(jacobians: Tensor) -> Tensor:
-    """Singular values, descending, of N x d matrices (N, B, ...): (B, N), from float64 Gram matrices.
+    """Singular values, descending, of (N, B, ...) matrices: (B, N), from float64 Gram matrices.
 
     Rows of a point that is not finite are NaN and leave the others alone.
     """

@@ -1,4 +1,4 @@
-"""Measuring: which passes the metrics need, each run once, then the reductions; one failure spoils one metric."""
+"""Running the passes that metrics need, each once, then the metrics; a failure spoils one."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class BatchSize:
     def run(
         self, num_points: int, compute: Callable[[slice], Result], at_most: int | None = None
     ) -> Iterator[Result]:
-        """compute(slice) over consecutive slices; one that runs out of memory is retried at half size.
+        """compute(slice) over consecutive slices; out of memory, a slice is tried at half size.
 
         Raises:
             MetricError: memory runs out with a single point.

@@ -1,4 +1,4 @@
-"""||W||_2 of a layer: as the linear map on its whole input (unrolled), and of its kernel matrix (shared)."""
+"""||W||_2 of a layer: as the map on its whole input (unrolled), and of its kernel (shared)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TOLERANCE = 1e-4
 
 
 def unrolled_norm(module: nn.Module, input_shape: tuple[int, ...]) -> float:
-    """Largest singular value of the layer, without its bias, as a map on an input of this shape.
+    """Largest singular value of the layer, without bias, on such an input.
 
     A Linear acts on every token alike, so its norm is that of its matrix, exactly. Any other layer
     is applied and transposed inside ARPACK's Lanczos iteration (relative accuracy 1e-4, from below).
@@ -59,7 +59,7 @@ def unrolled_norm(module: nn.Module, input_shape: tuple[int, ...]) -> float:
 
 
 def kernel_norm(module: nn.Module) -> float:
-    """Largest singular value of the weight as an (outputs x rest) matrix: the weight-shared norm."""
+    """Largest singular value of the weight as an (outputs x rest) matrix: weight-shared."""
     weight = module.weight
     if not isinstance(weight, Tensor):
         raise MetricError(f"{module} has no weight tensor")

@@ -1,4 +1,4 @@
-"""Squared gradient norms of every parameter tensor, per point, summed over outputs, from x and delta.
+"""Squared gradient norms of parameter tensors, per point, summed over outputs, from x and delta.
 
 With delta_k = df_k/dh of a layer, the gradient of its weight is a contraction of delta_k with what
 the layer read, so its norm needs no backward pass of its own.
@@ -27,13 +27,16 @@ def gradient_norms(call: LayerCall, x: Tensor, delta: Tensor) -> dict[str, Tenso
     module = call.module
     if type(module) is nn.Linear:
         return _linear(module, x, delta)
-    if type(module) in (nn.Conv1d, nn.Conv2d):
+    if isinstance(module, nn.Conv1d | nn.Conv2d) and type(module) in (nn.Conv1d, nn.Conv2d):
         return _convolution(module, x, delta)
     return _any_module(module, x, delta)
 
 
 def weight_gradient_norm(module: nn.Module, x: Tensor, delta: Tensor) -> Tensor | None:
-    """||grad_W f(x_i)||_F^2 of a linear layer's effective weight (B,); None for transposed or 3-d ones."""
+    """||grad_W f(x_i)||_F^2 of a linear layer's effective weight (B,).
+
+    None for transposed and three-dimensional convolutions.
+    """
     if isinstance(module, nn.Linear):
         return contraction_norm(*_linear_factors(x, delta))
     if isinstance(module, nn.Conv1d | nn.Conv2d):
@@ -63,21 +66,25 @@ def contraction_norm(delta: Tensor, x: Tensor) -> Tensor:
 
 
 def patches(module: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
-    """What each output position of a convolution reads: (B, groups, in/groups * kernel, positions)."""
-    kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
+    """What each output position of a convolution reads: (B, groups, depth, positions)."""
     if module.padding_mode != "zeros" or module.padding == "same":
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
         x = F.pad(x, module._reversed_padding_repeated_twice, mode=mode)
-        padding: tuple[int, ...] = (0,) * len(kernel)
+        padding: tuple[int, ...] = (0,) * len(module.kernel_size)
     elif module.padding == "valid":
-        padding = (0,) * len(kernel)
+        padding = (0,) * len(module.kernel_size)
     else:
         padding = tuple(int(p) for p in module.padding)
     if isinstance(module, nn.Conv1d):
         x = x.unsqueeze(2)
-        kernel, stride, dilation = (1, *kernel), (1, *stride), (1, *dilation)
-        padding = (0, *padding)
-    columns = F.unfold(x, kernel, dilation=dilation, padding=padding, stride=stride)
+    flat = (1,) if isinstance(module, nn.Conv1d) else ()
+    columns = F.unfold(
+        x,
+        (*flat, *module.kernel_size),
+        dilation=(*flat, *module.dilation),
+        padding=(*(0 for _ in flat), *padding),
+        stride=(*flat, *module.stride),
+    )
     return columns.reshape(x.shape[0], module.groups, -1, columns.shape[-1])
 
 
@@ -121,7 +128,7 @@ def _any_module(module: nn.Module, x: Tensor, delta: Tensor) -> dict[str, Tensor
         def layer(values: dict[str, Tensor]) -> Tensor:
             return torch.func.functional_call(module, values, (xi.unsqueeze(0),)).squeeze(0)
 
-        _, pullback = torch.func.vjp(layer, parameters)
+        pullback = torch.func.vjp(layer, parameters)[1]
         gradients = torch.func.vmap(lambda d: pullback(d)[0])(delta_i)
         return {name: g.square().sum() for name, g in gradients.items()}
 

@@ -160,15 +160,18 @@ def _difference(name: str, train: np.ndarray, test: np.ndarray) -> Measurement:
     second = mean_over_points(name, test, num_evaluations=1)
     if first.value is None or second.value is None:
         raise MetricError("a side of the gap has no value")
-    errors = [m.std_error for m in (first, second)]
     reasons = [
         f"{side}: {m.reason}" for side, m in (("train", first), ("test", second)) if m.reason
     ]
     return Measurement(
         name=name,
         value=second.value - first.value,
-        std_error=None if None in errors else float(np.hypot(*[e or 0.0 for e in errors])),
+        std_error=_combined(first.std_error, second.std_error),
         num_evaluations=1,
         num_points=first.num_points + second.num_points,
         reason="; ".join(reasons) or None,
     )
+
+
+def _combined(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else float(np.hypot(first, second))

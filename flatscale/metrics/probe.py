@@ -220,7 +220,7 @@ def make_shard(
 
 
 def call_on_shard(shard: Shard, function: ShardFunction, /, **arguments: Any) -> Arrays:
-    """function(shard, **arguments) with the model held still; the one way shard functions are run."""
+    """function(shard, **arguments) with the model held still; how every shard function is run."""
     with held_for_measurement(shard.model):
         return function(shard, **arguments)
 

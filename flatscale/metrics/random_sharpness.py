@@ -76,9 +76,9 @@ class LossRises:
         return np.isfinite(self.rises).all(axis=1)
 
     def mean_and_error(self) -> tuple[float, float]:
-        """The mean over points and rounds, and its standard error over perturbations, given the points.
+        """The mean over points and rounds, and its standard error over perturbations.
 
-        Groups are independent, so the variances of their sums add.
+        The points are taken as given. Groups are independent, so the variances of their sums add.
         """
         rises, groups = self.rises[self.kept], self.groups[self.kept]
         rounds = rises.shape[1]

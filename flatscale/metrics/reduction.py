@@ -1,4 +1,4 @@
-"""From one value per probe point to a measurement: the mean, its standard error, and who was left out."""
+"""From one value per probe point to a measurement: mean, standard error, who was left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The register of metrics and of the passes they reduce; adding a metric is one decorated function."""
+"""The register of metrics and of the passes they reduce: a metric is one decorated function."""
 
 from __future__ import annotations
 
@@ -68,8 +68,9 @@ _PASSES: dict[str, PassInfo] = {}
 def measurement_pass(name: str, *, options: type | None = None) -> Callable[[Any], Any]:
     """Register a pass: a function (observers, options, seed) -> result.
 
-    A pass is run once for each distinct options value asked of it: with a metric's own options where
-    the metric declares this pass's options type, else with `options={pass name: ...}` or defaults.
+    A pass is run once for each distinct options value asked of it: with a metric's own options
+    where the metric declares this pass's options type, else with `options={pass name: ...}` or
+    defaults.
     """
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,7 +94,7 @@ def metric(
     observers: tuple[str, ...] = ("probe",),
     options: type | None = None,
 ) -> Callable[[Any], Any]:
-    """Register a metric: a function (pass results..., options) -> Measurement, never looping over data."""
+    """Register a metric: a function (pass results..., options) -> Measurement."""
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
         meaning = (function.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")

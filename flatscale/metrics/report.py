@@ -43,7 +43,7 @@ class Report(Mapping[str, Measurement]):
         return len(self._measurements)
 
     def to_polars(self) -> pl.DataFrame:
-        """One row per metric: name, value, std_error, converged, num_evaluations, num_points, reason."""
+        """One row per metric, with everything but layers and extras."""
         schema = {
             "metric": pl.String,
             "value": pl.Float64,

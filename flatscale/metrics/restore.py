@@ -13,7 +13,7 @@ _HALF = (torch.bfloat16, torch.float16)
 
 @contextmanager
 def held_for_measurement(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode, in at least float32, no parameter asking for a gradient; then as it was.
+    """The model in eval mode, at least float32, no parameter asking for a gradient; then as it was.
 
     Weights of half precision are widened to float32 (exactly representable), because derivatives
     taken in half-precision arithmetic carry errors of percent; the original tensors are put back.

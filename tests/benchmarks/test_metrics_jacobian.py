@@ -1,0 +1,45 @@
+"""One Jacobian pass on the small VGG-11 against plain per-point, per-logit loops."""
+
+import numpy as np
+import pytest
+import torch
+
+from flatscale.metrics import LocalObserver, measure
+from flatscale.metrics.jacobian import jacobian_pass
+from tests.oracles.float32_loops import float32_loops
+from tests.oracles.networks import small_vgg11
+
+
+@pytest.fixture(scope="module")
+def problem():
+    torch.manual_seed(0)
+    model = small_vgg11().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    return model, torch.rand(20, 3, 32, 32), torch.randint(0, 10, (20,))
+
+
+def run_pass(problem):
+    model, x, y = problem
+    return jacobian_pass({"probe": LocalObserver(model, x, y)}, None, 0)
+
+
+@pytest.mark.benchmark(group="jacobian pass, VGG-11, 20 points, 10 classes")
+def test_one_pass(benchmark, problem):
+    benchmark.pedantic(run_pass, args=(problem,), rounds=5, warmup_rounds=1)
+
+
+@pytest.mark.benchmark(group="jacobian pass, VGG-11, 20 points, 10 classes")
+def test_plain_loops(benchmark, problem):
+    slow = benchmark.pedantic(float32_loops, args=problem[:2], rounds=1)
+    fast = run_pass(problem)
+    np.testing.assert_allclose(fast.singular_values[:, 0], slow["sigma"][:, 0], rtol=1e-4)
+    np.testing.assert_allclose(fast.layer_singular_values[:, :, 0], slow["layers"], rtol=1e-4)
+    np.testing.assert_allclose(fast.parameter_gradient2.sum(axis=1), slow["sharpness"], rtol=1e-4)
+
+
+@pytest.mark.benchmark(group="default metrics, VGG-11, 20 points")
+def test_default_metrics(benchmark, problem):
+    model, x, y = problem
+    benchmark.pedantic(measure, args=(model, (x, y)), rounds=2, warmup_rounds=1)
