@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.table import Table
+from rich.table import Column, Table
 
 from flatscale import __version__
 from flatscale.errors import FlatscaleError
@@ -71,9 +71,8 @@ def _options(
     handler = RichHandler(console=err, show_path=False, show_time=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("flatscale").setLevel(logging.INFO if verbose else logging.WARNING)
-    # What went wrong is told by the tracking writer, once.
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # What goes wrong with MLflow is told by the tracking writer, once; MLflow reads this on import.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
 
 
 @app.command()
@@ -87,11 +86,17 @@ def plan(config: ConfigPath, store: StoreOption = None, overrides: SetOption = N
     specs = check_study(study)
     results = Store(store or _default_store(study.name))
     statuses = results.statuses()
-    table = Table("trial", "family", "architecture", "learning rate", "batch", "seed", "status")
+    table = Table(
+        Column("trial", no_wrap=True),
+        Column("architecture", overflow="fold"),
+        "learning rate",
+        "batch",
+        "seed",
+        Column("status", no_wrap=True),
+    )
     for spec in specs:
         table.add_row(
             spec.trial_id,
-            spec.family or "",
             _escaped(spec.architecture),
             f"{spec.learning_rate:g}",
             str(spec.batch_size),
@@ -146,7 +151,7 @@ def run(
     if outcome.report is None:
         err.print("stopped; the same command continues from here")
         raise typer.Exit(130)
-    out.print(f"report    {outcome.report.html}", soft_wrap=True)
+    out.print(f"report    {outcome.report.page}", soft_wrap=True)
     if outcome.summary.statuses["failed"]:
         raise typer.Exit(1)
 
@@ -157,7 +162,7 @@ def report(store: StorePath) -> None:
     from flatscale.report import write_study_report
 
     paths = write_study_report(store)
-    out.print(f"report    {paths.html}", soft_wrap=True)
+    out.print(f"report    {paths.page}", soft_wrap=True)
 
 
 @app.command()

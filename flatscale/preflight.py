@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flatscale.config import StudyConfig, nearest
-from flatscale.data import Dataset, known_sources, load_dataset, select_probe
+from flatscale.data import Dataset, check_dataset, load_dataset, select_probe
 from flatscale.errors import ConfigError, FlatscaleError
 from flatscale.metrics import check_metric_names, metric_catalog
 from flatscale.models import build_model, check_model
@@ -35,7 +35,7 @@ def check_study(config: StudyConfig) -> list[TrialSpec]:
         ModelError: an architecture refuses its options.
     """
     import_plugins(config.plugins)
-    _check_name("data.source", config.data.source, known_sources())
+    check_dataset(config.data.source)
     measurement = config.measurement
     check_metric_names(measurement.metrics, measurement.options)
     for model in config.models:

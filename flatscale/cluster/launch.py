@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 # Tune reads these when it is imported: its own loggers cost four times the report rate, and its
@@ -118,7 +119,8 @@ def _run_missing(
         max_snapshots_in_flight=resources.max_snapshots_in_flight,
         num_threads=max(1, int(resources.cpus_per_trial)),
         use_gpu=resources.gpus_per_trial > 0,
-        checkpoints=store.checkpoints if config.keep_checkpoints else None,
+        checkpoints=store.checkpoints,
+        keep_checkpoints=config.keep_checkpoints,
     )
     writer = _Writer(mailbox, store, listeners)
     with writer:
@@ -126,11 +128,11 @@ def _run_missing(
     del shards
     if writer.error is not None:
         raise writer.error
-    by_id = {spec.trial_id: spec for spec in todo}
-    for result in grid:
-        spec = by_id[TrialSpec.model_validate(result.config["spec"]).trial_id]
-        if result.error is not None and spec.trial_id not in writer.written:
-            _record_loss(spec, points, store, result.error, writer, listeners)
+    # A trial that never reported has no config in Tune's results, but its folder has its name.
+    errors = {Path(r.path).name: r.error for r in grid if r.error is not None and r.path}
+    for spec in todo:
+        if spec.trial_id in errors and spec.trial_id not in writer.written:
+            _record_loss(spec, points, store, errors[spec.trial_id], writer, listeners)
     return len(writer.written) < len(todo)
 
 

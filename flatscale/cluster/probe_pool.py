@@ -52,12 +52,12 @@ class _ProbeActor:
     """One shard of every point set; runs the shard functions of the passes on a snapshot."""
 
     def __init__(
-        self, points: Mapping[str, PointSet], plugins: tuple[str, ...], num_threads: int
+        self, points: tuple[ray.ObjectRef], plugins: tuple[str, ...], num_threads: int
     ) -> None:
         torch.set_num_threads(num_threads)
         import_plugins(plugins)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._points = points
+        self._points: Mapping[str, PointSet] = ray.get(points[0])
         self._shards: OrderedDict[str, dict[str, Shard]] = OrderedDict()
 
     def observe(
@@ -193,5 +193,5 @@ def make_pool(
         )
         for k in range(num_actors)
     ]
-    actors = tuple(actor.remote(shard, plugins, num_threads) for shard in shards)
+    actors = tuple(actor.remote((shard,), plugins, num_threads) for shard in shards)
     return ProbePool(actors=actors, indices=indices, content_hashes=dict(content_hashes)), shards

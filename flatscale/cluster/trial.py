@@ -1,12 +1,12 @@
-"""One trial, as Ray Tune runs it: build, train, have every snapshot measured by the pool."""
+"""One trial, as Ray Tune runs it: build, train, have every snapshot measured, report the record."""
 
 from __future__ import annotations
 
 import json
 import logging
 import platform
+import shutil
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,22 +16,34 @@ from typing import Any
 import ray
 import torch
 
+from flatscale.cluster.measurer import Measurer
 from flatscale.cluster.probe_pool import Network, ProbePool
 from flatscale.data import Dataset
-from flatscale.measurement import Measurement
-from flatscale.metrics import measure_observers
+from flatscale.errors import FlatscaleError
 from flatscale.models import architecture_family, build_model
 from flatscale.plan import TrialSpec
 from flatscale.plugins import import_plugins
-from flatscale.results import DIVERGED, FAILED, FINISHED, Snapshot, TrialRecord
-from flatscale.training import log_spaced_steps, save_weights, train, weights_to_bytes
+from flatscale.results import DIVERGED, FAILED, FINISHED, TrialRecord
+from flatscale.training import load_weights, log_spaced_steps, save_weights, train
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workshop:
-    """What every trial of a study shares; put into Ray's object store once."""
+    """What every trial of a study shares; put into Ray's object store once.
+
+    Attributes:
+        dataset: the data.
+        pool: the probe actors.
+        mailbox: where records go.
+        plugins: modules to import first.
+        max_snapshots_in_flight: snapshots measured while training goes on.
+        num_threads: of torch, in a trial.
+        use_gpu: train on the GPU that Ray gives the trial.
+        checkpoints: the store's folder of weights.
+        keep_checkpoints: keep final weights, and measure kept ones instead of training again.
+    """
 
     dataset: Dataset
     pool: ProbePool
@@ -40,7 +52,8 @@ class Workshop:
     max_snapshots_in_flight: int
     num_threads: int
     use_gpu: bool
-    checkpoints: Path | None
+    checkpoints: Path
+    keep_checkpoints: bool
 
 
 def run_trial(config: Mapping[str, Any], workshop: Workshop) -> dict[str, Any]:
@@ -49,14 +62,15 @@ def run_trial(config: Mapping[str, Any], workshop: Workshop) -> dict[str, Any]:
     import_plugins(workshop.plugins)
     spec = TrialSpec.model_validate(config["spec"])
     ray.get(workshop.mailbox.announce.remote(spec.trial_id))
-    started_at = datetime.now(UTC)
-    record = describe(spec, workshop.dataset)
+    record = replace(describe(spec, workshop.dataset), started_at=datetime.now(UTC))
     try:
         record = _train_and_measure(spec, workshop, record)
     except Exception as error:
         logger.exception("trial %s failed", spec.trial_id)
-        record = replace(record, status=FAILED, reason=f"{type(error).__name__}: {error}")
-    record = replace(record, started_at=started_at, finished_at=datetime.now(UTC))
+        known = isinstance(error, FlatscaleError)
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        record = replace(record, status=FAILED, reason=reason)
+    record = replace(record, finished_at=datetime.now(UTC))
     ray.get(workshop.mailbox.post.remote(record))
     return {"status": record.status}
 
@@ -81,18 +95,26 @@ def describe(spec: TrialSpec, dataset: Dataset) -> TrialRecord:
         batch_size=spec.batch_size,
         seed_index=spec.seed_index,
         status=FAILED,
+        reason="it has not ended",
     )
 
 
 def _train_and_measure(spec: TrialSpec, workshop: Workshop, record: TrialRecord) -> TrialRecord:
     device = torch.device("cuda" if workshop.use_gpu else "cpu")
-    dataset = workshop.dataset
-    input_shape = tuple(dataset.x_train.shape[1:])
+    channels, height, width = workshop.dataset.x_train.shape[1:]
+    network = Network(
+        architecture=spec.architecture,
+        input_shape=(channels, height, width),
+        num_classes=len(workshop.dataset.class_names),
+        options=spec.options,
+        loss=spec.measurement.loss or spec.training.loss,
+        output_map=spec.measurement.output_map,
+    )
     model = build_model(
-        spec.architecture,
-        input_shape,
-        len(dataset.class_names),
-        dict(spec.options),
+        network.architecture,
+        network.input_shape,
+        network.num_classes,
+        dict(network.options),
         seed=spec.seed("initialisation"),
     ).to(device)
     record = replace(
@@ -101,91 +123,63 @@ def _train_and_measure(spec: TrialSpec, workshop: Workshop, record: TrialRecord)
         device=torch.cuda.get_device_name() if workshop.use_gpu else platform.machine(),
         versions=f"torch {torch.__version__}, python {platform.python_version()}",
     )
-    x, y = _training_tensors(workshop.dataset, device)
-    with _Measurer(spec, workshop, input_shape) as measurer:
-        began = perf_counter()
-        result = train(
-            model,
-            x,
-            y,
-            spec.training,
-            learning_rate=spec.learning_rate,
-            batch_size=spec.batch_size,
-            seed=spec.seed("order"),
-            snapshot_steps=log_spaced_steps(
-                spec.measurement.num_snapshots, spec.training.max_steps
-            ),
-            on_snapshot=measurer.submit,
-        )
-        record = replace(
-            record,
-            num_steps=result.num_steps,
-            train_seconds=perf_counter() - began,
-            history=tuple(result.history),
-        )
-        if result.status == "diverged":
-            record = replace(record, status=DIVERGED, reason=result.reason)
-        else:
-            measurer.submit(result.num_steps, model, is_final=True)
-            record = replace(record, status=FINISHED, stop=result.status)
+    folder = _partial_folder(spec, workshop)
+    in_flight = workshop.max_snapshots_in_flight
+    with Measurer(spec, network, workshop.pool, in_flight, folder) as measurer:
+        record = _obtain(spec, workshop, model, measurer, folder, record)
+        if record.status == FINISHED:
+            measurer.submit(record.num_steps or 0, model, is_final=True)
         snapshots, measure_seconds = measurer.collect()
-    if workshop.checkpoints is not None and record.status == FINISHED:
-        save_weights(workshop.checkpoints / f"{spec.network_id}.safetensors", model)
+    if folder is not None:
+        shutil.rmtree(folder)
     return replace(record, snapshots=snapshots, measure_seconds=measure_seconds)
 
 
-class _Measurer:
-    """Has snapshots measured while training goes on, a bounded number at a time."""
+def _obtain(
+    spec: TrialSpec,
+    workshop: Workshop,
+    model: torch.nn.Module,
+    measurer: Measurer,
+    folder: Path | None,
+    record: TrialRecord,
+) -> TrialRecord:
+    """Train the network, or take its kept weights, where only the end is to be measured."""
+    kept = workshop.checkpoints / f"{spec.network_id}.safetensors"
+    if workshop.keep_checkpoints and spec.measurement.num_snapshots == 1 and kept.exists():
+        facts = load_weights(kept, model)
+        history = tuple((int(step), float(loss)) for step, loss in facts.pop("history"))
+        return replace(record, status=FINISHED, reason=None, history=history, **facts)
+    x, y = _training_tensors(workshop.dataset, next(model.parameters()).device)
+    began = perf_counter()
+    result = train(
+        model,
+        x,
+        y,
+        spec.training,
+        learning_rate=spec.learning_rate,
+        batch_size=spec.batch_size,
+        seed=spec.seed("order"),
+        snapshot_steps=log_spaced_steps(spec.measurement.num_snapshots, spec.training.max_steps),
+        on_snapshot=measurer.submit,
+        checkpoint=folder / "training.safetensors" if folder else None,
+    )
+    facts = {"num_steps": result.num_steps, "train_seconds": perf_counter() - began}
+    record = replace(record, history=tuple(result.history), **facts)
+    if result.status == "diverged":
+        return replace(record, status=DIVERGED, reason=result.reason)
+    facts |= {"stop": result.status}
+    if workshop.keep_checkpoints:
+        save_weights(kept, model, {**facts, "history": result.history})
+    return replace(record, status=FINISHED, reason=None, stop=result.status)
 
-    def __init__(self, spec: TrialSpec, workshop: Workshop, input_shape: tuple[int, ...]) -> None:
-        self._spec = spec
-        self._workshop = workshop
-        self._network = Network(
-            architecture=spec.architecture,
-            input_shape=input_shape,
-            num_classes=len(workshop.dataset.class_names),
-            options=spec.options,
-            loss=spec.measurement.loss or spec.training.loss,
-            output_map=spec.measurement.output_map,
-        )
-        self._threads = ThreadPoolExecutor(workshop.max_snapshots_in_flight)
-        self._pending: list[Future[tuple[Snapshot, float]]] = []
 
-    def __enter__(self) -> _Measurer:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._threads.shutdown(cancel_futures=True)
-
-    def submit(self, step: int, model: torch.nn.Module, is_final: bool = False) -> None:
-        """Copy the weights and queue their measurement; waits while too many are in flight."""
-        running = [future for future in self._pending if not future.done()]
-        if len(running) >= self._workshop.max_snapshots_in_flight:
-            running[0].result()
-        weights = weights_to_bytes(model)
-        self._pending.append(self._threads.submit(self._measure, step, weights, is_final))
-
-    def collect(self) -> tuple[tuple[Snapshot, ...], float]:
-        """Every snapshot in order, and the seconds their measuring took."""
-        measured = [future.result() for future in self._pending]
-        return tuple(s for s, _ in measured), sum(seconds for _, seconds in measured)
-
-    def _measure(self, step: int, weights: bytes, is_final: bool) -> tuple[Snapshot, float]:
-        began = perf_counter()
-        observers = self._workshop.pool.observers(self._network, weights)
-        measurements: Mapping[str, Measurement] = measure_observers(
-            observers,
-            self._spec.measurement.metrics,
-            options=self._spec.measurement.options,
-            seed=self._spec.seed("measurement"),
-        )
-        snapshot = Snapshot(
-            step=step,
-            is_final=is_final,
-            probe_hash=self._workshop.pool.content_hashes["probe"],
-            measurements=tuple(measurements[name] for name in self._spec.measurement.metrics),
-        )
-        return snapshot, perf_counter() - began
+def _partial_folder(spec: TrialSpec, workshop: Workshop) -> Path | None:
+    """Where a trial that checkpoints keeps what a resumption needs."""
+    if spec.training.checkpoint_every is None:
+        return None
+    folder = workshop.checkpoints / "partial" / spec.trial_id
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 _tensors: dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor]] = {}

@@ -1,0 +1,112 @@
+"""Whole studies through `flatscale run`: killed, interrupted, continued, tracked, reported."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from mlflow import MlflowClient
+
+from flatscale.results import Store
+
+MakeFile = Callable[..., Path]
+LONGER = {"kind": "grid", "learning_rate": [0.1, 0.2, 0.3], "batch_size": [20], "num_seeds": 8}
+
+
+def start(config: Path, store: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "flatscale", "run", str(config), "--store", str(store)]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=config.parent,
+        start_new_session=True,
+    )
+
+
+def wait_for_records(store: Path, number: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while len(list((store / "records").glob("[!.]*.parquet"))) < number:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def modification_times(store: Path) -> dict[Path, int]:
+    return {p: p.stat().st_mtime_ns for p in (store / "records").glob("[!.]*.parquet")}
+
+
+def test_a_killed_and_an_interrupted_driver_continue_where_they_were(
+    study_file: MakeFile, tmp_path: Path
+) -> None:
+    config = study_file(design=LONGER)
+    store = tmp_path / "store"
+
+    process = start(config, store)
+    wait_for_records(store, 2, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = modification_times(store)
+    assert 2 <= len(kept) < 24
+
+    process = start(config, store)
+    wait_for_records(store, len(kept) + 2, process)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "continues" in errors
+    kept_again = modification_times(store)
+    assert len(kept_again) < 24
+
+    process = start(config, store)
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert "24 finished" in output
+    times = modification_times(store)
+    assert len(times) == 24
+    assert {p: times[p] for p in kept_again} == kept_again
+    assert {p: times[p] for p in kept} == kept
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{store / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    trials = [r.data.tags["trial_id"] for r in runs if r.data.tags["flatscale.kind"] == "trial"]
+    assert sorted(trials) == sorted(Store(store).statuses())
+    (parent,) = [r for r in runs if r.data.tags["flatscale.kind"] == "study"]
+    artifacts = {a.path for a in client.list_artifacts(parent.info.run_id)}
+    assert {"report", "study.yaml", "trials.parquet", "measurements.parquet"} <= artifacts
+
+    page = store / "report" / "report.html"
+    assert page.is_file()
+    assert str(page) in output.replace("\n", "")
+    assert not [p for p in store.rglob("*") if p.name.startswith(".tmp-")]
+
+
+def test_a_trial_that_fails_makes_the_command_fail_and_still_reports(
+    study_file: MakeFile, tmp_path: Path
+) -> None:
+    root = Path(__file__).resolve().parents[2]
+    models = [
+        {"architecture": "mlp", "options": {"width": 16}},
+        {"architecture": "fails_in_training"},
+    ]
+    config = study_file(models=models, plugins=["tests.cluster.plugin"])
+    command = [sys.executable, "-m", "flatscale", "run", str(config)]
+    done = subprocess.run(
+        [*command, "--store", str(tmp_path / "store")],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "broken on purpose" in done.stdout
+    assert "4 failed, 4 finished" in done.stdout
+    assert (tmp_path / "store" / "report" / "report.html").is_file()

@@ -1,0 +1,103 @@
+"""The command line: its surface, and its words when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from flatscale import __version__
+from flatscale.cli import app
+from flatscale.results import Store
+from tests.records import study
+
+STUDY = {
+    "name": "study",
+    "models": [{"architecture": "mlp", "options": {"width": 8}}],
+    "design": {"kind": "grid", "learning_rate": [0.1, 0.2], "batch_size": [16]},
+}
+
+
+def flatscale(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flatscale", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(STUDY))
+    return path
+
+
+def test_the_commands_and_their_help() -> None:
+    runner = CliRunner()
+    text = runner.invoke(app, ["--help"]).output
+    for command in ("plan", "run", "report", "metrics", "ui", "schema"):
+        assert command in text
+        assert len(runner.invoke(app, [command, "--help"]).output) > 200
+    assert runner.invoke(app, ["--version"]).output.strip() == __version__
+
+
+def test_plan_lists_trials_and_runs_nothing(config: Path, tmp_path: Path) -> None:
+    done = flatscale("plan", str(config), "--set", "design.num_seeds=3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "6 trials, 0 done, 6 to run" in " ".join(done.stdout.split())
+    assert list(tmp_path.iterdir()) == [config]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("models.0=1", "models"),
+        ("measurement.metrics=[mlz]", "'mls'"),
+        ("data.source=digit", "'digits'"),
+        ("training.loss=cross_entropie", "'cross_entropy'"),
+        ("training.optimizer.name=sdg", "'sgd'"),
+        ("analysis.primary=[sharpness, mlx]", "'mls'"),
+        ("plugins=[no_such_module]", "no_such_module"),
+        ("models=[{architecture: mlpp}]", "'mlp'"),
+        ("models=[{architecture: mlp, options: {widht: 3}}]", "'width'"),
+        ("measurement.options={mls: {rho: 1}}", "mls"),
+    ],
+)
+def test_a_wrong_name_is_one_message_before_anything_starts(
+    config: Path, tmp_path: Path, override: str, words: str
+) -> None:
+    done = flatscale("run", str(config), "--set", override, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == [config]
+
+
+@pytest.mark.parametrize("command", ["report", "ui"])
+def test_a_folder_that_is_no_store_is_one_message(tmp_path: Path, command: str) -> None:
+    done = flatscale(command, str(tmp_path))
+    assert done.returncode == 2
+    assert "error:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_metrics_lists_formulas() -> None:
+    done = flatscale("metrics")
+    assert done.returncode == 0
+    for name in ("mls", "sharpness", "local_dimensionality", "adaptive_sharpness"):
+        assert name in done.stdout
+
+
+def test_schema_is_json() -> None:
+    done = flatscale("schema")
+    assert "design" in json.loads(done.stdout)["properties"]
+
+
+def test_a_store_of_another_study_is_refused(config: Path, tmp_path: Path) -> None:
+    Store(tmp_path / "store").prepare(study(name="other"))
+    done = flatscale("run", str(config), "--store", str(tmp_path / "store"))
+    assert done.returncode == 2
+    assert "other" in done.stderr
