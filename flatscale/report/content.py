@@ -12,7 +12,7 @@ import polars as pl
 
 from flatscale.errors import StoreError
 from flatscale.report.flow import Flow
-from flatscale.stats import StudyAnalysis
+from flatscale.stats import TABLES, StudyAnalysis
 
 TRAJECTORY_SCHEMA = pl.Schema(
     {
@@ -25,6 +25,20 @@ TRAJECTORY_SCHEMA = pl.Schema(
     }
 )
 """One row per trial, snapshot and metric."""
+
+BOUND_SCHEMA = pl.Schema(
+    {
+        "name": pl.String(),
+        "family": pl.String(),
+        "bound": pl.String(),
+        "log10_ratio": pl.Float64(),
+        "num_points": pl.Int64(),
+        "violations": pl.Float64(),
+        "shared_violations": pl.Float64(),
+    }
+)
+"""One row per used trial and bound: log10(bound/metric), 0 is tight; and how often the inequality
+failed, for the unrolled layer and for the paper's weight-shared form, where that was counted."""
 
 GLOSSARY_KEYS = ("name", "formula", "passes", "invariances", "source", "group", "unit", "range")
 
@@ -49,6 +63,7 @@ class Content:
         flow: what became of every planned trial; None for a table flatscale did not make.
         notes: what else a reader must know (how tables were joined, what did not match).
         trajectories: TRAJECTORY_SCHEMA; empty when measured only at the end.
+        bounds: BOUND_SCHEMA; empty when no bound was measured.
         glossary: one mapping per metric in GLOSSARY_KEYS; None when the store has none.
         provenance: name -> value, in order.
     """
@@ -68,6 +83,7 @@ class Content:
     flow: Flow | None = None
     notes: tuple[str, ...] = ()
     trajectories: pl.DataFrame = field(default_factory=TRAJECTORY_SCHEMA.to_frame)
+    bounds: pl.DataFrame = field(default_factory=BOUND_SCHEMA.to_frame)
     glossary: tuple[Mapping[str, Any], ...] | None = None
     provenance: Mapping[str, str] = field(default_factory=dict)
 
@@ -80,16 +96,14 @@ class Content:
         return tuple(counted.sort(["len", self.family], descending=[True, False])[self.family])
 
     def table(self, name: str) -> pl.DataFrame:
-        """A table of the analysis; empty when there is no analysis."""
+        """A table of the analysis; empty, with its columns, when there is no analysis."""
         if self.analysis is None:
-            return pl.DataFrame()
+            return TABLES[name].frame()
         return self.analysis.tables()[name]
 
     def of_primary(self, name: str) -> pl.DataFrame:
         """The rows of a table that concern the primary pair."""
         table = self.table(name)
-        if table.is_empty():
-            return table
         x, y = self.primary
         return table.filter(pl.col("x") == x, pl.col("y") == y)
 

@@ -9,6 +9,7 @@ import polars as pl
 
 from flatscale.errors import StatsError
 from flatscale.plan import TrialSpec, plan
+from flatscale.report.bounds import BOUNDED, bound_rows
 from flatscale.report.content import (
     TRAJECTORY_SCHEMA,
     Content,
@@ -22,15 +23,6 @@ from flatscale.stats import StudyAnalysis, StudyDesign, analyze_study
 logger = logging.getLogger(__name__)
 
 _HYPERPARAMETERS = ("learning_rate", "batch_size", "seed_index")
-_BOUNDED = {
-    "bound_a": "mls",
-    "bound_b": "mls",
-    "bound_c": "mls",
-    "bound_d": "mls",
-    "nmls_bound": "nmls",
-}
-"""Each bound of the paper with the metric it bounds. The volume bounds are left out here: they are
-recorded as logarithms, of which no ratio can be taken."""
 
 
 def content_of_store(store: Store) -> Content:
@@ -62,6 +54,7 @@ def content_of_store(store: Store) -> Content:
         flow=flow,
         notes=_notes(results, rows),
         trajectories=_trajectories(results, rows),
+        bounds=bound_rows(results, rows),
         glossary=read_glossary(store.root / "glossary.json"),
         provenance={
             "config hash": study.content_hash,
@@ -90,7 +83,7 @@ def _design(results: Results, rows: pl.DataFrame, specs: Sequence[TrialSpec]) ->
     analysis, measured = results.study.analysis, results.study.measurement.metrics
     present = [name for name in measured if name in rows.columns and rows[name].count() > 0]
     outcomes = tuple(name for name in analysis.outcomes if name in present)
-    bounds = tuple((b, m) for b, m in _BOUNDED.items() if b in present and m in present)
+    bounds = tuple((b, m) for b, m in BOUNDED.items() if b in present and m in present)
     not_metrics = {*outcomes, *(bound for bound in present if "bound" in bound)}
     varied = tuple(
         name for name in _HYPERPARAMETERS if len({getattr(spec, name) for spec in specs}) > 1

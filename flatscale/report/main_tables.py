@@ -6,12 +6,24 @@ import polars as pl
 
 from flatscale.report.content import Content
 from flatscale.report.views import TableView, corr, make_view, prob, real, span, text, whole
+from flatscale.stats import TABLES
 
 METHOD_NAMES = {
     "pearson": "Pearson r",
     "spearman": "Spearman ρ",
     "kendall": "Kendall τ-b",
 }
+
+
+def method_name(method: str) -> str:
+    """A statistic's usual name, with how its interval was made."""
+    base, _, rest = method.partition("_")
+    if base not in METHOD_NAMES:
+        return method.replace("_", " ")
+    if not rest:
+        return METHOD_NAMES[base]
+    how = "over families" if rest == "jackknife" else rest.replace("_", " ")
+    return f"{METHOD_NAMES[base]} ({how})"
 
 
 def flow_table(content: Content) -> TableView | None:
@@ -132,3 +144,81 @@ _EMPTY_HEADLINE = pl.DataFrame(
         ),
     }
 )
+
+
+def unconverged_table(content: Content) -> TableView | None:
+    """Used networks with an estimator that missed its tolerance."""
+    if content.flow is None:
+        return None
+    return make_view(
+        "unconverged",
+        "Used, with an estimator that did not converge",
+        "These networks stay in the statistics; the sensitivity table shows the primary pair "
+        "without them.",
+        content.flow.unconverged,
+        (text("trial", "trial_id"), text("family", "family"), text("metrics", "metrics")),
+    )
+
+
+def glossary_table(content: Content) -> TableView | None:
+    """Every measured metric with its definition."""
+    if content.glossary is None:
+        return None
+    measured = {*content.metrics, *content.outcomes, *content.bounds["bound"].unique()}
+    columns = ("name", "meaning", "formula", "unit", "range", "passes", "invariances", "source")
+    rows = [
+        {
+            key: ", ".join(v) if isinstance(v := item.get(key, ""), list) else str(v)
+            for key in columns
+        }
+        for item in content.glossary
+        if item["name"] in measured or not measured
+    ]
+    return make_view(
+        "glossary",
+        "Metrics",
+        "What each column is, how it is computed, and which transformations leave it unmoved.",
+        pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row"),
+        (
+            text("metric", "name"),
+            text("meaning", "meaning"),
+            text("formula", "formula"),
+            text("unit", "unit"),
+            text("range", "range"),
+            text("unmoved by", "invariances"),
+            text("pass", "passes"),
+            text("source", "source"),
+        ),
+    )
+
+
+def _words(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def columns_table() -> TableView:
+    """The columns of every table in the machine-readable files."""
+    rows = [
+        {"table": table.name, "column": column.name, "meaning": column.meaning}
+        for table in TABLES.values()
+        for column in table.columns
+    ]
+    return make_view(
+        "columns",
+        "Columns of the data files",
+        "For reading findings.json and the Parquet files.",
+        pl.DataFrame(rows),
+        (text("table", "table"), text("column", "column"), text("meaning", "meaning")),
+    )
+
+
+def provenance_table(content: Content) -> TableView:
+    """What this report was made from."""
+    rows = [{"name": name, "value": value} for name, value in content.provenance.items()]
+    return make_view(
+        "provenance",
+        "Provenance",
+        "What these numbers were made from.",
+        pl.DataFrame(rows, schema={"name": pl.String, "value": pl.String}),
+        (text("what", "name"), text("value", "value")),
+    )

@@ -7,10 +7,12 @@ from typing import Any
 
 import polars as pl
 
+from flatscale.report import frames
+from flatscale.report.charts.chart import ONE_FAMILY
 from flatscale.report.content import Content
 
 NAME, FAMILY = "name", "family"
-ONE_FAMILY = "all"
+MAX_LINES = 150
 
 
 def column_keys(content: Content) -> dict[str, str]:
@@ -26,22 +28,56 @@ def column_keys(content: Content) -> dict[str, str]:
 
 
 def point_datasets(content: Content) -> dict[str, list[dict[str, Any]]]:
-    """`trials`: a point per used trial; `line`: the robust line of the primary pair."""
-    return {"trials": _trials(content), "line": _line(content)}
+    """Every data set the charts name, as lists of objects.
+
+    `trials` has a point per used trial, `line` the robust line of the primary pair; the others are
+    the frames of `flatscale.report.frames` under their own names.
+    """
+    drawn = {
+        "forest": frames.forest(content),
+        "levels": frames.levels(content),
+        "left_out": frames.left_out(content),
+        "residuals": frames.residuals(content),
+        "matrix": frames.matrix(content),
+        "convergence": frames.convergence(content),
+        "bounds": content.bounds.drop_nulls("log10_ratio"),
+        "trajectories": _thinned(frames.trajectories(content)),
+    }
+    return {
+        "trials": _trials(content),
+        "line": _line(content),
+        **{name: _records(frame) for name, frame in drawn.items()},
+    }
+
+
+def _records(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    return [{k: _finite(v) for k, v in row.items()} for row in frame.iter_rows(named=True)]
+
+
+def _thinned(trajectories: pl.DataFrame) -> pl.DataFrame:
+    """At most MAX_LINES networks, evenly over the families, so that the lines can be told apart."""
+    if trajectories.is_empty():
+        return trajectories
+    labels = trajectories.select("label", "family").unique(maintain_order=True)
+    rank = pl.int_range(pl.len()).over("family")
+    kept = labels.with_columns(rank.alias("rank")).sort("rank", maintain_order=True)
+    return trajectories.join(
+        kept.head(MAX_LINES).select("label"), on="label", maintain_order="left"
+    )
 
 
 def _trials(content: Content) -> list[dict[str, Any]]:
     rows, keys = content.rows, column_keys(content)
     frame = rows.select(
-        _text(rows, content.label if "name" not in rows.columns else "name").alias(NAME),
-        (_text(rows, content.family) if content.family else pl.lit(ONE_FAMILY)).alias(FAMILY),
+        _text("name").alias(NAME),
+        (_text(content.family) if content.family else pl.lit(ONE_FAMILY)).alias(FAMILY),
         *(pl.col(column).cast(pl.Float64).alias(key) for column, key in keys.items()),
         *(expr for column in content.primary for expr in _error_ends(rows, column, keys)),
     )
-    return [{k: _finite(v) for k, v in row.items()} for row in frame.iter_rows(named=True)]
+    return _records(frame)
 
 
-def _text(rows: pl.DataFrame, column: str) -> pl.Expr:
+def _text(column: str) -> pl.Expr:
     return pl.col(column).cast(pl.String).fill_null("(missing)")
 
 

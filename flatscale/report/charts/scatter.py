@@ -11,7 +11,6 @@ import altair as alt
 
 from flatscale.report.charts.chart import (
     NARROW,
-    WIDE,
     Chart,
     family_encoding,
     family_switch,
@@ -35,8 +34,8 @@ def linked_scatter(content: Content) -> Chart:
             "in the legend to switch it off or on (statistics do not change)."
             f"{beside} On a wide screen, drag in one panel to pick networks out in all of them."
         ),
-        wide=to_spec(_panels(content, width=WIDE, columns=2, brushing=True)),
-        narrow=to_spec(_panels(content, width=NARROW, columns=1, brushing=False)),
+        wide=to_spec(_panels(content, wide=True)),
+        narrow=to_spec(_panels(content, wide=False)),
     )
 
 
@@ -45,12 +44,13 @@ def _outcome_panels(content: Content) -> tuple[str, ...]:
     return tuple(n for n in content.outcomes if n in keys and n not in content.primary)[:3]
 
 
-def _panels(content: Content, *, width: int, columns: int, brushing: bool) -> alt.ConcatChart:
-    shown = family_switch(content.families)
+def _panels(content: Content, *, wide: bool) -> alt.TopLevelMixin:
+    """The pair, large, with the outcomes in a column beside it (or all below each other)."""
     x, y = content.primary
     pairs = [(x, y), *((x, outcome) for outcome in _outcome_panels(content))]
-    brushes = [alt.selection_interval(name=f"brush{i}") for i in range(len(pairs) * brushing)]
-    look = family_encoding(content.families or ("all",), columns=2 * columns)
+    shown = family_switch(content.families)
+    brushes = [alt.selection_interval(name=f"brush{i}") for i in range(len(pairs) * wide)]
+    look = family_encoding(content.families, columns=4 if wide else 2)
     panels = []
     for index, (across, up) in enumerate(pairs):
         points = _points(content, across, up, look, brushes).transform_filter(shown)
@@ -59,8 +59,21 @@ def _panels(content: Content, *, width: int, columns: int, brushing: bool) -> al
             layers = [*_line_layers(content), *_error_bars(content, look["color"], shown)]
             points = points.add_params(shown)
         points = points.add_params(*brushes[index : index + 1])
-        panels.append(alt.layer(*layers, points).properties(width=width, height=int(width * 0.75)))
-    return alt.concat(*panels, columns=columns).resolve_scale(color="shared", shape="shared")
+        width, height = _panel_size(index, len(pairs), wide=wide)
+        panels.append(alt.layer(*layers, points).properties(width=width, height=height))
+    if not wide or len(panels) == 1:
+        return alt.vconcat(*panels).resolve_scale(color="shared", shape="shared")
+    side = alt.vconcat(*panels[1:]).resolve_scale(color="shared", shape="shared")
+    return alt.hconcat(panels[0], side).resolve_scale(color="shared", shape="shared")
+
+
+def _panel_size(index: int, num_panels: int, *, wide: bool) -> tuple[int, int]:
+    if not wide:
+        return NARROW, 240
+    if num_panels == 1:
+        return 820, 440
+    beside = num_panels - 1
+    return (520, 440) if index == 0 else (290, (440 - 55 * (beside - 1)) // beside)
 
 
 def _points(
@@ -86,7 +99,11 @@ def _points(
 
 def axis(channel: Any, content: Content, column: str) -> Any:
     """An axis on the scale used for the statistic."""
-    scale = alt.Scale(type="log") if column in content.log else alt.Scale(zero=False)
+    scale = (
+        alt.Scale(type="log", nice=False, padding=14)
+        if column in content.log
+        else alt.Scale(zero=False)
+    )
     return channel(
         field=column_keys(content)[column], type="quantitative", scale=scale, title=column
     )

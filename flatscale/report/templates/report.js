@@ -22,7 +22,9 @@
   window.flatscaleViews = {};
   const draw = async (key) => {
     const spec = specs[key][size];
-    spec.datasets = Object.fromEntries([...namesIn(spec, new Set())].map((n) => [n, datasets[n]]));
+    for (const name of namesIn(spec, new Set())) {
+      spec.datasets = { ...spec.datasets, [name]: datasets[name] };
+    }
     const drawn = await window.vegaEmbed(document.getElementById("chart-" + key), spec, options);
     window.flatscaleViews[key] = drawn.view;
   };
