@@ -97,7 +97,7 @@ def array_hash(*arrays: NDArray[np.generic], names: tuple[str, ...] = ()) -> str
     for array in arrays:
         little_endian = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
         digest.update(f"\x1e{little_endian.dtype.str}{little_endian.shape}".encode())
-        digest.update(memoryview(little_endian).cast("B"))
+        digest.update(little_endian.data)
     return digest.hexdigest()[:16]
 
 

@@ -77,7 +77,7 @@ def _timm_name(architecture: str) -> str:
         hint = nearest(PREFIX + name.partition(".")[0], known)
         raise ModelError(
             f"unknown architecture {architecture!r}{hint}; after {PREFIX!r} must "
-            f" come one of timm's {len(known)} names{tag}"
+            f"come one of timm's {len(known)} names{tag}"
         )
     return name
 

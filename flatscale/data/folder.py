@@ -1,0 +1,80 @@
+"""`folder`: one folder of image files a class, train/<class>/* and test/<class>/*."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flatscale.config import DataConfig, nearest
+from flatscale.data.decoding import EncodedImage, decode_images
+from flatscale.data.source import Source, Split, dataset, required_path
+from flatscale.errors import DataError
+
+_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"})
+
+
+@dataset("folder")
+def folder(config: DataConfig) -> Source:
+    """Classes are the folders of `train`, sorted by name; `val` or `validation` may stand for
+    `test`. Files that are no images by their suffix, and hidden ones, are left alone.
+    """
+    root = Path(required_path(config))
+    train = _split_folder(root, ("train",))
+    test = _split_folder(root, ("test", "val", "validation"))
+    class_names = _class_folders(train)
+    if not class_names:
+        raise DataError(f"{train} must hold one folder a class; found none")
+    for name in _class_folders(test):
+        if name not in class_names:
+            raise DataError(
+                f"{test / name}: there is no such class in {train}{nearest(name, class_names)}"
+            )
+    return Source(
+        train=_split(train, class_names, config.image_size),
+        test=_split(test, class_names, config.image_size),
+        class_names=class_names,
+    )
+
+
+def _split_folder(root: Path, names: tuple[str, ...]) -> Path:
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    found = sorted(path.name for path in root.iterdir())[:10] if root.is_dir() else []
+    raise DataError(
+        f"data.path {root} must hold the folder {' or '.join(names)}; found "
+        f"{', '.join(found) or 'nothing'}"
+    )
+
+
+def _class_folders(split: Path) -> tuple[str, ...]:
+    return tuple(
+        sorted(path.name for path in split.iterdir() if path.is_dir() and path.name[0] != ".")
+    )
+
+
+def _split(split: Path, class_names: tuple[str, ...], image_size: int | None) -> Split:
+    paths = [_image_files(split / name) for name in class_names]
+    files = [path for of_class in paths for path in of_class]
+    labels = np.repeat(np.arange(len(class_names)), [len(of_class) for of_class in paths])
+
+    def read(rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        images = (
+            EncodedImage(position=position, where=str(files[row]), content=files[row])
+            for position, row in enumerate(rows)
+        )
+        return decode_images(images, len(rows), image_size)
+
+    return Split(labels=labels.astype(np.int64), read=read, where=f"the images in {split}")
+
+
+def _image_files(class_folder: Path) -> list[Path]:
+    if not class_folder.is_dir():
+        return []
+    return sorted(
+        path
+        for path in class_folder.iterdir()
+        if path.suffix.lower() in _SUFFIXES and path.name[0] != "." and path.is_file()
+    )
