@@ -19,6 +19,7 @@ from flatscale.errors import MetricError
 from flatscale.measurement import Measurement
 from flatscale.metrics.compression import VolumeOptions, layer_values, log_volumes, volume_rank
 from flatscale.metrics.jacobian import JacobianPoints
+from flatscale.metrics.layer_norms import LayerNorms
 from flatscale.metrics.reduction import mean_over_points
 from flatscale.metrics.registry import metric
 
@@ -53,7 +54,9 @@ class Factors:
     spectra: np.ndarray
 
 
-def factors(jacobian: JacobianPoints, form: Literal["unrolled", "shared"]) -> Factors:
+def factors(
+    jacobian: JacobianPoints, norms: LayerNorms, form: Literal["unrolled", "shared"]
+) -> Factors:
     """The factors at the finite points.
 
     Raises:
@@ -71,11 +74,11 @@ def factors(jacobian: JacobianPoints, form: Literal["unrolled", "shared"]) -> Fa
     shared = jacobian.layer_weight_gradient2[rows]
     unrolled = jacobian.layer_delta_norm2[rows] * x
     if form == "shared":
-        norms, g2 = jacobian.kernel_norms, shared
+        spectral, g2 = norms.kernel, shared
     else:
-        norms, g2 = jacobian.unrolled_norms, unrolled
+        spectral, g2 = norms.unrolled, unrolled
         total = total - shared.sum(axis=1) + unrolled.sum(axis=1)
-    return Factors(a=norms / np.sqrt(x), g=np.sqrt(g2), sharpness=total, spectra=spectra[rows])
+    return Factors(a=spectral / np.sqrt(x), g=np.sqrt(g2), sharpness=total, spectra=spectra[rows])
 
 
 @metric(
@@ -102,49 +105,49 @@ def bound_a(jacobian: JacobianPoints, options: None) -> Measurement:
 
 @metric(
     "bound_b",
-    passes=("jacobian",),
+    passes=("jacobian", "layer_norms"),
     formula="B = mean_i (‖W₁‖₂/‖x_i‖) ‖∇_{W₁} f(x_i)‖_F",
     group="bound",
     source=_PAPER,
     default=True,
 )
-def bound_b(jacobian: JacobianPoints, options: None) -> Measurement:
+def bound_b(jacobian: JacobianPoints, norms: LayerNorms, options: None) -> Measurement:
     """First upper bound on MLS, holding at every point."""
 
     def sides(f: Factors) -> Sides:
         right = f.a[:, 0] * f.g[:, 0]
         return Sides(left=f.spectra[:, 0, 0], right=right, value=float(right.mean()))
 
-    return _checked("bound_b", jacobian, sides)
+    return _checked("bound_b", jacobian, norms, sides)
 
 
 @metric(
     "bound_c",
-    passes=("jacobian",),
+    passes=("jacobian", "layer_norms"),
     formula="C = √mean_i (a_i¹)² √mean_i (g_i¹)²",
     group="bound",
     source=_PAPER,
     default=True,
 )
-def bound_c(jacobian: JacobianPoints, options: None) -> Measurement:
+def bound_c(jacobian: JacobianPoints, norms: LayerNorms, options: None) -> Measurement:
     """Second upper bound on MLS: B with its two factors averaged apart."""
 
     def sides(f: Factors) -> Sides:
         right = float(np.sqrt((f.a[:, 0] ** 2).mean() * (f.g[:, 0] ** 2).mean()))
         return _of_means(float((f.a[:, 0] * f.g[:, 0]).mean()), right)
 
-    return _checked("bound_c", jacobian, sides)
+    return _checked("bound_c", jacobian, norms, sides)
 
 
 @metric(
     "bound_d",
-    passes=("jacobian",),
+    passes=("jacobian", "layer_norms"),
     formula="D = √mean_i (a_i¹)² √S",
     group="bound",
     source=_PAPER,
     default=True,
 )
-def bound_d(jacobian: JacobianPoints, options: None) -> Measurement:
+def bound_d(jacobian: JacobianPoints, norms: LayerNorms, options: None) -> Measurement:
     """Third upper bound on MLS: through the sharpness of all parameters."""
 
     def sides(f: Factors) -> Sides:
@@ -152,18 +155,18 @@ def bound_d(jacobian: JacobianPoints, options: None) -> Measurement:
         left = float(np.sqrt(a2 * (f.g[:, 0] ** 2).mean()))
         return _of_means(left, float(np.sqrt(a2 * f.sharpness.mean())))
 
-    return _checked("bound_d", jacobian, sides)
+    return _checked("bound_d", jacobian, norms, sides)
 
 
 @metric(
     "nmls_bound",
-    passes=("jacobian",),
+    passes=("jacobian", "layer_norms"),
     formula="√mean_i Σ_l (a_i^l)² √S ≥ NMLS",
     group="bound",
     source=_PAPER,
     default=True,
 )
-def nmls_bound(jacobian: JacobianPoints, options: None) -> Measurement:
+def nmls_bound(jacobian: JacobianPoints, norms: LayerNorms, options: None) -> Measurement:
     """Upper bound on NMLS through sharpness; the inequality is also checked at every point."""
 
     def sides(f: Factors) -> Sides:
@@ -174,12 +177,12 @@ def nmls_bound(jacobian: JacobianPoints, options: None) -> Measurement:
             value=float(np.sqrt(a2.mean() * f.sharpness.mean())),
         )
 
-    return _checked("nmls_bound", jacobian, sides)
+    return _checked("nmls_bound", jacobian, norms, sides)
 
 
 @metric(
     "lvr_bound",
-    passes=("jacobian",),
+    passes=("jacobian", "layer_norms"),
     formula="log[(1/n) √Σ_i (a_i¹)^{2r} (nS/r)^{r/2}] ≥ log mean_i LVR_i",
     group="bound",
     unit="nats",
@@ -188,7 +191,7 @@ def nmls_bound(jacobian: JacobianPoints, options: None) -> Measurement:
     default=True,
     options=VolumeOptions,
 )
-def lvr_bound(jacobian: JacobianPoints, options: VolumeOptions) -> Measurement:
+def lvr_bound(jacobian: JacobianPoints, norms: LayerNorms, options: VolumeOptions) -> Measurement:
     """Upper bound on the mean local volumetric ratio, in logs."""
     rank = volume_rank(jacobian, options)
 
@@ -196,12 +199,12 @@ def lvr_bound(jacobian: JacobianPoints, options: VolumeOptions) -> Measurement:
         logs = log_volumes(f.spectra[:, 0], rank, jacobian.dtype_epsilon)
         return _of_means(_log_mean(logs), _log_volume_bound(f.a[:, :1], f.sharpness, rank))
 
-    return _checked("lvr_bound", jacobian, sides, logs=True)
+    return _checked("lvr_bound", jacobian, norms, sides, logs=True)
 
 
 @metric(
     "nvr_bound",
-    passes=("jacobian",),
+    passes=("jacobian", "layer_norms"),
     formula="log[(1/n) √Σ_{i,l} (a_i^l)^{2r} (nS/r)^{r/2}] ≥ log mean_i NVR_i",
     group="bound",
     unit="nats",
@@ -210,7 +213,7 @@ def lvr_bound(jacobian: JacobianPoints, options: VolumeOptions) -> Measurement:
     default=True,
     options=VolumeOptions,
 )
-def nvr_bound(jacobian: JacobianPoints, options: VolumeOptions) -> Measurement:
+def nvr_bound(jacobian: JacobianPoints, norms: LayerNorms, options: VolumeOptions) -> Measurement:
     """Upper bound on the mean network-wide volume ratio, in logs."""
     rank = volume_rank(jacobian, options)
 
@@ -218,7 +221,7 @@ def nvr_bound(jacobian: JacobianPoints, options: VolumeOptions) -> Measurement:
         logs = log_volumes(f.spectra, rank, jacobian.dtype_epsilon)
         return _of_means(_log_mean(logs), _log_volume_bound(f.a, f.sharpness, rank))
 
-    return _checked("nvr_bound", jacobian, sides, logs=True)
+    return _checked("nvr_bound", jacobian, norms, sides, logs=True)
 
 
 @metric(
@@ -262,9 +265,15 @@ def _log_volume_bound(a: np.ndarray, sharpness: np.ndarray, rank: int) -> float:
 
 
 def _checked(
-    name: str, jacobian: JacobianPoints, sides: Callable[[Factors], Sides], *, logs: bool = False
+    name: str,
+    jacobian: JacobianPoints,
+    norms: LayerNorms,
+    sides: Callable[[Factors], Sides],
+    *,
+    logs: bool = False,
 ) -> Measurement:
-    unrolled, shared = factors(jacobian, "unrolled"), factors(jacobian, "shared")
+    unrolled = factors(jacobian, norms, "unrolled")
+    shared = factors(jacobian, norms, "shared")
     return _compared(name, jacobian, sides(unrolled), sides(shared), logs=logs)
 
 

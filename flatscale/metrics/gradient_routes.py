@@ -42,26 +42,38 @@ def float_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.is_floating_point()}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerGradientNorms:
+    """sum_k ||grad_p f_k||^2 per point (B,) from the called layers.
+
+    Attributes:
+        by_parameter: by full parameter name.
+        by_call: by the parameter's name in its layer, for every call in order.
+        repeated: parameters met in more than one call, whose norms are not right.
+    """
+
+    by_parameter: dict[str, Tensor]
+    by_call: list[dict[str, Tensor]]
+    repeated: set[str]
+
+
 def layer_gradient_norms(
     model: nn.Module, calls: Sequence[LayerCall], deltas: Sequence[Tensor | None]
-) -> tuple[dict[str, Tensor], set[str]]:
-    """sum_k ||grad_p f_k||^2 per point of every parameter of the called layers.
-
-    Returns:
-        (B,) by parameter name, and the names met in more than one call, whose norms are not right.
-    """
+) -> LayerGradientNorms:
+    """sum_k ||grad_p f_k||^2 per point of every parameter of the called layers."""
     names = {id(p): name for name, p in float_parameters(model).items()}
     found: dict[str, Tensor] = {}
+    by_call: list[dict[str, Tensor]] = []
     repeated: set[str] = set()
     for call, delta in zip(calls, deltas, strict=True):
-        if delta is None:
-            continue
-        for local, norm in gradient_norms(call, call.x.detach(), delta).items():
+        norms = {} if delta is None else gradient_norms(call, call.x.detach(), delta)
+        by_call.append(norms)
+        for local, norm in norms.items():
             name = names[id(call.module.get_parameter(local))]
             if name in found:
                 repeated.add(name)
             found[name] = norm
-    return found, repeated
+    return LayerGradientNorms(by_parameter=found, by_call=by_call, repeated=repeated)
 
 
 def find_routes(shard: Shard) -> GradientRoutes:
@@ -78,9 +90,10 @@ def find_routes(shard: Shard) -> GradientRoutes:
         outputs.shape, generator=torch.Generator().manual_seed(0), dtype=outputs.dtype
     ).to(outputs.device)
     deltas = torch.autograd.grad(outputs, [c.h for c in calls], direction, allow_unused=True)
-    layered, repeated = layer_gradient_norms(
+    layers = layer_gradient_norms(
         shard.model, calls, [None if d is None else d.unsqueeze(0) for d in deltas]
     )
+    layered = layers.by_parameter
     leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
     with torch.enable_grad():
         again = shard.map_outputs(torch.func.functional_call(shard.model, leaves, (x,)))
@@ -90,7 +103,7 @@ def find_routes(shard: Shard) -> GradientRoutes:
         exact = 0.0 if gradient is None else float(gradient.square().sum())
         fast = float(layered[name]) if name in layered else 0.0
         agrees = abs(fast - exact) <= _AGREEMENT * abs(exact)
-        if agrees and name not in repeated and (name in layered or gradient is None):
+        if agrees and name not in layers.repeated and (name in layered or gradient is None):
             if gradient is not None:
                 trusted.append(name)
         else:

@@ -23,7 +23,6 @@ from flatscale.metrics.gradient_routes import (
     network_gradient_norms,
 )
 from flatscale.metrics.layers import LayerCall, captured_calls
-from flatscale.metrics.operator_norm import kernel_norm, unrolled_norm
 from flatscale.metrics.parameter_gradients import patches, weight_gradient_norm
 from flatscale.metrics.passes import required
 from flatscale.metrics.probe import Arrays, Observer, Shard
@@ -45,8 +44,6 @@ class JacobianPoints:
         layer_input_norm2: ||x_i^l||^2 (n, L).
         layer_delta_norm2: ||delta_i^l||_F^2 (n, L).
         layer_weight_gradient2: ||grad_{W_l} f(x_i)||_F^2, weight sharing included (n, L).
-        unrolled_norms: ||W_l||_2 of the layer as a map on its whole input (L).
-        kernel_norms: ||W_l||_2 of the weight as a matrix (L).
         parameter_names: all parameter tensors the outputs depend on (P).
         parameter_gradient2: sum_k ||grad_p f_k(x_i)||^2 (n, P).
         input_norm2: ||x_i||^2 (n).
@@ -65,8 +62,6 @@ class JacobianPoints:
     layer_input_norm2: np.ndarray
     layer_delta_norm2: np.ndarray
     layer_weight_gradient2: np.ndarray
-    unrolled_norms: np.ndarray
-    kernel_norms: np.ndarray
     parameter_names: tuple[str, ...]
     parameter_gradient2: np.ndarray
     input_norm2: np.ndarray
@@ -94,8 +89,6 @@ def jacobian_pass(observers: Mapping[str, Observer], options: None, seed: int) -
         layer_input_norm2=found["layer_input_norm2"],
         layer_delta_norm2=found["layer_delta_norm2"],
         layer_weight_gradient2=found["layer_weight_gradient2"],
-        unrolled_norms=found["unrolled_norms"][0],
-        kernel_norms=found["kernel_norms"][0],
         parameter_names=tuple(str(name) for name in first["parameter_names"]),
         parameter_gradient2=found["parameter_gradient2"],
         input_norm2=found["input_norm2"],
@@ -124,14 +117,9 @@ def jacobian_points(shard: Shard) -> Arrays:
 
     parts = list(shard.microbatches(compute, at_most))
     rows = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    shapes = [tuple(call.x.shape[1:]) for call in linear]
-    unrolled = [unrolled_norm(c.module, shape) for c, shape in zip(linear, shapes, strict=True)]
-    kernel = [kernel_norm(call.module) for call in linear]
     count = shard.num_points
     rows["layer_names"] = _same_rows(np.array([c.name for c in linear], dtype=np.str_), count)
     rows["parameter_names"] = _same_rows(np.array(routes.names, dtype=np.str_), count)
-    rows["unrolled_norms"] = _same_rows(np.array(unrolled, dtype=np.float64), count)
-    rows["kernel_norms"] = _same_rows(np.array(kernel, dtype=np.float64), count)
     rows["dtype_epsilon"] = np.full(count, torch.finfo(shard.x.dtype).eps)
     return rows
 
@@ -188,7 +176,8 @@ def _batch_rows(shard: Shard, x: Tensor, routes: GradientRoutes) -> Arrays:
     deltas = gradients[1 : 1 + len(calls)]
     layer_jacobians = gradients[1 + len(calls) :]
     batch, num_outputs = outputs.shape
-    by_parameter, _ = layer_gradient_norms(shard.model, calls, deltas)
+    layered = layer_gradient_norms(shard.model, calls, deltas)
+    by_parameter = layered.by_parameter
     by_parameter.update(network_gradient_norms(shard, x.detach(), routes.networked))
     none = torch.zeros(batch, device=x.device)
     linear_deltas = [d for call, d in zip(calls, deltas, strict=True) if call.is_linear]
@@ -196,19 +185,26 @@ def _batch_rows(shard: Shard, x: Tensor, routes: GradientRoutes) -> Arrays:
         torch.zeros(batch, num_outputs, device=x.device) if j is None else singular_values(j)
         for j in layer_jacobians
     ]
+    reads = bool(linear) and linear[0].x.shape == x.shape and torch.equal(linear[0].x, x)
+    alone = reads and _same(layer_jacobians[0], gradients[0])
     found = {
-        "singular_values": singular_values(gradients[0]),
+        "singular_values": spectra[0] if alone else singular_values(gradients[0]),
         "layer_singular_values": _columns(spectra, batch, num_outputs),
         "layer_input_norm2": _columns([_norm2(c.x, 1) for c in linear], batch),
         "layer_delta_norm2": _columns(
-            [none if d is None else _norm2(d.transpose(0, 1), 1) for d in linear_deltas], batch
+            [none if d is None else _norm2(d, 2).sum(dim=0) for d in linear_deltas], batch
         ),
         "layer_weight_gradient2": _columns(
-            [_weight_norm(c, d, none) for c, d in zip(linear, linear_deltas, strict=True)], batch
+            [
+                _weight_norm(call, delta, norms, none)
+                for call, delta, norms in zip(calls, deltas, layered.by_call, strict=True)
+                if call.is_linear
+            ],
+            batch,
         ),
         "parameter_gradient2": _columns([by_parameter[name] for name in routes.names], batch),
         "input_norm2": _norm2(x, 1),
-        "directional2": (gradients[0] * x).flatten(2).sum(dim=2).double().square().sum(dim=0),
+        "directional2": _directional2(gradients[0], x),
         "first_layer": _first_layer(linear, linear_deltas, batch),
     }
     rows = {key: value.detach().double().cpu().numpy() for key, value in found.items()}
@@ -219,7 +215,6 @@ def _batch_rows(shard: Shard, x: Tensor, routes: GradientRoutes) -> Arrays:
         value[~finite] = np.nan
     rows["finite"] = finite
     rows["input_size"] = np.full(batch, x[0].numel())
-    reads = bool(linear) and linear[0].x.shape == x.shape and torch.equal(linear[0].x, x)
     rows["first_layer_reads_input"] = np.full(batch, reads)
     return rows
 
@@ -238,26 +233,31 @@ def _first_layer(linear: list[LayerCall], deltas: list[Tensor | None], batch: in
         squared["bias"] = torch.zeros_like(module.bias)
     image = torch.func.functional_call(module, squared, (x.square(),))
     columns[:, 0] = delta[0, 0].numel()
-    columns[:, 1] = (delta.square() * image).flatten(2).double().sum(dim=(0, 2)).cpu()
+    columns[:, 1] = (delta.square().sum(dim=0) * image).flatten(1).double().sum(dim=1).cpu()
     columns[:, 2] = module.weight.shape[0]
     weight = module.weight.detach()
     if isinstance(module, nn.Linear):
         if x.ndim == 2:
             columns[:, 3] = columns[:, 1]
             return columns
-        gradient = torch.einsum("nbto,bti->nboi", delta.flatten(2, -2), x.flatten(1, -2))
+        gradient = torch.einsum("nbto,bti->bnoi", delta.flatten(2, -2), x.flatten(1, -2))
     else:
         columns_in = patches(module, x)
         out = delta.reshape(*delta.shape[:2], module.groups, -1, columns_in.shape[-1])
-        gradient = torch.einsum("nbgcp,bgkp->nbgck", out, columns_in)
+        stacked = out.permute(1, 2, 0, 3, 4).flatten(2, 3)
+        gradient = (stacked @ columns_in.mT).unflatten(2, (len(delta), -1)).transpose(1, 2)
         gradient = gradient.reshape(*gradient.shape[:2], *weight.shape)
-    columns[:, 3] = (gradient * weight).square().flatten(2).double().sum(dim=(0, 2)).cpu()
+    columns[:, 3] = _norm2(gradient * weight, 1).cpu()
     return columns
 
 
-def _weight_norm(call: LayerCall, delta: Tensor | None, none: Tensor) -> Tensor:
+def _weight_norm(
+    call: LayerCall, delta: Tensor | None, norms: dict[str, Tensor], none: Tensor
+) -> Tensor:
     if delta is None:
         return none
+    if "weight" in norms:
+        return norms["weight"]
     norm = weight_gradient_norm(call.module, call.x.detach(), delta)
     return torch.zeros_like(none) if norm is None else norm
 
@@ -268,8 +268,17 @@ def _trace(shard: Shard) -> tuple[list[LayerCall], int]:
     return list(calls), outputs.shape[1]
 
 
+def _same(first: Tensor | None, second: Tensor) -> bool:
+    return first is not None and torch.equal(first, second)
+
+
+def _directional2(jacobians: Tensor, x: Tensor) -> Tensor:
+    along = torch.einsum("kbd,bd->kb", jacobians.flatten(2), x.detach().flatten(1))
+    return along.double().square().sum(dim=0)
+
+
 def _norm2(values: Tensor, keep: int) -> Tensor:
-    return values.flatten(keep).double().square().sum(dim=keep)
+    return torch.linalg.vector_norm(values.flatten(keep), dim=keep).double().square()
 
 
 def _columns(columns: list[Tensor], *shape: int) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from flatscale.metrics import LocalObserver, measure
 from flatscale.metrics.jacobian import jacobian_pass
 from tests.oracles.float32_loops import float32_loops
+from tests.oracles.loops import loops
 from tests.oracles.networks import small_vgg11
 
 
@@ -31,12 +32,22 @@ def test_one_pass(benchmark, problem):
 
 
 @pytest.mark.benchmark(group="jacobian pass, VGG-11, 20 points, 10 classes")
-def test_plain_loops(benchmark, problem):
+def test_tight_float32_loops(benchmark, problem):
     slow = benchmark.pedantic(float32_loops, args=problem[:2], rounds=1)
     fast = run_pass(problem)
     np.testing.assert_allclose(fast.singular_values[:, 0], slow["sigma"][:, 0], rtol=1e-4)
     np.testing.assert_allclose(fast.layer_singular_values[:, :, 0], slow["layers"], rtol=1e-4)
     np.testing.assert_allclose(fast.parameter_gradient2.sum(axis=1), slow["sharpness"], rtol=1e-4)
+
+
+@pytest.mark.benchmark(group="jacobian pass, VGG-11, 20 points, 10 classes")
+def test_oracle_loops(benchmark, problem):
+    slow = benchmark.pedantic(loops, args=problem[:2], kwargs={"norms": False}, rounds=1)
+    fast = run_pass(problem)
+    np.testing.assert_allclose(
+        fast.layer_singular_values[:, :, 0], slow.layer_spectra[:, :, 0], rtol=1e-4
+    )
+    np.testing.assert_allclose(fast.parameter_gradient2.sum(axis=1), slow.sharpness, rtol=1e-4)
 
 
 @pytest.mark.benchmark(group="default metrics, VGG-11, 20 points")

@@ -28,7 +28,9 @@ def test_the_model_comes_back_exactly_as_it_was():
     modes = {name: m.training for name, m in model.named_modules()}
     flags = {name: p.requires_grad for name, p in model.named_parameters()}
     storage = {name: p.data_ptr() for name, p in model.named_parameters()}
-    hooks = {n: (len(m._forward_hooks), len(m._forward_pre_hooks)) for n, m in model.named_modules()}
+    hooks = {
+        n: (len(m._forward_hooks), len(m._forward_pre_hooks)) for n, m in model.named_modules()
+    }
     report = measure(model, (x, y), METRICS, options=QUICK, train=(x, y), test=(x, y))
     assert any(m.value is not None for m in report.values())
     for name, value in model.state_dict().items():
@@ -97,7 +99,9 @@ def test_what_cannot_be_computed_says_why_and_spoils_nothing_else():
     assert report["mls"].value > 0
     assert report["sharpness"].value > 0
     one = nn.Linear(6, 1)
-    report = measure(one, (x, torch.zeros(4)[:, None]), ["test_accuracy", "mls"], test=(x, x[:, :1]))
+    report = measure(
+        one, (x, torch.zeros(4)[:, None]), ["test_accuracy", "mls"], test=(x, x[:, :1])
+    )
     assert "one output" in report["test_accuracy"].reason
     assert report["mls"].value == pytest.approx(one.weight.norm().item(), rel=1e-5)
     images = nn.Conv2d(1, 2, 3)
@@ -163,7 +167,12 @@ def test_default_set_needs_only_what_is_given():
         (lambda: check_metric_names(["mls"], {"adaptive_sharpnes": {}}), "adaptive_sharpness"),
         (lambda: check_metric_names(None, {"adaptive_sharpness": {"rho": -1.0}}), "positive"),
         (lambda: point_loss("cross_entrpy"), "'cross_entropy'"),
-        (lambda: measure(nn.Linear(2, 2), (torch.rand(2, 2), torch.tensor([0, 1])), output_map="x"), "output map"),
+        (
+            lambda: measure(
+                nn.Linear(2, 2), (torch.rand(2, 2), torch.tensor([0, 1])), output_map="x"
+            ),
+            "output map",
+        ),
     ],
 )
 def test_bad_names_are_refused_with_the_nearest_valid_one(call, message):

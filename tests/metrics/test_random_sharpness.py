@@ -10,7 +10,7 @@ from tests.oracles.networks import case
 
 
 def linear_problem():
-    """One Linear layer with squared error: the loss is quadratic, so everything has a closed form."""
+    """One Linear layer with squared error: the loss is quadratic: closed forms."""
     torch.manual_seed(5)
     model = nn.Linear(4, 3)
     x, y = torch.randn(6, 4), torch.randint(0, 3, (6,))
@@ -29,7 +29,9 @@ def test_200_seeds_cover_the_closed_form(group):
     seeds = 200
     settings = {"points_per_perturbation": group, "max_evaluations": 40, "max_relative_error": 1e-9}
     for seed in range(seeds):
-        report = measure(model, (x, y), list(hits), seed=seed, options=dict.fromkeys(hits, settings))
+        report = measure(
+            model, (x, y), list(hits), seed=seed, options=dict.fromkeys(hits, settings)
+        )
         for name, found in report.items():
             hits[name] += abs(found.value - truth[name]) <= 2 * found.std_error
             assert not found.converged
@@ -75,9 +77,9 @@ def test_agrees_with_one_image_at_a_time_perturbations():
             p.copy_(s)
     truth, error = np.mean(rises) / 0.01, np.std(rises) / 0.01 / np.sqrt(len(rises))
     options = {"adaptive_sharpness": {"max_relative_error": 0.02, "max_evaluations": 4000}}
-    found = measure(
-        model, (x, y), ["adaptive_sharpness"], options=options, output_map="sigmoid"
-    )["adaptive_sharpness"]
+    found = measure(model, (x, y), ["adaptive_sharpness"], options=options, output_map="sigmoid")[
+        "adaptive_sharpness"
+    ]
     assert abs(found.value - truth) < 4 * np.hypot(error, found.std_error)
 
 
@@ -92,7 +94,7 @@ def test_same_seed_same_number_other_seed_another():
 
 def test_a_point_with_infinite_loss_is_named():
     model, x, y = case("mlp")
-    x[3, 0] = torch.inf
+    x[3, 0] = torch.nan
     found = measure(model, (x, y), ["adaptive_sharpness"])["adaptive_sharpness"]
     assert "loss not finite: 3" in found.reason
     assert found.num_points == 4

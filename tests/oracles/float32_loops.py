@@ -1,4 +1,4 @@
-"""The loops one would write first, in the network's own precision: what speed-ups are measured against."""
+"""The loops one would write first, in the network's own precision."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.oracles.loops import without_inplace
 
 
 def float32_loops(model: nn.Sequential, x: Tensor) -> dict[str, np.ndarray]:
-    """Per point and output: one backward pass for the input, for each layer's input, for the weights."""
+    """Per point and output: one backward pass for the input, each layer's input, the weights."""
     model = without_inplace(model)
     places = [i for i, m in enumerate(model) if isinstance(m, nn.Linear | nn.Conv2d)]
     sigma, layers, sharpness = [], [], []
@@ -25,9 +25,7 @@ def float32_loops(model: nn.Sequential, x: Tensor) -> dict[str, np.ndarray]:
         total = 0.0
         outputs = model(xi)[0]
         for k in range(len(outputs)):
-            gradients = torch.autograd.grad(
-                outputs[k], list(model.parameters()), retain_graph=True
-            )
+            gradients = torch.autograd.grad(outputs[k], list(model.parameters()), retain_graph=True)
             total += sum(g.square().sum().item() for g in gradients)
         sharpness.append(total)
     return {

@@ -11,7 +11,7 @@ from flatscale.metrics import call_on_shard, make_shard, merge_points, merge_sum
 
 
 class ShardedObserver:
-    """Points split at `cuts`, the shards held in the order `order`, each with its own model copy."""
+    """Points split at `cuts`, shards in the order `order`, each with a model copy."""
 
     def __init__(self, model, x, y, cuts: Sequence[int], order: Sequence[int] | None = None, **kw):
         places = np.split(np.arange(len(x)), cuts)

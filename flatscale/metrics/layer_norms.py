@@ -1,0 +1,48 @@
+"""The pass over the layers' own norms, which the bounds need: data does not enter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from flatscale.metrics.layers import captured_calls
+from flatscale.metrics.operator_norm import kernel_norm, unrolled_norm
+from flatscale.metrics.passes import required
+from flatscale.metrics.probe import Arrays, Observer, Shard
+from flatscale.metrics.registry import measurement_pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerNorms:
+    """||W_l||_2 of every linear layer, in forward order (L).
+
+    Attributes:
+        unrolled: of the layer as a map on its whole input.
+        kernel: of the weight as a matrix, whatever its sharing.
+    """
+
+    unrolled: np.ndarray
+    kernel: np.ndarray
+
+
+@measurement_pass("layer_norms")
+def layer_norms(observers: Mapping[str, Observer], options: None, seed: int) -> LayerNorms:
+    """Operator norms of the linear layers, for inputs of the probe's shape."""
+    found = required(observers, "probe").gather(layer_norm_rows)
+    return LayerNorms(unrolled=found["unrolled"][0], kernel=found["kernel"][0])
+
+
+def layer_norm_rows(shard: Shard) -> Arrays:
+    """The norms (L), repeated for every point."""
+    with captured_calls(shard.model) as calls, torch.enable_grad():
+        shard.outputs(shard.x[:1].clone().requires_grad_(shard.x.is_floating_point()))
+    linear = [call for call in calls if call.is_linear]
+    unrolled = [unrolled_norm(call.module, tuple(call.x.shape[1:])) for call in linear]
+    kernel = [kernel_norm(call.module) for call in linear]
+    return {
+        "unrolled": np.tile(np.array(unrolled), (shard.num_points, 1)),
+        "kernel": np.tile(np.array(kernel), (shard.num_points, 1)),
+    }
