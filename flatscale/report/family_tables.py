@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from flatscale.report.content import Content
+from flatscale.report.main_tables import honest, method_field
 from flatscale.report.views import (
     Field,
     Row,
@@ -161,11 +162,12 @@ def cluster_effects_table(content: Content) -> TableView:
         "Correlations with and without the clusters",
         "The same headline numbers after removing each flagged cluster, and all of them. Nothing "
         "was removed anywhere else in this report.",
-        content.of_primary("cluster_effects"),
+        honest(content.of_primary("cluster_effects")),
         (
             text("removed", "removed"),
             whole("networks removed", "num_removed"),
             text("level", "scope"),
+            method_field(),
             corr("r", "estimate"),
             span("95% interval", "conf_low", "conf_high"),
             prob("p", "p_value"),

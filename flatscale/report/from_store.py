@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
@@ -36,7 +37,8 @@ def content_of_store(store: Store) -> Content:
     specs = plan(study)
     flow = trace_flow(specs, results)
     rows = _used_rows(results, flow)
-    design = _design(results, rows, specs)
+    glossary = read_glossary(store.root / "glossary.json")
+    design = _design(results, rows, specs, glossary)
     analysis, problem = _analyze(rows, design, flow)
     return Content(
         title=study.name,
@@ -45,7 +47,7 @@ def content_of_store(store: Store) -> Content:
         log=design.log,
         metrics=design.all_metrics,
         outcomes=design.outcomes,
-        hyperparameters=design.hyperparameters,
+        hyperparameters=tuple(name for name in design.hyperparameters if name != "network"),
         family="family",
         label="trial_id",
         rows=rows,
@@ -55,7 +57,7 @@ def content_of_store(store: Store) -> Content:
         notes=_notes(results, rows),
         trajectories=_trajectories(results, rows),
         bounds=bound_rows(results, rows),
-        glossary=read_glossary(store.root / "glossary.json"),
+        glossary=glossary,
         provenance={
             "config hash": study.content_hash,
             "study seed": str(study.seed),
@@ -76,10 +78,20 @@ def _used_rows(results: Results, flow: Flow) -> pl.DataFrame:
         "seed_index",
         pl.col("trial_id").str.head(6),
     )
-    return rows.with_columns(name.alias("name"))
+    network = (
+        pl.when(pl.col("options").is_in(["", "{}"]) | pl.col("options").is_null())
+        .then(pl.col("architecture"))
+        .otherwise(pl.format("{} {}", "architecture", "options"))
+    )
+    return rows.with_columns(name.alias("name"), network.alias("network"))
 
 
-def _design(results: Results, rows: pl.DataFrame, specs: Sequence[TrialSpec]) -> StudyDesign:
+def _design(
+    results: Results,
+    rows: pl.DataFrame,
+    specs: Sequence[TrialSpec],
+    glossary: Sequence[Mapping[str, Any]] | None,
+) -> StudyDesign:
     analysis, measured = results.study.analysis, results.study.measurement.metrics
     present = [name for name in measured if name in rows.columns and rows[name].count() > 0]
     outcomes = tuple(name for name in analysis.outcomes if name in present)
@@ -88,9 +100,11 @@ def _design(results: Results, rows: pl.DataFrame, specs: Sequence[TrialSpec]) ->
     varied = tuple(
         name for name in _HYPERPARAMETERS if len({getattr(spec, name) for spec in specs}) > 1
     )
+    if rows["network"].n_unique() > 1:
+        varied = ("network", *varied)
     subsets = tuple(
         name
-        for name in ("dataset", "architecture")
+        for name in ("dataset", "network")
         if name in rows.columns and rows[name].n_unique() > 1
     )
     return StudyDesign(
@@ -102,6 +116,11 @@ def _design(results: Results, rows: pl.DataFrame, specs: Sequence[TrialSpec]) ->
         hyperparameters=varied,
         subsets=subsets,
         bounds=bounds,
+        # Metrics reduced from one pass are measured on the same points with the same noise.
+        error_sources={
+            item["name"]: "+".join(item["passes"]) for item in glossary or () if item.get("passes")
+        },
+        num_test_samples=results.study.data.test_size,
         seed=results.study.seed,
         num_resamples=analysis.num_resamples,
     )

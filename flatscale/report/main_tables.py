@@ -5,7 +5,18 @@ from __future__ import annotations
 import polars as pl
 
 from flatscale.report.content import Content
-from flatscale.report.views import TableView, corr, make_view, prob, real, span, text, whole
+from flatscale.report.views import (
+    Field,
+    Row,
+    TableView,
+    corr,
+    make_view,
+    prob,
+    real,
+    span,
+    text,
+    whole,
+)
 from flatscale.stats import TABLES
 
 METHOD_NAMES = {
@@ -13,6 +24,33 @@ METHOD_NAMES = {
     "spearman": "Spearman ρ",
     "kendall": "Kendall τ-b",
 }
+
+
+def honest(frame: pl.DataFrame) -> pl.DataFrame:
+    """One row where a table has a statistic twice: with its interval over families if it has one.
+
+    The interval that takes rows as independent is shown only where there is no other; both stand in
+    the data files.
+    """
+    measures = (
+        "estimate",
+        "std_error",
+        "conf_low",
+        "conf_high",
+        "p_value",
+        "q_value",
+        "num_trials",
+    )
+    dropped = {*measures, "num_families", "reason", "num_removed", "declared", "method"}
+    keys = [name for name in frame.columns if name not in dropped]
+    bare = frame.with_columns(
+        pl.col("method").str.strip_suffix("_jackknife").alias("_base"),
+        pl.col("method").str.ends_with("_jackknife").alias("_families"),
+        pl.col("conf_low").is_not_null().alias("_has_interval"),
+    ).with_row_index("_row")
+    best = bare.sort("_has_interval", "_families", descending=True, maintain_order=True)
+    kept = best.unique(subset=[*keys, "_base"], keep="first", maintain_order=True)
+    return kept.sort("_row").select(frame.columns)
 
 
 def method_name(method: str) -> str:
@@ -24,6 +62,15 @@ def method_name(method: str) -> str:
         return METHOD_NAMES[base]
     how = "over families" if rest == "jackknife" else rest.replace("_", " ")
     return f"{METHOD_NAMES[base]} ({how})"
+
+
+def method_field() -> Field:
+    """The column that names the statistic."""
+
+    def show(row: Row) -> str:
+        return method_name(row["method"])
+
+    return Field(title="statistic", show=show, order=show, is_number=False)
 
 
 def flow_table(content: Content) -> TableView | None:
@@ -117,9 +164,10 @@ def headline_frame(content: Content) -> pl.DataFrame:
             pl.col("conf_high").alias(f"{scope}_high"),
         )
         pooled = pooled.join(part, on=["x", "y", "method"], how="left", maintain_order="left")
-    return pooled.with_columns(
+    named = pooled.with_columns(
         pl.col("method").replace_strict(METHOD_NAMES, return_dtype=pl.String).alias("statistic")
     )
+    return named.sort(pl.col("estimate").is_null(), maintain_order=True)
 
 
 _EMPTY_HEADLINE = pl.DataFrame(

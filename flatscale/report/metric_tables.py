@@ -5,10 +5,8 @@ from __future__ import annotations
 import polars as pl
 
 from flatscale.report.content import Content
-from flatscale.report.main_tables import METHOD_NAMES, method_name
+from flatscale.report.main_tables import honest, method_field
 from flatscale.report.views import (
-    Field,
-    Row,
     TableView,
     corr,
     make_view,
@@ -27,13 +25,13 @@ def sensitivity_table(content: Content) -> TableView:
         "The primary pair under other choices",
         "Would another scale, or another set of networks, have given another answer? Bold: the "
         "choices declared before the results were seen.",
-        content.table("sensitivity"),
+        honest(content.table("sensitivity")),
         (
             text("x scale", "scale_x"),
             text("y scale", "scale_y"),
             text("networks", "rows"),
             text("level", "scope"),
-            _method(),
+            method_field(),
             corr("estimate", "estimate"),
             span("95% interval", "conf_low", "conf_high"),
             prob("p", "p_value"),
@@ -50,12 +48,12 @@ def subsets_table(content: Content) -> TableView:
         "subsets",
         "Per dataset and network",
         "The primary pair in each part of the study; q is corrected over the parts of one column.",
-        content.table("subsets"),
+        honest(content.table("subsets")),
         (
             text("split by", "column"),
             text("part", "value"),
             text("level", "scope"),
-            _method(),
+            method_field(),
             corr("estimate", "estimate"),
             span("95% interval", "conf_low", "conf_high"),
             prob("p", "p_value"),
@@ -74,14 +72,12 @@ def outcomes_table(content: Content) -> TableView:
         "Metrics against outcomes",
         "Does the metric go with what one wants to predict? Partial: covariates held fixed. All "
         "of these tests are corrected for their number (q).",
-        frame.filter(~pl.col("scope").str.starts_with("family:")).filter(
-            ~pl.col("method").is_in(_naive_beside_jackknife(content))
-        ),
+        honest(frame.filter(~pl.col("scope").str.starts_with("family:"))),
         (
             text("metric", "x"),
             text("outcome", "y"),
             text("level", "scope"),
-            _method(),
+            method_field(),
             corr("estimate", "estimate"),
             span("95% interval", "conf_low", "conf_high"),
             prob("p", "p_value"),
@@ -93,10 +89,12 @@ def outcomes_table(content: Content) -> TableView:
     )
 
 
-def _naive_beside_jackknife(content: Content) -> list[str]:
-    """Methods whose interval over rows is not shown, because the table has one over families."""
-    methods = set(content.table("outcome_associations")["method"].to_list())
-    return [m for m in METHOD_NAMES if f"{m}_jackknife" in methods and m != "pearson"]
+def _collapsed(frame: pl.DataFrame) -> pl.DataFrame:
+    """One row per reason where nothing could be computed, instead of one per metric and outcome."""
+    if frame.is_empty() or frame["estimate"].count() > 0:
+        return frame
+    said = frame.unique(subset=["reason"], keep="first", maintain_order=True)
+    return said.with_columns(pl.lit("all").alias("metric"), pl.lit("all").alias("outcome"))
 
 
 def comparisons_table(content: Content) -> TableView:
@@ -135,7 +133,7 @@ def granulated_table(content: Content) -> TableView:
         "Granulated Kendall τ (Jiang et al.): ranks only networks that differ in one "
         "hyperparameter, so a hyperparameter that moves both cannot make the correlation. `mean` "
         "is Ψ.",
-        content.table("granulated"),
+        _collapsed(content.table("granulated")),
         (
             text("metric", "metric"),
             text("outcome", "outcome"),
@@ -157,7 +155,7 @@ def mutual_information_table(content: Content) -> TableView:
         "Normalised conditional mutual information (Jiang et al.) between the order of two "
         "networks by the metric and by the outcome; `minimum` is their K: 0 tells nothing beyond "
         "the hyperparameters.",
-        content.table("mutual_information"),
+        _collapsed(content.table("mutual_information")),
         (
             text("metric", "metric"),
             text("outcome", "outcome"),
@@ -178,7 +176,7 @@ def sign_errors_table(content: Content) -> TableView:
         "How often the metric ranks two networks wrongly",
         "Sign error (Dziugaite et al.) over environments: 0 ranks all pairs right, 0.5 is "
         "chance, 1 ranks all wrong. The maximum is the worst environment.",
-        content.table("sign_errors"),
+        _collapsed(content.table("sign_errors")),
         (
             text("metric", "metric"),
             text("outcome", "outcome"),
@@ -271,10 +269,3 @@ def excluded_table(content: Content) -> TableView:
             text("the first five", "first"),
         ),
     )
-
-
-def _method() -> Field:
-    def show(row: Row) -> str:
-        return method_name(row["method"])
-
-    return Field(title="statistic", show=show, order=show, is_number=False)

@@ -127,8 +127,8 @@ def verdict(estimate: float, low: float, high: float) -> str:
     """What an interval allows one to say."""
     if low <= 0 <= high and high - low > 1:
         return (
-            "The interval contains zero and is wide: these families are too few, or too different, to "
-            "say whether the two go together."
+            "The interval contains zero and is wide: these families are too few, or too "
+            "different, to say whether the two go together."
         )
     if low <= 0 <= high:
         return (

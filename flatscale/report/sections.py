@@ -41,7 +41,7 @@ def sections_of(content: Content) -> tuple[Section, ...]:
     """Every chapter the content has something for, in reading order."""
     chapters: list[Section] = []
     if content.analysis is not None:
-        # Altair checks every part against a schema as it is made: seconds a report; the tests do it.
+        # Altair would check every part against a schema, seconds a report; the tests do it.
         with schemapi.debug_mode(False):
             chapters += [make(content) for make in _ANALYSED]
     chapters += [_trials(content), _reference(content)]

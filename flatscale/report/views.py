@@ -135,17 +135,18 @@ def make_view(
 ) -> TableView:
     """A frame's rows through the fields that show them; an empty frame gives an empty table."""
     rows = list(frame.iter_rows(named=True))
+    cells = [[Cell(text=f.show(row), order=_order(f.order(row))) for row in rows] for f in fields]
+    # A column of words with nothing in it (no reasons, no notes) is not shown.
+    shown = [i for i, f in enumerate(fields) if f.is_number or any(c.text for c in cells[i])]
     return TableView(
         key=key,
         title=title,
         caption=caption,
         headers=tuple(
-            Header(title=f.title, is_number=f.is_number, meaning=f.meaning) for f in fields
+            Header(title=fields[i].title, is_number=fields[i].is_number, meaning=fields[i].meaning)
+            for i in shown
         ),
-        rows=tuple(
-            tuple(Cell(text=f.show(row), order=_order(f.order(row))) for f in fields)
-            for row in rows
-        ),
+        rows=tuple(zip(*(cells[i] for i in shown), strict=True)),
         emphasised=frozenset(i for i, row in enumerate(rows) if emphasise(row)),
     )
 

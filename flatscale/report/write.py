@@ -15,12 +15,19 @@ import polars as pl
 from flatscale.atomic import write_atomically
 from flatscale.errors import StoreError
 from flatscale.report.content import Content
+from flatscale.report.figures import paper_figures, to_pdf
 from flatscale.report.from_store import content_of_store
+from flatscale.report.latex import TexFigure, render_document, render_table
 from flatscale.report.page import render_page
+from flatscale.report.prose import summary_of
 from flatscale.report.sections import sections_of
 from flatscale.results import Store
 
 logger = logging.getLogger(__name__)
+
+
+_NOT_PRINTED = ("columns",)
+"""Tables of the page that a paper has no use for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +37,14 @@ class ReportPaths:
     Attributes:
         folder: the folder of all of it.
         page: report.html.
+        latex: report.tex.
         findings: findings.json, every number of every table.
         files: every file written, the ones above included.
     """
 
     folder: Path
     page: Path
+    latex: Path
     findings: Path
     files: tuple[Path, ...]
 
@@ -59,6 +68,7 @@ def write_report(content: Content, folder: Path) -> ReportPaths:
     """Render every part of a report and write it into a folder."""
     files = render_files(content)
     try:
+        _remove_stale(folder, files)
         for name, body in files.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +79,7 @@ def write_report(content: Content, folder: Path) -> ReportPaths:
     return ReportPaths(
         folder=folder,
         page=folder / "report.html",
+        latex=folder / "report.tex",
         findings=folder / "findings.json",
         files=tuple(folder / name for name in files),
     )
@@ -77,35 +88,70 @@ def write_report(content: Content, folder: Path) -> ReportPaths:
 def render_files(content: Content) -> dict[str, bytes]:
     """Every file of the report by its path in the folder; the page last."""
     sections = sections_of(content)
-    files = {"findings.json": _findings_json(content)}
+    views = tuple(view for section in sections for view in section.tables if view.rows)
+    views = tuple(view for view in views if view.key not in _NOT_PRINTED)
+    figures = paper_figures(content)
+    drawn = tuple(TexFigure(name=f.name, caption=f.caption, wide=f.wide) for f in figures)
+    files = {f"figures/{figure.name}.pdf": to_pdf(figure.figure) for figure in figures}
+    for view in views:
+        files[f"tables/{view.key}.tex"] = render_table(view).encode()
+    files["report.tex"] = render_document(content, views, drawn).encode()
     for name, frame in _tables(content).items():
         buffer = io.BytesIO()
         frame.write_parquet(buffer)
-        files[name if name == "findings.parquet" else f"data/{name}"] = buffer.getvalue()
+        files["findings.parquet" if name == "findings" else f"data/{name}.parquet"] = (
+            buffer.getvalue()
+        )
+    files["findings.json"] = _findings_json(
+        content, sorted([*files, "findings.json", "report.html"])
+    )
     files["report.html"] = render_page(content, sections).encode()
     return files
 
 
-def _tables(content: Content) -> Mapping[str, pl.DataFrame]:
-    tables = {} if content.analysis is None else content.analysis.tables()
+def _remove_stale(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Remove what an earlier report wrote here and this one does not; nothing else is touched."""
+    manifest = folder / "findings.json"
+    if not manifest.is_file():
+        return
+    try:
+        earlier = json.loads(manifest.read_text(encoding="utf-8")).get("files", [])
+    except (ValueError, AttributeError):
+        logger.warning("%s is damaged; files of an earlier report may remain beside it", manifest)
+        return
+    for name in earlier:
+        path = (folder / str(name)).resolve()
+        if name not in files and path.is_relative_to(folder.resolve()) and path.is_file():
+            path.unlink()
+
+
+def _tables(content: Content) -> dict[str, pl.DataFrame]:
+    tables = {} if content.analysis is None else dict(content.analysis.tables())
     if content.flow is not None:
-        tables |= {"flow": content.flow.stages, "unused": content.flow.unused}
-        tables |= {"foreign": content.flow.foreign, "unconverged": content.flow.unconverged}
-    return {f"{name}.parquet": frame for name, frame in tables.items()}
+        flow = content.flow
+        tables |= {"flow": flow.stages, "unused": flow.unused, "foreign": flow.foreign}
+        tables |= {"unconverged": flow.unconverged, "bound_checks": content.bounds}
+    return tables
 
 
-def _findings_json(content: Content) -> bytes:
-    tables: dict[str, Any] = {
-        name.removesuffix(".parquet"): frame.to_dicts() for name, frame in _tables(content).items()
-    }
-    document = {
+def _findings_json(content: Content, files: list[str]) -> bytes:
+    document: dict[str, Any] = {
         "title": content.title,
         "question": content.question,
         "primary": list(content.primary),
         "log": list(content.log),
+        "summary": list(summary_of(content)),
         "problem": content.problem,
         "notes": list(content.notes),
         "provenance": dict(content.provenance),
-        "tables": tables,
+        "files": files,
+        "tables": {name: _finite(frame).to_dicts() for name, frame in _tables(content).items()},
     }
-    return json.dumps(document, indent=1, allow_nan=False).encode()
+    return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False).encode()
+
+
+def _finite(frame: pl.DataFrame) -> pl.DataFrame:
+    """JSON has no infinities: they are null there, and as they are in the Parquet files."""
+    floats = [name for name, dtype in frame.schema.items() if dtype.is_float()]
+    kept = [pl.when(pl.col(name).is_finite()).then(pl.col(name)).alias(name) for name in floats]
+    return frame.with_columns(kept)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import altair as alt
 
 from flatscale.report.charts.chart import NARROW, Chart, to_spec
@@ -51,14 +53,20 @@ def _explorer(
         choice("up", y, names),
         choice("colour", colours[0], colours),
     )
+    shown = {key: f"log10 {n}" if key in logs else n for n, key in keys.items()}
+    # JSON is a literal of Vega's expressions, too: no name can end the string it stands in.
+    table = json.dumps(shown)
+    title = alt.ExprRef(
+        expr=f"{table}[up] + ' against ' + {table}[across] + ', coloured by ' + {table}[colour]"
+    )
     return (
         alt.Chart(alt.NamedData(name="trials"))
         .transform_calculate(x=chosen("across"), y=chosen("up"), c="datum[colour]")
         .transform_filter("isValid(datum.x) && isValid(datum.y)")
         .mark_point(filled=True, size=65, opacity=0.85)
         .encode(
-            x=alt.X(field="x", type="quantitative", scale=alt.Scale(zero=False), title="across"),
-            y=alt.Y(field="y", type="quantitative", scale=alt.Scale(zero=False), title="up"),
+            x=alt.X(field="x", type="quantitative", scale=alt.Scale(zero=False), title=None),
+            y=alt.Y(field="y", type="quantitative", scale=alt.Scale(zero=False), title=None),
             color=alt.Color(
                 field="c",
                 type="quantitative",
@@ -76,7 +84,7 @@ def _explorer(
             ],
         )
         .add_params(across, up, tint)
-        .properties(width=width, height=int(width * 0.62), padding=5)
+        .properties(width=width, height=int(width * 0.62), title=alt.TitleParams(text=title))
     )
 
 

@@ -21,7 +21,7 @@ def matrix_chart(content: Content) -> Chart | None:
         caption="Below the diagonal Pearson r, above it Kendall τ; blue goes together, orange "
         "goes opposite. A dot marks q < 0.05 after correction for all pairs. Hover for the "
         "numbers.",
-        wide=to_spec(_heat(metrics, min(620, max(260, 34 * len(metrics))))),
+        wide=to_spec(_heat(metrics, min(640, max(260, 44 * len(metrics))))),
         narrow=to_spec(_heat(metrics, max(215, 18 * len(metrics)))),
     )
 
@@ -58,7 +58,9 @@ def _heat(metrics: tuple[str, ...], side: int) -> alt.TopLevelMixin:
         color=alt.Color(
             field="value",
             type="quantitative",
-            scale=alt.Scale(domain=[-1, 0, 1], range=["#d55e00", "#ffffff", "#0072b2"]),
+            scale=alt.Scale(
+                domain=[-1, 0, 1], range=["#d55e00", "#ffffff", "#0072b2"], interpolate="rgb"
+            ),
             legend=alt.Legend(title="correlation", orient="bottom", gradientLength=160),
         )
     )
