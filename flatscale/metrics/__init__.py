@@ -1,11 +1,17 @@
 """Metrics: passes over a probe set, what reduces them, and `measure()`, which runs both."""
 
 from flatscale.metrics import (  # noqa: F401  (importing a module registers its metrics)
+    ascent,
     bounds,
     compression,
+    finite_sensitivity,
     gauss_newton,
+    hessian,
     predictions,
     random_sharpness,
+    relative_flatness,
+    reparametrization,
+    weight_precision,
 )
 from flatscale.metrics.measure import default_metrics, measure_observers
 from flatscale.metrics.probe import (

@@ -18,7 +18,7 @@ def unrolled_norm(module: nn.Module, input_shape: tuple[int, ...]) -> float:
     """Largest singular value of a layer without its bias, on such inputs.
 
     A Linear acts on every token alike, so its norm is that of its matrix, exactly. Any other layer
-    is applied and transposed inside ARPACK's Lanczos iteration (relative accuracy 1e-4, from below).
+    is applied and transposed inside ARPACK's Lanczos iteration (accurate to 1e-4, from below).
 
     Args:
         module: a linear layer.

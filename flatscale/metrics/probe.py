@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -55,6 +55,14 @@ class Shard:
     @property
     def num_points(self) -> int:
         return int(self.x.shape[0])
+
+    def without(self, points: tuple[int, ...]) -> Shard:
+        """The shard without the points of these indices; possibly empty."""
+        if not points:
+            return self
+        kept = np.flatnonzero(~np.isin(self.indices, points))
+        rows = torch.from_numpy(kept).to(self.x.device)
+        return replace(self, x=self.x[rows], y=self.y[rows], indices=self.indices[kept])
 
     def logits(self, x: Tensor) -> Tensor:
         """Raw network outputs (B, N).

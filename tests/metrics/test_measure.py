@@ -12,7 +12,13 @@ from flatscale.metrics import check_metric_names, measure, metric, metric_catalo
 from flatscale.training.losses import point_loss
 from tests.oracles.networks import Residual, case
 
-QUICK = {name: {"max_evaluations": 8} for name in ("adaptive_sharpness", "average_sharpness")}
+QUICK = {
+    "adaptive_sharpness": {"max_evaluations": 8},
+    "average_sharpness": {"max_evaluations": 8},
+    "spectral_density": {"num_probes": 2, "num_steps": 4},
+    "hessian_trace": {"sketch_size": 2, "max_products": 8},
+    "reparametrization_check": {"metrics": ("mls", "sharpness")},
+}
 METRICS = [info.name for info in metric_catalog()]
 
 

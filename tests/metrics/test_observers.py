@@ -9,6 +9,12 @@ from tests.oracles.networks import case
 from tests.oracles.sharded import ShardedObserver
 
 QUICK = {
+    "spectral_density": {"num_probes": 2, "num_steps": 4},
+    "hessian_trace": {"sketch_size": 2, "max_products": 8},
+    "reparametrization_check": {"metrics": ("mls", "sharpness")},
+    "worst_case_sharpness": {"num_steps": 2},
+    "pac_bayes_bound": {"num_steps": 2},
+    "keskar_sharpness": {"num_steps": 2},
     "adaptive_sharpness": {"max_evaluations": 8, "points_per_perturbation": 2},
     "average_sharpness": {"max_evaluations": 8, "points_per_perturbation": 2},
 }
@@ -37,7 +43,7 @@ def test_sharding_changes_no_metric(kind, local):
     assert list(found) == METRICS
     for name, expected in local.items():
         assert expected.value is not None, (name, expected.reason)
-        assert found[name].value == pytest.approx(expected.value, rel=1e-4, abs=1e-7), name
+        assert found[name].value == pytest.approx(expected.value, rel=2e-4, abs=1e-6), name
         assert found[name].num_points == expected.num_points
         assert found[name].layers == pytest.approx(dict(expected.layers), rel=1e-4, abs=1e-7)
         if expected.std_error is not None:

@@ -1,0 +1,177 @@
+"""Hessian metrics against the dense Hessian of small networks."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from flatscale.metrics import LocalObserver, measure
+from flatscale.metrics.theta import loss_surface
+from tests.oracles.dense_hessian import dense_hessian
+from tests.oracles.networks import case
+
+ENDS = ["top_eigenvalue", "bottom_eigenvalue", "eigenvalue_ratio"]
+
+
+@pytest.fixture(scope="module")
+def small():
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2.0)
+    x, y = torch.randn(9, 5), torch.randint(0, 3, (9,))
+    return model, x, y, dense_hessian(model, x, y)
+
+
+@pytest.mark.parametrize("microbatch", [None, 2, 4])
+def test_products_equal_the_dense_hessian_ragged_batches_included(small, microbatch):
+    model, x, y, dense = small
+    surface = loss_surface(LocalObserver(model, x, y, microbatch=microbatch))
+    vectors = np.random.default_rng(0).standard_normal((3, len(dense)))
+    np.testing.assert_allclose(surface.hessian_products(vectors), vectors @ dense, atol=2e-5)
+
+
+def test_products_on_a_convolutional_network_with_in_place_relu():
+    model, x, y = case("lenet", num_points=3)
+    for module in model:
+        if isinstance(module, nn.ReLU):
+            module.inplace = True
+    dense = dense_hessian(model, x, y)
+    surface = loss_surface(LocalObserver(model, x, y))
+    vectors = np.random.default_rng(0).standard_normal((2, len(dense)))
+    expected = vectors @ dense
+    found = surface.hessian_products(vectors)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_cross_entropy_curvature(small):
+    model, x, y, _ = small
+    dense = dense_hessian(
+        model, x, y, lambda f, t: nn.functional.cross_entropy(f, t, reduction="none")
+    )
+    found = measure(model, (x, y), ENDS, loss="cross_entropy")
+    assert found["top_eigenvalue"].value == pytest.approx(np.linalg.eigvalsh(dense)[-1], rel=1e-3)
+
+
+def test_extreme_eigenvalues(small):
+    model, x, y, dense = small
+    values = np.linalg.eigvalsh(dense)
+    report = measure(model, (x, y), ENDS)
+    assert report["top_eigenvalue"].value == pytest.approx(values[-1], rel=1e-3)
+    assert report["bottom_eigenvalue"].value == pytest.approx(values[0], rel=2e-3)
+    ratio = -values[0] / values[-1]
+    assert report["eigenvalue_ratio"].value == pytest.approx(ratio, rel=3e-3)
+    for name in ENDS:
+        assert report[name].converged
+        assert max(report[name].extras["residual_norm"]) < 0.05 * values[-1]
+
+
+def test_tiny_network_is_solved_whole():
+    model = nn.Linear(2, 2)
+    x, y = torch.randn(5, 2), torch.tensor([0, 1, 0, 1, 1])
+    values = np.linalg.eigvalsh(dense_hessian(model, x, y))
+    report = measure(model, (x, y), ENDS)
+    assert report["top_eigenvalue"].value == pytest.approx(values[-1], rel=1e-4)
+    assert report["bottom_eigenvalue"].value == pytest.approx(values[0], abs=1e-5)
+
+
+def test_lanczos_that_runs_out_of_restarts_says_so(small):
+    model, x, y, _ = small
+    options = {"top_eigenvalue": {"max_iterations": 1, "tolerance": 1e-14}}
+    found = measure(model, (x, y), ["top_eigenvalue"], options=options)["top_eigenvalue"]
+    assert not found.converged
+    assert found.reason is None or "did not converge" in found.reason
+
+
+def test_trace_covers_the_truth_over_200_seeds(small):
+    model, x, y, dense = small
+    truth, hits = np.trace(dense), 0
+    settings = {"sketch_size": 4, "max_products": 28, "max_relative_error": 1e-9}
+    for seed in range(200):
+        found = measure(
+            model, (x, y), ["hessian_trace"], seed=seed, options={"hessian_trace": settings}
+        )
+        found = found["hessian_trace"]
+        hits += abs(found.value - truth) <= 2 * found.std_error
+        assert not found.converged
+    assert 0.90 <= hits / 200 <= 0.99
+
+
+def test_trace_converges_to_the_truth(small):
+    model, x, y, dense = small
+    options = {"hessian_trace": {"max_relative_error": 0.02, "max_products": 4000}}
+    found = measure(model, (x, y), ["hessian_trace"], options=options)["hessian_trace"]
+    assert found.converged
+    assert abs(found.value - np.trace(dense)) <= 4 * found.std_error
+    assert found.std_error <= 0.02 * abs(found.value)
+
+
+def test_spectral_density_has_the_dense_moments(small):
+    model, x, y, dense = small
+    options = {"spectral_density": {"num_probes": 60, "num_steps": 12}}
+    found = measure(model, (x, y), ["spectral_density"], options=options)["spectral_density"]
+    nodes, weights = np.array(found.extras["nodes"]), np.array(found.extras["weights"])
+    assert weights.sum() == pytest.approx(1.0)
+    values = np.linalg.eigvalsh(dense)
+    assert abs(found.value - values.mean()) <= 4 * found.std_error
+    assert (weights * nodes**2).sum() == pytest.approx((values**2).mean(), rel=0.3)
+    assert nodes.max() == pytest.approx(values[-1], rel=1e-3)
+    grid, density = np.array(found.extras["grid"]), np.array(found.extras["density"])
+    assert np.trapezoid(density, grid) == pytest.approx(1.0, abs=0.02)
+
+
+def test_unused_and_frozen_parameters_are_part_of_theta():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle = nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.used(x)
+
+    torch.manual_seed(0)
+    model = Net()
+    model.used.bias.requires_grad_(False)
+    x, y = torch.randn(6, 3), torch.tensor([0, 1, 0, 1, 1, 0])
+    values = np.linalg.eigvalsh(dense_hessian(model, x, y))
+    found = measure(model, (x, y), ["top_eigenvalue"])["top_eigenvalue"]
+    assert found.value == pytest.approx(values[-1], rel=1e-4)
+
+
+def test_a_point_that_is_not_finite_is_named_and_left_out(small):
+    model, x, y, _ = small
+    spoiled = x.clone()
+    spoiled[4, 2] = torch.nan
+    rest = [i for i in range(9) if i != 4]
+    dense = dense_hessian(model, x[rest], y[rest])
+    names = ["top_eigenvalue", "worst_case_sharpness", "weight_precision"]
+    report = measure(model, (spoiled, y), names)
+    assert report["top_eigenvalue"].value == pytest.approx(np.linalg.eigvalsh(dense)[-1], rel=1e-3)
+    for name in names:
+        assert "1 of 9 points left out, not finite: 4" in report[name].reason
+        assert report[name].num_points == 8
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.head = nn.Linear(4, 12), nn.Linear(4, 3)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unsqueeze(1).chunk(3, dim=-1)
+        return self.head(nn.functional.scaled_dot_product_attention(q, k, v).mean(dim=(1, 2)))
+
+
+def test_fused_attention_is_switched_and_said():
+    torch.manual_seed(0)
+    model, x, y = Attention(), torch.randn(4, 5, 4), torch.tensor([0, 1, 2, 0])
+    report = measure(model, (x, y), ["top_eigenvalue", "hessian_trace", "mls", "sharpness"])
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        dense = dense_hessian(copy.deepcopy(model), x, y)
+    assert report["top_eigenvalue"].value == pytest.approx(np.linalg.eigvalsh(dense)[-1], rel=1e-3)
+    assert "fused attention switched" in report["top_eigenvalue"].reason
+    assert "fused attention switched" in report["hessian_trace"].reason
+    assert report["mls"].reason is None
