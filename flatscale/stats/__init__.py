@@ -1,9 +1,26 @@
 """Statistics of a study: within and across families, outlier clusters, errors, multiplicity."""
 
-from flatscale.stats.correlation import STATISTICS, statistic
+from flatscale.stats.bootstrap import bca_interval, bca_intervals
+from flatscale.stats.comparison import Comparison, compare_metrics
+from flatscale.stats.correlation import STATISTICS, estimate_correlation, statistic
+from flatscale.stats.design import StudyDesign
+from flatscale.stats.families import between_family, family_jackknife, per_family, within_family
+from flatscale.stats.family_scan import family_scan
 from flatscale.stats.findings import FINDINGS_SCHEMA, Estimate, Finding, findings_frame
+from flatscale.stats.granulated import GranulatedKendall, granulated_kendall
+from flatscale.stats.measurement_error import disattenuated, reliability
+from flatscale.stats.mixed_model import MixedFit, mixed_model
+from flatscale.stats.multiplicity import add_q_values, adjust
+from flatscale.stats.mutual_information import ConditionalInformation, conditional_information
+from flatscale.stats.outcomes import OutcomeJoin, family_from_name, join_outcomes, read_table
 from flatscale.stats.pair import analyze, correlate
-from flatscale.stats.study import StudyAnalysis, StudyDesign, analyze_study
+from flatscale.stats.partial import partial_correlation
+from flatscale.stats.permutation import mantel, permutation_within
+from flatscale.stats.robust_line import RobustLine, robust_line
+from flatscale.stats.sample import Sample, select_pair
+from flatscale.stats.sign_error import SignErrors, sign_errors
+from flatscale.stats.study import StudyAnalysis, analyze_study
+from flatscale.stats.synthesis import Synthesis, synthesize
 from flatscale.stats.tables import TABLES, Column, Table
 
 __all__ = [
@@ -11,14 +28,49 @@ __all__ = [
     "STATISTICS",
     "TABLES",
     "Column",
+    "Comparison",
+    "ConditionalInformation",
     "Estimate",
     "Finding",
+    "GranulatedKendall",
+    "MixedFit",
+    "OutcomeJoin",
+    "RobustLine",
+    "Sample",
+    "SignErrors",
     "StudyAnalysis",
     "StudyDesign",
+    "Synthesis",
     "Table",
+    "add_q_values",
+    "adjust",
     "analyze",
     "analyze_study",
+    "bca_interval",
+    "bca_intervals",
+    "between_family",
+    "compare_metrics",
+    "conditional_information",
     "correlate",
+    "disattenuated",
+    "estimate_correlation",
+    "family_from_name",
+    "family_jackknife",
+    "family_scan",
     "findings_frame",
+    "granulated_kendall",
+    "join_outcomes",
+    "mantel",
+    "mixed_model",
+    "partial_correlation",
+    "per_family",
+    "permutation_within",
+    "read_table",
+    "reliability",
+    "robust_line",
+    "select_pair",
+    "sign_errors",
     "statistic",
+    "synthesize",
+    "within_family",
 ]

@@ -15,7 +15,7 @@ from flatscale.stats.correlation import (
     t_test_of_r,
 )
 from flatscale.stats.findings import Estimate, null_estimate
-from flatscale.stats.sample import Floats, Sample, find_problem
+from flatscale.stats.sample import Floats, Ints, Sample, find_problem
 
 NO_FAMILIES = "the table has no family column"
 
@@ -109,9 +109,8 @@ def within_family(sample: Sample, *, confidence: float = 0.95) -> Estimate:
     if not refused and degrees < 1:
         refused = f"{sample.num_trials} rows in {num_families} families leave no degrees of freedom"
     if not refused:
-        refused = _constant_within(x, sample.x, sample.x_name) or _constant_within(
-            y, sample.y, sample.y_name
-        )
+        refused = is_constant_within(sample.x, sample.family, sample.x_name)
+        refused = refused or is_constant_within(sample.y, sample.family, sample.y_name)
     if refused:
         return null_estimate(refused, num_trials=sample.num_trials, num_families=num_families)
     r = float(get_statistic("pearson").resampled(np.ones((1, len(x))), x, y)[0])
@@ -164,18 +163,19 @@ def per_family(
     return found
 
 
-def demean(values: Floats, family: np.ndarray) -> Floats:
+def demean(values: Floats, family: Ints) -> Floats:
     """Values less the mean of their family."""
     return values - family_means(values, family)[family]
 
 
-def family_means(values: Floats, family: np.ndarray) -> Floats:
+def family_means(values: Floats, family: Ints) -> Floats:
     """Mean of each family, shape (F,)."""
     return np.bincount(family, weights=values) / np.bincount(family)
 
 
-def _constant_within(centred: Floats, values: Floats, name: str) -> str | None:
-    if float(np.max(np.abs(centred))) <= 1e-13 * float(np.max(np.abs(values))):
+def is_constant_within(values: Floats, family: Ints, name: str) -> str | None:
+    """The reason `values` say nothing inside families (equal there, to rounding), or None."""
+    if float(np.max(np.abs(demean(values, family)))) <= 1e-13 * float(np.max(np.abs(values))):
         return f"{name} is constant inside every family"
     return None
 

@@ -35,6 +35,8 @@ def add_q_values(
     Rows where `exempt` holds were declared in advance: they keep a null q-value and do not count
     as tests.
     """
+    if table.is_empty():
+        return table
     counted = pl.lit(True) if exempt is None else ~exempt
     keyed = table.with_row_index("_row").with_columns(
         pl.when(counted).then(pl.col(p_value)).alias("_p")

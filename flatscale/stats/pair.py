@@ -7,11 +7,17 @@ from collections.abc import Collection, Sequence
 
 import polars as pl
 
+from flatscale.errors import StatsError
+from flatscale.stats.bootstrap import bca_interval
 from flatscale.stats.correlation import estimate_correlation, get_statistic
 from flatscale.stats.families import between_family, family_jackknife, per_family, within_family
 from flatscale.stats.findings import Estimate, Finding, finding, findings_frame, null_estimate
+from flatscale.stats.measurement_error import disattenuated
 from flatscale.stats.multiplicity import add_q_values
-from flatscale.stats.sample import Sample, select_pair
+from flatscale.stats.partial import partial_estimate
+from flatscale.stats.permutation import permutation_within
+from flatscale.stats.robust_correlation import ROBUST_METHODS
+from flatscale.stats.sample import Sample, require_columns, select_pair
 from flatscale.stats.synthesis import fisher_z, synthesize
 
 METHODS = ("pearson", "spearman", "kendall")
@@ -24,20 +30,38 @@ def correlate(
     *,
     methods: Sequence[str] = METHODS,
     log: Collection[str] = (),
+    interval: str = "fisher",
     confidence: float = 0.95,
+    num_resamples: int = 9999,
+    seed: int = 0,
 ) -> pl.DataFrame:
     """Correlations of two columns whose rows are independent; a findings table, one row a method.
 
     Rows with a missing, NaN or infinite value are left out (`num_trials` counts the rest). `log`
-    names columns replaced by log10. Where rows come in families use `analyze`: these intervals
-    are too narrow then. Raises `StatsError` for missing or non-numeric columns and unknown
-    methods.
+    names columns replaced by log10. `interval` is `fisher` (analytic, on the scale of atanh) or
+    `bca` (bootstrap; no p-value). Where rows come in families use `analyze`: these intervals are
+    too narrow then. Raises `StatsError` for missing or non-numeric columns, unknown methods and
+    unknown intervals.
     """
+    if interval not in ("fisher", "bca"):
+        raise StatsError(f"interval must be 'fisher' or 'bca', found {interval!r}")
     sample = select_pair(df, x, y, log=log)
-    return findings_frame(
-        finding(x, y, "pooled", method, pooled_estimate(sample, method, confidence))
-        for method in methods
-    )
+    rows = []
+    for method in methods:
+        if interval == "bca" and not sample.problem():
+            get_statistic(method)
+            estimate = bca_interval(
+                sample.x,
+                sample.y,
+                method,
+                confidence=confidence,
+                num_resamples=num_resamples,
+                seed=seed,
+            )
+        else:
+            estimate = pooled_estimate(sample, method, confidence)
+        rows.append(finding(x, y, "pooled", method, estimate))
+    return findings_frame(rows)
 
 
 def analyze(
@@ -46,22 +70,50 @@ def analyze(
     y: str,
     *,
     family: str | None = "family",
-    methods: Sequence[str] = METHODS,
-    label: str | None = None,
+    se_x: str | None = None,
+    se_y: str | None = None,
     log: Collection[str] = (),
+    covariates: Sequence[str] = (),
+    label: str | None = None,
+    shared_error: bool = False,
+    methods: Sequence[str] = METHODS,
     confidence: float = 0.95,
+    num_resamples: int = 2000,
+    seed: int = 0,
 ) -> pl.DataFrame:
     """Everything flatscale concludes about one pair of columns, as a tidy findings table.
 
     The headline is three rows: `pooled`/`pearson_jackknife`, `within`/`pearson`,
-    `between`/`pearson`. Per-family rows carry q-values over the families; the others belong to a
-    pair declared in advance and have none.
+    `between`/`pearson`. Further rows: the naive pooled values by each method, robust ones
+    (percentage bend, winsorized, skipped), BCa and partial and error-corrected values, the
+    permutation test within families, the synthesis over families and each family alone. Per-
+    family rows carry q-values over the families; the others belong to a pair declared in advance
+    and have none.
+
+    df: one row a network.
+    family: column of families, None for independent rows.
+    se_x, se_y: columns of standard errors.
+    log: columns replaced by log10.
+    covariates: columns held fixed in the partial correlation.
+    label: column that must name each row once.
+    shared_error: x and y share their sampling error, which rules the correction for it out.
+
+    Raises `StatsError` for columns that do not exist or are not numbers and for labels that occur
+    twice; whatever else is wrong is a null row with its reason.
     """
-    sample = select_pair(df, x, y, family=family, label=label, log=log)
+    require_columns(df, covariates)
+    sample = select_pair(df, x, y, family=family, label=label, log=log, x_error=se_x, y_error=se_y)
     rows = headline(sample, methods=methods, confidence=confidence)
-    if sample.family is not None:
-        rows.append(finding(x, y, "synthesis", "reml", synthesis_estimate(sample, confidence)))
-        rows += family_findings(sample, methods=methods, confidence=confidence)
+    rows += depth_findings(
+        sample,
+        df,
+        covariates=covariates,
+        shared_source="declared by the caller" if shared_error else None,
+        confidence=confidence,
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+    rows += family_findings(sample, methods=methods, confidence=confidence)
     one_family = pl.col("scope").str.starts_with("family:")
     return add_q_values(findings_frame(rows), by=["method"], exempt=~one_family)
 
@@ -81,6 +133,48 @@ def headline(
         rows.append(finding(x, y, "pooled", f"{method}_jackknife", found))
     rows.append(finding(x, y, "within", "pearson", within_family(sample, confidence=confidence)))
     rows.append(finding(x, y, "between", "pearson", between_family(sample, confidence=confidence)))
+    return rows
+
+
+def depth_findings(
+    sample: Sample,
+    table: pl.DataFrame,
+    *,
+    covariates: Sequence[str] = (),
+    shared_source: str | None = None,
+    confidence: float = 0.95,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> list[Finding]:
+    """What a pair analysed in depth has beyond its headline and its families."""
+    x, y = sample.x_name, sample.y_name
+
+    def row(scope: str, method: str, estimate: Estimate) -> Finding:
+        return finding(x, y, scope, method, estimate)
+
+    rows = [row("pooled", m, pooled_estimate(sample, m, confidence)) for m in ROBUST_METHODS]
+    if sample.problem():
+        return rows
+    rows.append(row("pooled", "pearson_bca", _bca(sample, confidence, num_resamples, seed)))
+    if sample.family is not None:
+        for method in ROBUST_METHODS:
+            found = family_jackknife(sample, method, confidence=confidence)
+            rows.append(row("pooled", f"{method}_jackknife", found))
+        shuffled = permutation_within(sample, num_resamples=num_resamples, seed=seed)
+        rows.append(row("within", "pearson_permutation", shuffled))
+        rows.append(row("synthesis", "reml", synthesis_estimate(sample, confidence)))
+    if covariates:
+        partial = partial_estimate(sample, table, covariates, confidence=confidence)
+        rows.append(row("pooled", "partial", partial))
+    if sample.x_error is not None or sample.y_error is not None:
+        corrected = disattenuated(
+            sample,
+            shared_source=shared_source,
+            confidence=confidence,
+            num_resamples=num_resamples,
+            seed=seed,
+        )
+        rows.append(row("pooled", "disattenuated", corrected))
     return rows
 
 
@@ -122,4 +216,14 @@ def synthesis_estimate(sample: Sample, confidence: float) -> Estimate:
         num_trials=sample.num_trials,
         num_families=len(used),
         reason=f"{len(refused)} families left out of the synthesis" if refused else None,
+    )
+
+
+def _bca(sample: Sample, confidence: float, num_resamples: int, seed: int) -> Estimate:
+    return bca_interval(
+        sample.x,
+        sample.y,
+        confidence=confidence,
+        num_resamples=num_resamples,
+        seed=seed,
     )

@@ -2,84 +2,42 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
-from flatscale.errors import StatsError
 from flatscale.stats import tables
-from flatscale.stats.findings import findings_frame
+from flatscale.stats.bounds import bound_tightness
+from flatscale.stats.choice_tables import sensitivity_rows, subset_rows
+from flatscale.stats.design import StudyDesign, check_design, pair_sample
+from flatscale.stats.findings import Finding, findings_frame
+from flatscale.stats.metric_tables import matrix_rows, reliability_rows
 from flatscale.stats.multiplicity import add_q_values
-from flatscale.stats.pair import family_findings, headline
-from flatscale.stats.sample import Sample, require_columns, select_pair
+from flatscale.stats.outcome_tables import (
+    association_findings,
+    comparison_rows,
+    granulated_rows,
+    information_rows,
+    sign_error_rows,
+)
+from flatscale.stats.pair import depth_findings, family_findings, headline
+from flatscale.stats.pair_tables import (
+    Clusters,
+    effect_rows,
+    excluded_rows,
+    family_rows,
+    find_clusters,
+    leave_one_out_rows,
+    line_rows,
+    mixed_rows,
+    residual_rows,
+)
+from flatscale.stats.sample import Sample
 
-ERROR_SUFFIX = "__std_error"
-CONVERGED_SUFFIX = "__converged"
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyDesign:
-    """What a study declares before it looks at its results.
-
-    primary: the (x, y) pair whose test is not corrected for the others.
-    metrics: columns correlated with each other; the primary pair is always among them.
-    pairs: further pairs analysed in depth (families, synthesis, line, scan), like the primary one.
-    family: column of the family of each row; None for independent rows.
-    label: column that names each row, each name once; None numbers the rows.
-    log: columns analysed as log10.
-    covariates: columns held fixed in partial correlations; text columns become indicator variables.
-    outcomes: columns predicted, each correlated with every metric.
-    hyperparameters: columns of the design, for granulated Kendall, mutual information and sign
-        errors.
-    environments: columns whose values define the environments of sign errors; empty derives them
-        from pairs of
-        values of each hyperparameter.
-    subsets: columns that split the primary analysis (dataset, network).
-    bounds: (bound column, metric column) inequalities to check.
-    error_sources: metric -> name of the source of its sampling error; two metrics with the same
-        source share it,
-        and their correlation is not corrected for it.
-    num_test_samples: test points behind each outcome, for the weights of sign errors; None
-        weights pairs alike.
-    """
-
-    primary: tuple[str, str]
-    metrics: tuple[str, ...] = ()
-    pairs: tuple[tuple[str, str], ...] = ()
-    family: str | None = "family"
-    label: str | None = "trial_id"
-    log: tuple[str, ...] = ()
-    covariates: tuple[str, ...] = ()
-    outcomes: tuple[str, ...] = ()
-    hyperparameters: tuple[str, ...] = ()
-    environments: tuple[str, ...] = ()
-    subsets: tuple[str, ...] = ()
-    bounds: tuple[tuple[str, str], ...] = ()
-    error_sources: Mapping[str, str] = field(default_factory=dict)
-    num_test_samples: int | None = None
-    alpha: float = 0.05
-    confidence: float = 0.95
-    seed: int = 0
-    num_resamples: int = 2000
-
-    @property
-    def all_metrics(self) -> tuple[str, ...]:
-        """The metrics with the primary pair first, each once."""
-        return tuple(dict.fromkeys((*self.primary, *self.metrics)))
-
-    @property
-    def deep_pairs(self) -> tuple[tuple[str, str], ...]:
-        """The primary pair, then the further pairs analysed in depth."""
-        return tuple(dict.fromkeys((self.primary, *self.pairs)))
-
-    @property
-    def all_pairs(self) -> tuple[tuple[str, str], ...]:
-        """Every unordered pair of metrics once, the pairs in depth first and as declared."""
-        seen = {frozenset(pair) for pair in self.deep_pairs}
-        rest = [p for p in itertools.combinations(self.all_metrics, 2) if frozenset(p) not in seen]
-        return (*self.deep_pairs, *rest)
+Row = dict[str, Any]
+Samples = Mapping[tuple[str, str], Sample]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,64 +91,108 @@ class StudyAnalysis:
 
 
 def analyze_study(table: pl.DataFrame, design: StudyDesign) -> StudyAnalysis:
-    """Analyse a study: one row a trial, one column a metric, outcome, hyperparameter, family or
+    """Analyse a study: one row a trial, one column a metric, outcome, hyperparameter, family,
     label.
 
     A metric column `m` may have the companions `m__std_error` and `m__converged`. Raises
-    `StatsError` for columns that do not exist or are not numbers and for labels that occur twice.
+    `StatsError` for columns that do not exist or are not numbers and for labels that occur twice;
+    whatever else cannot be computed is a null row with its reason.
     """
     check_design(table, design)
     samples = {pair: pair_sample(table, design, *pair) for pair in design.all_pairs}
-    made = {name: spec.frame() for name, spec in tables.TABLES.items()}
-    made["findings"] = _all_findings(samples, design)
-    return StudyAnalysis(design=design, num_rows=table.height, **made)
+    findings = _all_findings(samples, table, design)
+    clusters = {pair: find_clusters(samples[pair], design) for pair in design.deep_pairs}
+    rows = _deep_rows(samples, clusters, table, design)
+    primary = samples[design.primary]
+    flagged = clusters[design.primary].flagged_rows(primary.num_trials)
+    labels = frozenset(str(label) for label in primary.labels[flagged])
+    rows["matrix"] = matrix_rows(findings, design.all_pairs)
+    rows["reliability"] = reliability_rows(table, design)
+    rows["sensitivity"] = sensitivity_rows(table, design, labels)
+    rows["subsets"] = subset_rows(table, design)
+    rows["comparisons"] = comparison_rows(table, design)
+    rows["granulated"] = granulated_rows(table, design)
+    rows["mutual_information"] = information_rows(table, design)
+    rows["sign_errors"] = sign_error_rows(table, design)
+    rows["bounds"] = [dict(bound_tightness(table, *pair)) for pair in design.bounds]
+    frames = {name: tables.TABLES[name].frame(made) for name, made in rows.items()}
+    frames["findings"] = _adjusted(findings, design)
+    frames["outcome_associations"] = _adjusted(association_findings(table, design), design)
+    return StudyAnalysis(design=design, num_rows=table.height, **frames)
 
 
-def check_design(table: pl.DataFrame, design: StudyDesign) -> None:
-    """Raise `StatsError` for the first declared column that the table lacks."""
-    if len(set(design.primary)) != 2:
-        raise StatsError(
-            f"the primary pair must name two different columns, found {design.primary}"
-        )
-    named = [
-        *design.all_metrics,
-        *itertools.chain(*design.pairs),
-        *design.outcomes,
-        *design.covariates,
-    ]
-    named += [
-        *design.hyperparameters,
-        *design.environments,
-        *design.subsets,
-        *itertools.chain(*design.bounds),
-    ]
-    require_columns(table, [*named, design.family, design.label])
-
-
-def pair_sample(table: pl.DataFrame, design: StudyDesign, x: str, y: str) -> Sample:
-    """The usable rows of a pair under the design's scales, with standard errors where the table
-    has them.
-    """
-    errors = {name: f"{name}{ERROR_SUFFIX}" for name in (x, y)}
-    present = {name: column if column in table.columns else None for name, column in errors.items()}
-    return select_pair(
-        table,
-        x,
-        y,
-        family=design.family,
-        label=design.label,
-        log=design.log,
-        x_error=present[x],
-        y_error=present[y],
-    )
-
-
-def _all_findings(samples: Mapping[tuple[str, str], Sample], design: StudyDesign) -> pl.DataFrame:
+def _all_findings(samples: Samples, table: pl.DataFrame, design: StudyDesign) -> list[Finding]:
     rows = []
-    for pair, sample in samples.items():
+    for (x, y), sample in samples.items():
         rows += headline(sample, confidence=design.confidence)
-        if pair in design.deep_pairs:
+        if (x, y) in design.deep_pairs:
+            rows += depth_findings(
+                sample,
+                table,
+                covariates=design.covariates,
+                shared_source=design.shared_source(x, y),
+                confidence=design.confidence,
+                num_resamples=design.num_resamples,
+                seed=design.seed,
+            )
             rows += family_findings(sample, confidence=design.confidence)
+    return rows
+
+
+def _deep_rows(
+    samples: Samples,
+    clusters: Mapping[tuple[str, str], Clusters],
+    table: pl.DataFrame,
+    design: StudyDesign,
+) -> dict[str, list[Row]]:
+    """Rows of every table about the pairs analysed in depth, and of `excluded` for all pairs."""
+    rows: dict[str, list[Row]] = {name: [] for name in _DEEP_TABLES}
+
+    def shown(sample: Sample) -> list[Finding]:
+        return headline(sample, methods=("pearson", "spearman"), confidence=design.confidence)
+
+    for pair, found in clusters.items():
+        sample = samples[pair]
+        rows["leave_one_out"] += leave_one_out_rows(sample)
+        families, synthesis = family_rows(sample, design.confidence)
+        rows["family_correlations"] += families
+        rows["synthesis"] += synthesis
+        line, band = line_rows(sample, design)
+        rows["robust_line"] += line
+        rows["line_band"] += band
+        rows["clusters"] += found.rows
+        rows["cluster_effects"] += effect_rows(sample, found, shown)
+        residuals, outliers = residual_rows(sample, found, table)
+        rows["residuals"] += residuals
+        rows["outlier_rows"] += outliers
+        rows["mixed_model"] += mixed_rows(sample, design.confidence)
+    for sample in samples.values():
+        rows["excluded"] += excluded_rows(sample)
+    return rows
+
+
+_DEEP_TABLES = (
+    "leave_one_out",
+    "family_correlations",
+    "synthesis",
+    "robust_line",
+    "line_band",
+    "clusters",
+    "cluster_effects",
+    "residuals",
+    "outlier_rows",
+    "mixed_model",
+    "excluded",
+)
+
+
+def _adjusted(findings: list[Finding], design: StudyDesign) -> pl.DataFrame:
+    """Findings with q-values over the pairs of the same scope and method; over families within a
+    pair.
+    """
+    one_family = pl.col("scope").str.starts_with("family:")
     primary = (pl.col("x") == design.primary[0]) & (pl.col("y") == design.primary[1])
-    exempt = primary & ~pl.col("scope").str.starts_with("family:")
-    return add_q_values(findings_frame(rows), by=["scope", "method"], exempt=exempt)
+    frame = findings_frame(findings)
+    across = add_q_values(frame.filter(~one_family), by=["scope", "method"], exempt=primary)
+    within = add_q_values(frame.filter(one_family), by=["x", "y", "method"])
+    return pl.concat([across, within])

@@ -1,0 +1,122 @@
+"""What a study declares before it looks at its results, and its pairs as samples."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from flatscale.errors import StatsError
+from flatscale.stats.sample import Sample, require_columns, select_pair
+
+ERROR_SUFFIX = "__std_error"
+CONVERGED_SUFFIX = "__converged"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyDesign:
+    """What a study declares before it looks at its results.
+
+    primary: the (x, y) pair whose test is not corrected for the others.
+    metrics: columns correlated with each other; the primary pair is always among them.
+    pairs: further pairs analysed in depth (families, synthesis, line, scan), like the primary one.
+    family: column of the family of each row; None for independent rows.
+    label: column that names each row, each name once; None numbers the rows.
+    log: columns analysed as log10.
+    covariates: columns held fixed in partial correlations; text columns become indicator variables.
+    outcomes: columns predicted, each correlated with every metric.
+    hyperparameters: columns of the design, for granulated Kendall, mutual information and sign
+        errors.
+    environments: columns whose values define the environments of sign errors; empty derives them
+        from pairs of
+        values of each hyperparameter.
+    subsets: columns that split the primary analysis (dataset, network).
+    bounds: (bound column, metric column) inequalities to check.
+    error_sources: metric -> name of the source of its sampling error; two metrics with the same
+        source share it,
+        and their correlation is not corrected for it.
+    num_test_samples: test points behind each outcome, for the weights of sign errors; None
+        weights pairs alike.
+    """
+
+    primary: tuple[str, str]
+    metrics: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+    family: str | None = "family"
+    label: str | None = "trial_id"
+    log: tuple[str, ...] = ()
+    covariates: tuple[str, ...] = ()
+    outcomes: tuple[str, ...] = ()
+    hyperparameters: tuple[str, ...] = ()
+    environments: tuple[str, ...] = ()
+    subsets: tuple[str, ...] = ()
+    bounds: tuple[tuple[str, str], ...] = ()
+    error_sources: Mapping[str, str] = field(default_factory=dict)
+    num_test_samples: int | None = None
+    alpha: float = 0.05
+    confidence: float = 0.95
+    seed: int = 0
+    num_resamples: int = 2000
+
+    def shared_source(self, x: str, y: str) -> str | None:
+        """Name of the source of sampling error that two metrics share, or None."""
+        source = self.error_sources.get(x)
+        return source if source is not None and source == self.error_sources.get(y) else None
+
+    @property
+    def all_metrics(self) -> tuple[str, ...]:
+        """The metrics with the primary pair first, each once."""
+        return tuple(dict.fromkeys((*self.primary, *self.metrics)))
+
+    @property
+    def deep_pairs(self) -> tuple[tuple[str, str], ...]:
+        """The primary pair, then the further pairs analysed in depth."""
+        return tuple(dict.fromkeys((self.primary, *self.pairs)))
+
+    @property
+    def all_pairs(self) -> tuple[tuple[str, str], ...]:
+        """Every unordered pair of metrics once, the pairs in depth first and as declared."""
+        seen = {frozenset(pair) for pair in self.deep_pairs}
+        rest = [p for p in itertools.combinations(self.all_metrics, 2) if frozenset(p) not in seen]
+        return (*self.deep_pairs, *rest)
+
+
+def check_design(table: pl.DataFrame, design: StudyDesign) -> None:
+    """Raise `StatsError` for the first declared column that the table lacks."""
+    if len(set(design.primary)) != 2:
+        raise StatsError(
+            f"the primary pair must name two different columns, found {design.primary}"
+        )
+    named = [
+        *design.all_metrics,
+        *itertools.chain(*design.pairs),
+        *design.outcomes,
+        *design.covariates,
+    ]
+    named += [
+        *design.hyperparameters,
+        *design.environments,
+        *design.subsets,
+        *itertools.chain(*design.bounds),
+    ]
+    require_columns(table, [*named, design.family, design.label])
+
+
+def pair_sample(table: pl.DataFrame, design: StudyDesign, x: str, y: str) -> Sample:
+    """The usable rows of a pair under the design's scales, with standard errors where the table
+    has them.
+    """
+    errors = {name: f"{name}{ERROR_SUFFIX}" for name in (x, y)}
+    present = {name: column if column in table.columns else None for name, column in errors.items()}
+    return select_pair(
+        table,
+        x,
+        y,
+        family=design.family,
+        label=design.label,
+        log=design.log,
+        x_error=present[x],
+        y_error=present[y],
+    )

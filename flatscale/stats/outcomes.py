@@ -1,0 +1,167 @@
+"""Outcomes from another table: reading published results, joining them by name, families from
+names.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from flatscale.errors import StatsError
+from flatscale.stats.sample import require_columns
+
+FAMILY_PATTERN = r"^[A-Za-z]+"
+"""The leading letters of a model's name: `resnet50.a1_in1k` -> resnet, `eva02_large_patch14` ->
+eva.
+"""
+
+_NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+|\d+)?(\.\d*)?([eE][+-]?\d+)?")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OutcomeJoin:
+    """A joined table and what did and did not match.
+
+    table: all rows of the left table, outcome columns null where nothing matched.
+    unmatched: keys of the left table without an outcome. unused: keys of the outcomes without a
+        row.
+    renamed: outcome columns that had to be renamed because the left table has a column of that
+        name.
+    """
+
+    table: pl.DataFrame
+    num_matched: int
+    unmatched: tuple[str, ...]
+    unused: tuple[str, ...]
+    renamed: dict[str, str]
+
+    def summary(self) -> str:
+        """One sentence on what matched."""
+        return (
+            f"{self.num_matched} of {self.table.height} rows have an outcome; "
+            f"{len(self.unmatched)} names have none; {len(self.unused)} outcomes belong to no row"
+        )
+
+
+def read_table(path: str | Path) -> pl.DataFrame:
+    """A CSV or Parquet table with text columns of numbers ("1,014.45", "+2") read as numbers.
+
+    Raises `StatsError` when the file does not exist, has another ending or cannot be parsed.
+    """
+    path = Path(path)
+    if path.suffix not in (".csv", ".parquet"):
+        raise StatsError(
+            f"{path}: a table must end in .csv or .parquet, found {path.suffix or 'no ending'!r}"
+        )
+    if not path.is_file():
+        raise StatsError(f"{path}: no such file")
+    try:
+        if path.suffix == ".csv":
+            table = pl.read_csv(path, infer_schema_length=None)
+        else:
+            table = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise StatsError(f"{path}: cannot be read as a table: {error}") from error
+    return parse_numbers(table)
+
+
+def parse_numbers(table: pl.DataFrame) -> pl.DataFrame:
+    """The table with every text column whose values are all numbers, thousands separators allowed,
+    as Float64.
+    """
+    columns = []
+    for series in table:
+        known = series.drop_nulls() if series.dtype == pl.String else None
+        if known is not None and len(known) and all(_is_number(text) for text in known):
+            cleaned = series.str.strip_chars().str.replace_all(",", "").str.strip_prefix("+")
+            series = cleaned.cast(pl.Float64)
+        columns.append(series)
+    return pl.DataFrame(columns)
+
+
+def _is_number(text: str) -> bool:
+    stripped = text.strip()
+    return any(map(str.isdigit, stripped)) and _NUMBER.fullmatch(stripped) is not None
+
+
+def join_outcomes(
+    df: pl.DataFrame,
+    outcomes: pl.DataFrame,
+    on: str,
+    *,
+    outcomes_on: str | None = None,
+    suffix: str = "_outcome",
+) -> OutcomeJoin:
+    """Join outcomes to the rows of `df` by name, reporting what matched and what did not.
+
+    `on` is the column of names in both tables (`outcomes_on` where the outcomes call it
+    otherwise). Several rows may share a name, outcomes may not. An outcome column that `df` has
+    too gets `suffix`. Raises `StatsError` for missing columns, for names that occur twice among
+    the outcomes and when nothing matches.
+    """
+    right_key = outcomes_on or on
+    require_columns(df, [on])
+    require_columns(outcomes, [right_key])
+    left = df.with_columns(pl.col(on).cast(pl.String).alias("_key"))
+    right = outcomes.with_columns(pl.col(right_key).cast(pl.String).alias("_key")).drop(right_key)
+    right = right.filter(pl.col("_key").is_not_null())
+    repeated = right["_key"].filter(right["_key"].is_duplicated()).unique().sort()
+    if len(repeated):
+        shown = ", ".join(repeated.head(3).to_list())
+        raise StatsError(
+            f"{len(repeated)} names occur more than once in column {right_key!r} of the outcomes "
+            f"({shown}); each name may have one outcome"
+        )
+    renamed = {c: f"{c}{suffix}" for c in right.columns if c != "_key" and c in df.columns}
+    taken = [name for name in renamed.values() if name in df.columns or name in right.columns]
+    if taken:
+        raise StatsError(f"outcome column {taken[0]!r} exists already; choose another suffix")
+    right = right.rename(renamed).with_columns(pl.lit(True).alias("_matched"))
+    joined = left.join(right, on="_key", how="left", maintain_order="left")
+    matched = joined["_matched"].fill_null(False)
+    if not matched.any():
+        examples = f"{left['_key'].head(1).to_list()} against {right['_key'].head(1).to_list()}"
+        raise StatsError(
+            f"no value of {on!r} occurs among the outcomes' names (for example {examples})"
+        )
+    missing = joined.filter(~matched)["_key"].drop_nulls().unique().sort()
+    unused = right.filter(~pl.col("_key").is_in(left["_key"].drop_nulls().to_list()))["_key"].sort()
+    return OutcomeJoin(
+        table=joined.drop("_key", "_matched"),
+        num_matched=int(matched.sum()),
+        unmatched=tuple(missing.to_list()),
+        unused=tuple(unused.to_list()),
+        renamed=renamed,
+    )
+
+
+def family_from_name(
+    df: pl.DataFrame, name: str, *, pattern: str = FAMILY_PATTERN, family: str = "family"
+) -> pl.DataFrame:
+    """The table with a column `family`: what `pattern` matches in each name, its first group if
+    it has one.
+
+    The default takes the leading letters, up to the first digit, underscore, dot or hyphen. A
+    name that the pattern does not match is its own family. Raises `StatsError` for a pattern that
+    is not a regular expression and for a table that has the column already.
+    """
+    require_columns(df, [name])
+    if family in df.columns:
+        raise StatsError(f"the table has a column {family!r} already; name another")
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise StatsError(
+            f"family pattern {pattern!r} is not a regular expression: {error}"
+        ) from error
+    group = 1 if compiled.groups else 0
+
+    def of(text: str | None) -> str | None:
+        found = None if text is None else compiled.search(text)
+        return text if found is None else found.group(group) or text
+
+    values = [of(text) for text in df[name].cast(pl.String)]
+    return df.with_columns(pl.Series(family, values, dtype=pl.String))
