@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,22 @@ from typing import Any
 import polars as pl
 
 from flatscale.atomic import write_atomically
-from flatscale.errors import StoreError
+from flatscale.errors import StatsError, StoreError
 from flatscale.report.content import Content
 from flatscale.report.figures import paper_figures, to_pdf
 from flatscale.report.from_store import content_of_store
+from flatscale.report.from_table import (
+    content_of_table,
+    join_notes,
+    new_numeric_columns,
+    with_common_key,
+)
 from flatscale.report.latex import TexFigure, render_document, render_table
 from flatscale.report.page import render_page
 from flatscale.report.prose import summary_of
 from flatscale.report.sections import sections_of
 from flatscale.results import Store
+from flatscale.stats import join_outcomes, read_table
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +69,77 @@ def write_study_report(store: str | Path | Store, *, out: Path | None = None) ->
     if not isinstance(store, Store):
         store = Store(store)
     return write_report(content_of_store(store), out or store.report)
+
+
+def write_table_report(
+    df: pl.DataFrame,
+    *,
+    x: str,
+    y: str,
+    out: str | Path,
+    family: str | None = None,
+    label: str | None = None,
+    se_x: str | None = None,
+    se_y: str | None = None,
+    log: Collection[str] = (),
+    covariates: Sequence[str] = (),
+    outcomes: pl.DataFrame | str | Path | None = None,
+    on: str | Sequence[str] | None = None,
+    outcome_columns: Sequence[str] = (),
+    title: str = "table",
+    num_resamples: int = 2_000,
+) -> ReportPaths:
+    """Statistics and report of a table that flatscale did not make, one row a network.
+
+    Args:
+        df: the table.
+        x, y: the primary pair of columns.
+        out: the folder to write to; made if it does not exist.
+        family: column of the family of each row; without it rows count as independent.
+        label: column that names each row; `on` where outcomes are joined by it, else row numbers.
+        se_x, se_y: columns with the standard errors of x and y.
+        log: columns analysed and drawn as log10.
+        covariates: columns held fixed in partial correlations.
+        outcomes: another table (or its file) to join; its numeric columns become outcomes.
+        on: the column of names in both tables, or several columns that name a row together (a
+            model and its image size); needed with `outcomes`.
+        outcome_columns: which columns are outcomes; with `outcomes`, all numeric ones by default.
+        title: heading of the report.
+        num_resamples: bootstrap and permutation resamples.
+
+    Raises:
+        StatsError: a column is missing or holds no numbers, nothing matches, a name occurs twice.
+        StoreError: the report cannot be written.
+    """
+    notes: tuple[str, ...] = ()
+    table = df
+    if outcomes is not None:
+        if on is None:
+            raise StatsError("joining outcomes needs `on`, the column of names in both tables")
+        other = outcomes if isinstance(outcomes, pl.DataFrame) else read_table(outcomes)
+        source = "the table of outcomes" if isinstance(outcomes, pl.DataFrame) else str(outcomes)
+        table, other, key = with_common_key(df, other, on)
+        joined = join_outcomes(table, other, key)
+        notes = join_notes(joined, key, source)
+        outcome_columns = outcome_columns or new_numeric_columns(joined, df)
+        label = label or (key if not table[key].is_duplicated().any() else None)
+        table = joined.table
+    content = content_of_table(
+        table,
+        x=x,
+        y=y,
+        title=title,
+        family=family,
+        label=label,
+        se_x=se_x,
+        se_y=se_y,
+        log=log,
+        covariates=covariates,
+        outcomes=outcome_columns,
+        notes=notes,
+        num_resamples=num_resamples,
+    )
+    return write_report(content, Path(out))
 
 
 def write_report(content: Content, folder: Path) -> ReportPaths:
