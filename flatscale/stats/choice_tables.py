@@ -55,7 +55,7 @@ def sensitivity_rows(
 
 
 def subset_rows(table: pl.DataFrame, design: StudyDesign) -> list[Row]:
-    """Rows of `subsets`: the primary pair in each part that a declared column makes of the table."""
+    """Rows of `subsets`: the primary pair in each part that a declared column makes."""
     x, y = design.primary
     rows: list[Row] = []
     for column in design.subsets:

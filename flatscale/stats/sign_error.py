@@ -17,6 +17,7 @@ from flatscale.stats.sample import Floats, Ints, find_problem, numeric_column, r
 
 _BLOCK = 1000
 _MAX_PAIRS = 4_000_000
+_MAX_VALUES = 32
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,7 +47,8 @@ def sign_errors(
     samples), so that pairs whose order is noise do not count; without it all pairs count alike.
     With `environments` the pairs are those inside each group of equal values of these columns;
     else, for each pair of values of each of `hyperparameters`, the trials that differ in it
-    alone. Results are null, with the reason, when neither is given.
+    alone (a hyperparameter of more than 32 values was sampled, not set on a grid, and makes no
+    environment). Results are null, with the reason, when neither is given.
     """
     require_columns(df, [metric, outcome, *environments, *hyperparameters])
     x, y = numeric_column(df, metric), numeric_column(df, outcome)
@@ -131,6 +133,8 @@ def _axis_sums(
 ) -> Iterator[Sums]:
     codes, sizes = grid_codes(df, hyperparameters)
     for axis, name in enumerate(hyperparameters):
+        if sizes[axis] > _MAX_VALUES:
+            continue
         values = df[name].unique().sort().drop_nulls().cast(pl.String).to_list()
         setting = _joint([code for k, code in enumerate(codes) if k != axis], len(x))
         sums: dict[int, np.ndarray] = {}
