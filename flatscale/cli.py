@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.padding import Padding
 from rich.table import Column, Table
 
 from flatscale import __version__
@@ -26,6 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
 )
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -60,14 +62,22 @@ def main() -> None:
         sys.exit(130)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
 ) -> None:
-    if version:
-        out.print(__version__)
-        raise typer.Exit
     handler = RichHandler(console=err, show_path=False, show_time=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("flatscale").setLevel(logging.INFO if verbose else logging.WARNING)
@@ -157,6 +167,28 @@ def run(
 
 
 @app.command()
+def status(store: StorePath) -> None:
+    """Show how a study is going, while it runs or after: counts, failures, time left."""
+    from flatscale.results import Store
+    from flatscale.run_status import study_status
+
+    now = study_status(Store(store))
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(now.counts.items()))
+    out.print(f"planned     {now.num_planned} trials: {counts or 'none'}")
+    state = f"{len(now.running)} running now" if now.alive else "no driver is running"
+    out.print(f"driver      {state}")
+    if now.trials_per_minute is not None:
+        left = f", about {now.minutes_left:.1f} min left" if now.minutes_left is not None else ""
+        out.print(f"throughput  {now.trials_per_minute:.1f} trials a minute{left}")
+    if now.num_retried:
+        out.print(f"retried     {now.num_retried} trials ended after more than one attempt")
+    if now.num_waiting_for_tracking:
+        out.print(f"tracking    {now.num_waiting_for_tracking} records wait for MLflow")
+    for name, reason, count in now.reasons:
+        out.print(f"{name:<11} {count} x {_escaped(reason)}", soft_wrap=True)
+
+
+@app.command()
 def report(store: StorePath) -> None:
     """Compute statistics and write the report again, from the store alone."""
     from flatscale.report import write_study_report
@@ -170,15 +202,20 @@ def metrics() -> None:
     """List every metric with its formula, the pass it needs, its invariances and its source."""
     from flatscale.metrics import metric_catalog
 
-    table = Table(
-        "metric", "formula", "pass", "unmoved by", "source", title="Metrics", show_lines=True
-    )
-    for info in metric_catalog():
-        name = f"[bold]{info.name}[/]" if info.default else info.name
-        cells = (info.formula, ", ".join(info.passes), ", ".join(info.invariances), info.source)
-        table.add_row(name, *map(_escaped, cells))
-    out.print(table)
-    out.print("Bold: measured when no metrics are named.")
+    for info in sorted(metric_catalog(), key=lambda known: known.group):
+        out.print(f"[bold]{info.name}[/]{' (measured by default)' if info.default else ''}")
+        lines = {
+            "": info.meaning,
+            "formula": info.formula,
+            "group": info.group,
+            "pass": ", ".join(info.passes),
+            "unmoved by": ", ".join(info.invariances),
+            "range": f"{info.value_range}, unit {info.unit}",
+            "source": info.source,
+        }
+        for label, text in lines.items():
+            if text:
+                out.print(Padding(_escaped(f"{label}: {text}" if label else text), (0, 0, 0, 4)))
 
 
 @app.command()

@@ -19,6 +19,7 @@ from flatscale.metrics import metric_catalog
 from flatscale.preflight import Points, check_study, load_points
 from flatscale.report import ReportPaths, write_study_report
 from flatscale.results import Store
+from flatscale.run_status import StatusFile
 from flatscale.tracking import TrackingWriter, without_password
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,8 @@ def run_study(
         tracker = None
         if config.tracking.enabled:
             tracker = stack.enter_context(TrackingWriter(store, config, tracking_uri))
-        summary = run_trials(config, specs, points, store, address=address, listeners=listeners)
+        everyone = (StatusFile(store), *listeners)
+        summary = run_trials(config, specs, points, store, address=address, listeners=everyone)
         store.export(store.read([spec.trial_id for spec in specs]))
         report = None if summary.interrupted else write_study_report(store)
         if tracker is not None:

@@ -14,7 +14,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,144 +24,20 @@ import yaml
 from flatscale.atomic import write_atomically
 from flatscale.config import StudyConfig
 from flatscale.errors import ConfigError, StoreError
-from flatscale.measurement import Measurement
+from flatscale.records import (
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    MEASUREMENT_SCHEMA,
+    RECORD_SCHEMA,
+    STATUSES,
+    TRIAL_SCHEMA,
+    Snapshot,
+    TrialRecord,
+)
 from flatscale.study_file import parse_config
 
 logger = logging.getLogger(__name__)
-
-FINISHED, DIVERGED, FAILED = "finished", "diverged", "failed"
-STATUSES = (FINISHED, DIVERGED, FAILED)
-Columns = dict[str, pl.DataType | type[pl.DataType]]
-
-TRIAL_SCHEMA: Columns = {
-    "trial_id": pl.String,
-    "network_id": pl.String,
-    "family": pl.String,
-    "architecture": pl.String,
-    "options": pl.String,
-    "dataset": pl.String,
-    "dataset_hash": pl.String,
-    "num_classes": pl.Int64,
-    "train_size": pl.Int64,
-    "optimizer": pl.String,
-    "momentum": pl.Float64,
-    "weight_decay": pl.Float64,
-    "loss": pl.String,
-    "learning_rate": pl.Float64,
-    "batch_size": pl.Int64,
-    "seed_index": pl.Int64,
-    "num_parameters": pl.Int64,
-    "status": pl.String,
-    "stop": pl.String,
-    "reason": pl.String,
-    "num_steps": pl.Int64,
-    "num_attempts": pl.Int64,
-    "train_seconds": pl.Float64,
-    "measure_seconds": pl.Float64,
-    "started_at": pl.Datetime("us", "UTC"),
-    "finished_at": pl.Datetime("us", "UTC"),
-    "device": pl.String,
-    "versions": pl.String,
-}
-"""One row per trial. `status` is finished, diverged or failed; `stop` is interpolated or
-step_limit for a finished one; `reason` says why a trial diverged or failed."""
-
-MEASUREMENT_SCHEMA: Columns = {
-    "step": pl.Int64,
-    "is_final": pl.Boolean,
-    "metric": pl.String,
-    "value": pl.Float64,
-    "std_error": pl.Float64,
-    "converged": pl.Boolean,
-    "num_evaluations": pl.Int64,
-    "num_points": pl.Int64,
-    "probe_hash": pl.String,
-    "reason": pl.String,
-    "layers": pl.List(pl.Struct({"layer": pl.String, "value": pl.Float64})),
-    "extras": pl.List(pl.Struct({"name": pl.String, "values": pl.List(pl.Float64)})),
-}
-"""One row per trial, snapshot and metric (with `trial_id` in front in the flat table)."""
-
-HISTORY_SCHEMA: Columns = {"step": pl.Int64, "train_loss": pl.Float64}
-
-RECORD_SCHEMA: Columns = {
-    **TRIAL_SCHEMA,
-    "measurements": pl.List(pl.Struct(MEASUREMENT_SCHEMA)),
-    "history": pl.List(pl.Struct(HISTORY_SCHEMA)),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """The measurements of one trial at one step."""
-
-    step: int
-    is_final: bool
-    probe_hash: str
-    measurements: tuple[Measurement, ...]
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One mapping per metric, in MEASUREMENT_SCHEMA."""
-        return [
-            {
-                "step": self.step,
-                "is_final": self.is_final,
-                "metric": m.name,
-                "value": m.value,
-                "std_error": m.std_error,
-                "converged": m.converged,
-                "num_evaluations": m.num_evaluations,
-                "num_points": m.num_points,
-                "probe_hash": self.probe_hash,
-                "reason": m.reason,
-                "layers": [{"layer": k, "value": v} for k, v in m.layers.items()],
-                "extras": [{"name": k, "values": list(v)} for k, v in m.extras.items()],
-            }
-            for m in self.measurements
-        ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialRecord:
-    """Everything known about one trial once it has ended, however it ended."""
-
-    trial_id: str
-    network_id: str
-    family: str
-    architecture: str
-    options: str
-    dataset: str
-    dataset_hash: str
-    num_classes: int
-    train_size: int
-    optimizer: str
-    momentum: float
-    weight_decay: float
-    loss: str
-    learning_rate: float
-    batch_size: int
-    seed_index: int
-    num_parameters: int | None = None
-    status: str
-    stop: str | None = None
-    reason: str | None = None
-    num_steps: int | None = None
-    num_attempts: int = 1
-    train_seconds: float | None = None
-    measure_seconds: float | None = None
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-    device: str | None = None
-    versions: str | None = None
-    snapshots: tuple[Snapshot, ...] = ()
-    history: tuple[tuple[int, float], ...] = ()
-
-    def row(self) -> dict[str, Any]:
-        """One mapping in RECORD_SCHEMA."""
-        flat = {name: getattr(self, name) for name in TRIAL_SCHEMA}
-        flat["measurements"] = [row for snapshot in self.snapshots for row in snapshot.rows()]
-        flat["history"] = [{"step": step, "train_loss": loss} for step, loss in self.history]
-        return flat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,6 +143,14 @@ class Store:
                 ) from None
             yield
 
+    def is_locked(self) -> bool:
+        """Whether a driver holds the store now."""
+        try:
+            with self.locked():
+                return False
+        except StoreError:
+            return True
+
     def read_study(self) -> StudyConfig:
         """The study this store belongs to.
 
@@ -312,6 +195,14 @@ class Store:
         frame = self._scan(["trial_id", "status"])
         return dict(frame.iter_rows())
 
+    def endings(self) -> pl.DataFrame:
+        """How every recorded trial ended: id, status, reason and number of attempts."""
+        return self._scan(["trial_id", "status", "reason", "num_attempts"])
+
+    def record_paths(self) -> list[Path]:
+        """The records' files, without what a killed writer left half-made."""
+        return sorted(self.records.glob("[!.]*.parquet"))
+
     def dataset_hashes(self) -> set[str]:
         """The data that the recorded trials were trained on; one, in a sound store."""
         return set(self._scan(["dataset_hash"])["dataset_hash"])
@@ -342,7 +233,7 @@ class Store:
             write_atomically(self.root / f"{name}.parquet", buffer.getvalue())
 
     def _scan(self, columns: list[str]) -> pl.DataFrame:
-        paths = sorted(self.records.glob("[!.]*.parquet"))
+        paths = self.record_paths()
         if not paths:
             return pl.DataFrame(schema=RECORD_SCHEMA).select(columns)
         try:

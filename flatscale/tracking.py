@@ -8,7 +8,6 @@ driver killed in between, or a server that was away, changes nothing but the tim
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
@@ -26,8 +25,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from flatscale.atomic import write_atomically
 from flatscale.config import StudyConfig
+from flatscale.deliveries import Deliveries
 from flatscale.errors import TrackingError
 from flatscale.results import DIVERGED, FINISHED, Store
 
@@ -90,14 +89,12 @@ class TrackingWriter:
         self._client: MlflowClient | None = None
         self._experiment: Experiment | None = None
         self._parent: Run | None = None
-        digest = hashlib.sha256(self.uri.encode()).hexdigest()[:16]
-        self.marks = store.root / "tracking" / digest
+        self.deliveries = Deliveries(store, self.uri)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tracking writer", daemon=True)
         self._warned = False
 
     def __enter__(self) -> TrackingWriter:
-        self.marks.mkdir(parents=True, exist_ok=True)
         self._thread.start()
         return self
 
@@ -116,9 +113,9 @@ class TrackingWriter:
         """
         count = 0
         try:
-            for trial_id, mark in self._undelivered():
+            for trial_id, mark in self.deliveries.waiting():
                 self._deliver_trial(self._store.read_record(trial_id))
-                write_atomically(self.marks / trial_id, mark.encode())
+                self.deliveries.mark(trial_id, mark)
                 count += 1
         except (MlflowException, OSError) as error:
             raise TrackingError(
@@ -151,7 +148,7 @@ class TrackingWriter:
 
     def num_waiting(self) -> int:
         """Records on disk that have not been delivered."""
-        return sum(1 for _ in self._undelivered())
+        return sum(1 for _ in self.deliveries.waiting())
 
     def _run(self) -> None:
         wait = self._retry_seconds
@@ -169,14 +166,6 @@ class TrackingWriter:
                     self._warned = True
                 wait = min(2 * wait, 60.0)
             self._stop.wait(wait)
-
-    def _undelivered(self) -> Iterator[tuple[str, str]]:
-        for path in sorted(self._store.records.glob("[!.]*.parquet")):
-            stat = path.stat()
-            mark = f"{stat.st_mtime_ns}-{stat.st_size}"
-            delivered = self.marks / path.stem
-            if not delivered.is_file() or delivered.read_text() != mark:
-                yield path.stem, mark
 
     def _study_run(self) -> tuple[MlflowClient, Run]:
         """The client and the parent run, found or made."""

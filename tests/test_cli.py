@@ -38,7 +38,7 @@ def config(tmp_path: Path) -> Path:
 def test_the_commands_and_their_help() -> None:
     runner = CliRunner()
     text = runner.invoke(app, ["--help"]).output
-    for command in ("plan", "run", "report", "metrics", "ui", "schema"):
+    for command in ("plan", "run", "status", "report", "metrics", "ui", "schema"):
         assert command in text
         assert len(runner.invoke(app, [command, "--help"]).output) > 200
     assert runner.invoke(app, ["--version"]).output.strip() == __version__
@@ -76,7 +76,7 @@ def test_a_wrong_name_is_one_message_before_anything_starts(
     assert list(tmp_path.iterdir()) == [config]
 
 
-@pytest.mark.parametrize("command", ["report", "ui"])
+@pytest.mark.parametrize("command", ["report", "status", "ui"])
 def test_a_folder_that_is_no_store_is_one_message(tmp_path: Path, command: str) -> None:
     done = flatscale(command, str(tmp_path))
     assert done.returncode == 2

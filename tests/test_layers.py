@@ -12,7 +12,17 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "flatscale"
 
 # A module may import from its own layer and from the layers before it, on its own line of descent.
-GROUND = ("errors", "atomic", "seeding", "measurement", "config", "study_file", "plan", "results")
+GROUND = (
+    "errors",
+    "atomic",
+    "seeding",
+    "measurement",
+    "config",
+    "study_file",
+    "plan",
+    "records",
+    "results",
+)
 ALLOWED = {
     "errors": (),
     "atomic": (),
@@ -22,14 +32,17 @@ ALLOWED = {
     "study_file": ("config", "errors"),
     "plugins": ("errors",),
     "plan": ("config", "errors", "seeding"),
-    "results": ("atomic", "config", "errors", "measurement", "plan", "study_file"),
+    "records": ("measurement",),
+    "results": ("atomic", "config", "errors", "records", "study_file"),
     "models": (*GROUND,),
     "data": (*GROUND, "models"),
     "training": (*GROUND, "data", "models"),
     "metrics": (*GROUND, "data", "models", "training"),
     "preflight": (*GROUND, "plugins", "data", "models", "training", "metrics"),
     "cluster": (*GROUND, "plugins", "data", "models", "training", "metrics", "preflight"),
-    "tracking": (*GROUND,),
+    "deliveries": ("atomic", "results"),
+    "run_status": (*GROUND, "deliveries"),
+    "tracking": (*GROUND, "deliveries"),
     "stats": (*GROUND,),
     "report": (*GROUND, "stats"),
     "progress": (*GROUND,),

@@ -35,9 +35,7 @@ def store(tmp_path: Path, template: bytes) -> Store:
 
 
 def writer(store: Store, uri: str | None = None) -> TrackingWriter:
-    made = TrackingWriter(store, study(), uri)
-    made.marks.mkdir(parents=True, exist_ok=True)
-    return made
+    return TrackingWriter(store, study(), uri)
 
 
 def runs(store: Store, kind: str) -> list[Any]:
@@ -74,7 +72,7 @@ def test_one_run_a_trial_with_everything_in_its_place(store: Store) -> None:
 def test_delivering_again_changes_nothing(store: Store) -> None:
     assert writer(store).deliver() == 12
     assert writer(store).deliver() == 0
-    for mark in writer(store).marks.iterdir():
+    for mark in writer(store).deliveries.folder.iterdir():
         mark.unlink()
     assert writer(store).deliver() == 12
     assert len(runs(store, "trial")) == 12

@@ -109,7 +109,7 @@ def _run_missing(
 ) -> bool:
     _check_resources(config)
     resources = config.resources
-    pool, shards = make_pool(points.point_sets, points.content_hashes, resources, config.plugins)
+    pool = make_pool(points.point_sets, points.content_hashes, resources, config.plugins)
     mailbox = make_mailbox()
     workshop = Workshop(
         dataset=points.dataset,
@@ -125,11 +125,11 @@ def _run_missing(
     writer = _Writer(mailbox, store, listeners)
     with writer:
         grid = _tune(config, todo, workshop, store)
-    del shards
     if writer.error is not None:
         raise writer.error
     # A trial that never reported has no config in Tune's results, but its folder has its name.
-    errors = {Path(r.path).name: r.error for r in grid if r.error is not None and r.path}
+    results = [grid[i] for i in range(len(grid))]
+    errors = {Path(r.path).name: r.error for r in results if r.error is not None and r.path}
     for spec in todo:
         if spec.trial_id in errors and spec.trial_id not in writer.written:
             _record_loss(spec, points, store, errors[spec.trial_id], writer, listeners)
@@ -289,12 +289,13 @@ def _connected(address: str | None) -> Iterator[None]:
         return
     # A cluster's address in the environment (as in a submitted job) is joined by default.
     local = address is None and "RAY_ADDRESS" not in os.environ
+    options: dict[str, Any] = {"include_dashboard": False} if local else {}
     try:
         ray.init(
             address="local" if local else address,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            **({"include_dashboard": False} if local else {}),
+            **options,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise FlatscaleError(f"cannot reach Ray at {address or 'this machine'}: {error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 
@@ -58,7 +59,7 @@ class _Mailbox:
         self._arrived.set()
 
 
-def make_mailbox() -> ray.actor.ActorHandle:
+def make_mailbox() -> Any:
     """Start the study's mailbox; it reserves no CPU."""
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Mailbox)
     return actor.remote()

@@ -49,19 +49,21 @@ class Network:
 
 
 class _ProbeActor:
-    """One shard of every point set; runs the shard functions of the passes on a snapshot."""
+    """Runs the shard functions of the passes on a snapshot and this actor's share of the points.
 
-    def __init__(
-        self, points: tuple[ray.ObjectRef], plugins: tuple[str, ...], num_threads: int
-    ) -> None:
+    Every call brings all it needs, by reference; what is kept between calls only saves time. So an
+    actor that Ray had to start anew answers as the old one would have.
+    """
+
+    def __init__(self, plugins: tuple[str, ...], num_threads: int) -> None:
         torch.set_num_threads(num_threads)
         import_plugins(plugins)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._points: Mapping[str, PointSet] = ray.get(points[0])
         self._shards: OrderedDict[str, dict[str, Shard]] = OrderedDict()
 
     def observe(
         self,
+        points: Mapping[str, PointSet],
         point_set: str,
         network: Network,
         snapshot: str,
@@ -69,15 +71,17 @@ class _ProbeActor:
         function: Any,
         arguments: Mapping[str, Any],
     ) -> dict[str, np.ndarray]:
-        """function(shard, **arguments) on this actor's shard of a point set."""
-        shards = self._hold(network, snapshot, weights)
+        """function(shard, **arguments) on one shard of a point set."""
+        shards = self._hold(points, network, snapshot, weights)
         return call_on_shard(shards[point_set], function, **arguments)
 
     def pid(self) -> int:
         """The process, for tests that kill it."""
         return os.getpid()
 
-    def _hold(self, network: Network, snapshot: str, weights: bytes) -> dict[str, Shard]:
+    def _hold(
+        self, points: Mapping[str, PointSet], network: Network, snapshot: str, weights: bytes
+    ) -> dict[str, Shard]:
         """The snapshot's network held against every point set, built when first asked for."""
         if snapshot not in self._shards:
             model = build_model(
@@ -99,7 +103,7 @@ class _ProbeActor:
                     output_map=network.output_map,
                     indices=indices,
                 )
-                for name, (x, y, indices) in self._points.items()
+                for name, (x, y, indices) in points.items()
             }
             if len(self._shards) > _SNAPSHOTS_KEPT:
                 self._shards.popitem(last=False)
@@ -109,9 +113,13 @@ class _ProbeActor:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbePool:
-    """The actors of a study, and which points of every set each of them holds."""
+    """The actors of a study, the shard each of them measures on, and which points are in it.
+
+    The driver keeps the pool as long as the study runs: it owns the shards.
+    """
 
     actors: tuple[Any, ...]
+    shards: tuple[Any, ...]
     indices: Mapping[str, tuple[np.ndarray, ...]]
     content_hashes: Mapping[str, str]
 
@@ -129,7 +137,7 @@ class ShardedObserver:
     """A snapshot held against one point set by the pool's actors; see `metrics.probe.Observer`."""
 
     def __init__(self, pool: ProbePool, point_set: str, request: tuple[Any, ...]) -> None:
-        self._actors = pool.actors
+        self._actors = tuple(zip(pool.actors, pool.shards, strict=True))
         self._indices = pool.indices[point_set]
         self._content_hash = pool.content_hashes[point_set]
         self._request = request
@@ -152,7 +160,10 @@ class ShardedObserver:
         self, function: ShardFunction, arguments: Mapping[str, Any]
     ) -> list[dict[str, np.ndarray]]:
         shared = ray.put(dict(arguments)) if len(self._actors) > 1 and arguments else arguments
-        answers = [actor.observe.remote(*self._request, function, shared) for actor in self._actors]
+        answers = [
+            actor.observe.remote(shard, *self._request, function, shared)
+            for actor, shard in self._actors
+        ]
         try:
             return ray.get(answers)
         except ray.exceptions.RayTaskError as error:
@@ -164,13 +175,8 @@ def make_pool(
     content_hashes: Mapping[str, str],
     resources: ResourcesConfig,
     plugins: tuple[str, ...] = (),
-) -> tuple[ProbePool, list[Any]]:
-    """Start the actors, each with one shard of every point set.
-
-    Returns:
-        The pool, and the references to its shards: the caller keeps them as long as the pool, or
-        an actor that dies cannot be made again.
-    """
+) -> ProbePool:
+    """Put the shards of every point set into the object store and start an actor for each."""
     num_actors = min(resources.probe_actors, *(len(y) for _, y in point_sets.values()))
     indices = {
         name: tuple(np.array_split(np.arange(len(y)), num_actors))
@@ -183,15 +189,18 @@ def make_pool(
         max_task_retries=3,
     )(_ProbeActor)
     num_threads = max(1, int(resources.cpus_per_probe_actor))
-    shards = [
+    shards = tuple(
         ray.put(
             {
-                name: (x[i], y[i], i)
+                name: (x[indices[name][k]], y[indices[name][k]], indices[name][k])
                 for name, (x, y) in point_sets.items()
-                for i in [indices[name][k]]
             }
         )
         for k in range(num_actors)
-    ]
-    actors = tuple(actor.remote((shard,), plugins, num_threads) for shard in shards)
-    return ProbePool(actors=actors, indices=indices, content_hashes=dict(content_hashes)), shards
+    )
+    return ProbePool(
+        actors=tuple(actor.remote(plugins, num_threads) for _ in range(num_actors)),
+        shards=shards,
+        indices=indices,
+        content_hashes=dict(content_hashes),
+    )
