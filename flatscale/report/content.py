@@ -43,6 +43,13 @@ failed, for the unrolled layer and for the paper's weight-shared form, where tha
 GLOSSARY_KEYS = ("name", "formula", "passes", "invariances", "source", "group", "unit", "range")
 
 
+MAX_MARKERS = 28
+"""Families that a reader can still tell apart by colour and marker."""
+OTHER = "other families"
+ONE_FAMILY = "all"
+"""Stands for the family of rows that have none."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Content:
     """Everything the page, the paper's files and the machine-readable findings are written from.
@@ -94,6 +101,21 @@ class Content:
             return ()
         counted = self.rows.group_by(self.family).len().drop_nulls()
         return tuple(counted.sort(["len", self.family], descending=[True, False])[self.family])
+
+    @property
+    def shown_families(self) -> tuple[str, ...]:
+        """Families with a marker of their own; where there are too many, the last is OTHER."""
+        families = self.families
+        return families if len(families) <= MAX_MARKERS else (*families[: MAX_MARKERS - 1], OTHER)
+
+    def shown_family(self) -> pl.Expr:
+        """The family of each row as figures name it: its own, or OTHER."""
+        if self.family is None:
+            return pl.lit(ONE_FAMILY)
+        family = pl.col(self.family).cast(pl.String).fill_null("(missing)")
+        if len(self.families) <= MAX_MARKERS:
+            return family
+        return pl.when(family.is_in(self.shown_families)).then(family).otherwise(pl.lit(OTHER))
 
     def table(self, name: str) -> pl.DataFrame:
         """A table of the analysis; empty, with its columns, when there is no analysis."""

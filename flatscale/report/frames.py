@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import polars as pl
 
-from flatscale.report.content import Content
+from flatscale.report.content import ONE_FAMILY, Content
 
 POOLED, JACKKNIFE = "all networks, taken as independent", "all networks"
 WITHIN, BETWEEN, SYNTHESIS = "within families", "between families", "mean over families"
 PREDICTION = "a new family (prediction)"
+
+MAX_ROWS = 40
+"""Families in a figure that has a line for each; the tables have all of them."""
 
 INTERVALS = pl.Schema(
     {
@@ -33,7 +36,8 @@ def forest(content: Content) -> pl.DataFrame:
     families = content.of_primary("family_correlations")
     if families.is_empty():
         return INTERVALS.to_frame()
-    drawn = families.drop_nulls("estimate").sort("estimate")
+    drawn = families.drop_nulls("estimate")
+    drawn = drawn.top_k(MAX_ROWS, by="num_trials").sort("estimate", "family")
     rows = [
         (
             r["family"],
@@ -47,7 +51,7 @@ def forest(content: Content) -> pl.DataFrame:
         for r in drawn.iter_rows(named=True)
     ]
     for r in content.of_primary("synthesis").drop_nulls("estimate").iter_rows(named=True):
-        total = int(drawn["num_trials"].sum())
+        total = int(families["num_trials"].sum())
         rows.append(
             (SYNTHESIS, "summary", r["estimate"], r["conf_low"], r["conf_high"], total, None)
         )
@@ -90,7 +94,7 @@ def left_out(content: Content) -> pl.DataFrame:
     table = content.of_primary("leave_one_out")
     if table.is_empty():
         return table
-    return table.drop_nulls("estimate").sort(pl.col("shift").abs(), descending=True)
+    return table.drop_nulls("estimate").sort(pl.col("shift").abs(), descending=True).head(MAX_ROWS)
 
 
 def full_r(content: Content) -> float | None:
@@ -115,8 +119,20 @@ def residuals(content: Content) -> pl.DataFrame:
     names = content.rows.select(
         pl.col(content.label).cast(pl.String).alias("label"), pl.col("name").cast(pl.String)
     )
-    joined = table.drop_nulls("z").join(q, on="family", how="left", maintain_order="left")
+    drawn = table.drop_nulls("z").filter(pl.col("family").is_in(residual_families(content)))
+    if content.family is None:
+        drawn = table.drop_nulls("z").with_columns(pl.lit(ONE_FAMILY).alias("family"))
+    joined = drawn.join(q, on="family", how="left", maintain_order="left")
     return joined.join(names, on="label", how="left", maintain_order="left")
+
+
+def residual_families(content: Content) -> tuple[str, ...]:
+    """Families whose residuals are drawn: the flagged ones first, then the largest."""
+    if content.family is None:
+        return (ONE_FAMILY,)
+    flagged = set(content.of_primary("clusters").filter("flagged")["family"])
+    ordered = sorted(content.families, key=lambda name: name not in flagged)
+    return tuple(ordered[:MAX_ROWS])
 
 
 def matrix(content: Content) -> pl.DataFrame:

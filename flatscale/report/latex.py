@@ -120,8 +120,9 @@ def _escape_character(character: str) -> str:
         return " "
     if character.isascii():
         return character if character.isprintable() else ""
-    # T1 has the letters of Latin-1 and Latin Extended-A, with few exceptions.
-    if unicodedata.category(character) in ("Ll", "Lu") and ord(character) < 0x17F:
+    # T1 has the letters of Latin-1 and Latin Extended-A, but for these.
+    is_letter = unicodedata.category(character) in ("Ll", "Lu")
+    if is_letter and ord(character) < 0x17F and character not in "ĦħĸĿŀŉŦŧ":
         return character
     nearest = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
     if nearest and nearest != character:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from synthetic_study import NASTY_FAMILY, fill_store, make_study
 
+from flatscale.report import ReportPaths, write_study_report
+
 
 @pytest.fixture(scope="session")
 def full_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -14,6 +16,12 @@ def full_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("stores") / "full"
     fill_store(root, make_study(), seed=1)
     return root
+
+
+@pytest.fixture(scope="session")
+def full_report(full_store: Path, tmp_path_factory: pytest.TempPathFactory) -> ReportPaths:
+    """The report of `full_store`, written once; tests only read it."""
+    return write_study_report(full_store, out=tmp_path_factory.mktemp("reports") / "full")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The report of a store: complete, self-contained, and made without the heavy half of the package."""
+"""The report of a store: complete, self-contained, made without torch, ray and mlflow."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from synthetic_study import NASTY_FAMILY
+from synthetic_study import NASTY_FAMILY, fill_store, make_study
 
 from flatscale.errors import StoreError
-from flatscale.report import write_study_report
+from flatscale.report import ReportPaths, write_study_report
+from flatscale.stats import TABLES
 
 
 @pytest.fixture(scope="module")
-def written(full_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("report")
-    return write_study_report(full_store, out=out).folder
+def written(full_report: ReportPaths) -> Path:
+    return full_report.folder
 
 
 def test_every_file_promised_is_there(written: Path) -> None:
@@ -65,7 +65,7 @@ def test_names_from_outside_are_text_and_never_markup(written: Path) -> None:
     assert "<b>A synthetic study</b>" not in page
     assert "&lt;b&gt;A synthetic study&lt;/b&gt;" in page
     assert "onerror=alert" in page
-    head, _, rest = page.partition('id="chart-data">')
+    _, _, rest = page.partition('id="chart-data">')
     data = json.loads(rest.partition("</script>")[0])
     assert NASTY_FAMILY in {point["family"] for point in data["trials"]}
     assert page.count("<script") == page.count("</script>") == 4
@@ -90,7 +90,7 @@ def test_the_report_needs_neither_torch_nor_ray_nor_mlflow(
     full_store: Path, tmp_path: Path
 ) -> None:
     program = (
-        "import sys; from flatscale.report import write_study_report; from pathlib import Path; "
+        "import sys; from pathlib import Path; from flatscale.report import write_study_report; "
         "write_study_report(sys.argv[1], out=Path(sys.argv[2])); "
         "print(sorted({'torch', 'ray', 'mlflow', 'torchvision', 'timm'} & set(sys.modules)))"
     )
@@ -103,3 +103,43 @@ def test_the_report_needs_neither_torch_nor_ray_nor_mlflow(
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip() == "[]"
+
+
+def test_what_an_earlier_report_wrote_goes_and_nothing_else(
+    full_store: Path, empty_store: Path, tmp_path: Path
+) -> None:
+    write_study_report(full_store, out=tmp_path)
+    mine = tmp_path / "tables" / "mine.tex"
+    mine.write_text("kept")
+    assert (tmp_path / "figures" / "scatter.pdf").is_file()
+    write_study_report(empty_store, out=tmp_path)
+    assert not (tmp_path / "figures" / "scatter.pdf").exists()
+    assert mine.read_text() == "kept"
+
+
+def test_the_same_store_gives_the_same_report(full_report: ReportPaths, full_store: Path) -> None:
+    again = write_study_report(full_store, out=full_report.folder.parent / "again")
+    for path in full_report.files:
+        name = path.relative_to(full_report.folder)
+        assert (again.folder / name).read_bytes() == path.read_bytes(), name
+
+
+def test_every_table_of_the_analysis_is_written(full_report: ReportPaths) -> None:
+    document = json.loads(full_report.findings.read_text())
+    assert set(TABLES) <= set(document["tables"])
+    for name in set(TABLES) - {"findings"}:
+        frame = pl.read_parquet(full_report.folder / "data" / f"{name}.parquet")
+        assert frame.columns == list(TABLES[name].schema)
+
+
+def test_a_damaged_glossary_is_refused_by_name(tmp_path: Path) -> None:
+    store = fill_store(tmp_path / "store", make_study(num_snapshots=1), seed=3)
+    (store.root / "glossary.json").write_text("{not json")
+    with pytest.raises(StoreError, match=r"glossary\.json cannot be read"):
+        write_study_report(store)
+
+
+def test_without_a_glossary_the_report_says_so(tmp_path: Path) -> None:
+    store = fill_store(tmp_path / "store", make_study(num_snapshots=1), seed=3)
+    (store.root / "glossary.json").unlink()
+    assert "no glossary.json" in write_study_report(store).page.read_text()

@@ -8,10 +8,8 @@ from typing import Any
 
 import altair as alt
 
+from flatscale.report.content import ONE_FAMILY
 from flatscale.report.palette import INK, MUTED, RULE, family_styles
-
-ONE_FAMILY = "all"
-"""Stands for the family of rows that have none."""
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 NARROW = 290

@@ -7,7 +7,7 @@ import json
 import altair as alt
 
 from flatscale.report.charts.chart import NARROW, Chart, to_spec
-from flatscale.report.charts.points import FAMILY, NAME, column_keys
+from flatscale.report.charts.points import NAME, OWN_FAMILY, column_keys
 from flatscale.report.content import Content
 
 
@@ -56,9 +56,8 @@ def _explorer(
     shown = {key: f"log10 {n}" if key in logs else n for n, key in keys.items()}
     # JSON is a literal of Vega's expressions, too: no name can end the string it stands in.
     table = json.dumps(shown)
-    title = alt.ExprRef(
-        expr=f"{table}[up] + ' against ' + {table}[across] + ', coloured by ' + {table}[colour]"
-    )
+    lines = f"[{table}[up] + ' against', {table}[across], 'coloured by ' + {table}[colour]]"
+    title = alt.ExprRef(expr=lines if width < NARROW else f"join({lines}, ' ')")
     return (
         alt.Chart(alt.NamedData(name="trials"))
         .transform_calculate(x=chosen("across"), y=chosen("up"), c="datum[colour]")
@@ -77,7 +76,7 @@ def _explorer(
             ),
             tooltip=[
                 alt.Tooltip(field=NAME, type="nominal", title="network"),
-                alt.Tooltip(field=FAMILY, type="nominal", title="family"),
+                alt.Tooltip(field=OWN_FAMILY, type="nominal", title="family"),
                 alt.Tooltip(field="x", type="quantitative", title="across", format=".4~g"),
                 alt.Tooltip(field="y", type="quantitative", title="up", format=".4~g"),
                 alt.Tooltip(field="c", type="quantitative", title="colour", format=".4~g"),

@@ -29,7 +29,7 @@ def forest_chart(content: Content) -> Chart | None:
         title="Inside each family",
         caption="Pearson r among the networks of each family, with its 95% interval; larger dots "
         "rest on more networks. Blue: the mean over families. Dashed: where the r of a new "
-        "family would fall." + spread,
+        "family would fall." + spread + _partial(content, "largest"),
         **_both(lambda width: _intervals("forest", frame, width)),
     )
 
@@ -58,8 +58,18 @@ def left_out_chart(content: Content) -> Chart | None:
         key="left-out",
         title="Does one family carry it?",
         caption="Pooled r when the named family is left out; the dashed line is r with all "
-        "families.",
+        "families." + _partial(content, "most influential"),
         **_both(lambda width: _left_out(content, frame, width)),
+    )
+
+
+def _partial(content: Content, which: str) -> str:
+    """A sentence where the figure cannot show every family."""
+    if len(content.families) <= frames.MAX_ROWS:
+        return ""
+    return (
+        f" Drawn: the {frames.MAX_ROWS} {which} of {len(content.families)} families; all are "
+        "in the table."
     )
 
 

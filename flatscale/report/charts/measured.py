@@ -125,8 +125,8 @@ def trajectories_chart(content: Content) -> Chart | None:
     metrics = frame["metric"].unique(maintain_order=True).to_list()
 
     def draw(width: int, columns: int) -> alt.TopLevelMixin:
-        shown = family_switch(content.families)
-        look = family_encoding(content.families, columns=2 * columns)
+        shown = family_switch(content.shown_families)
+        look = family_encoding(content.shown_families, columns=2 * columns)
         panels = []
         for index, metric in enumerate(metrics):
             scale = _trajectory_scale(frame.filter(pl.col("metric") == metric)["value"])

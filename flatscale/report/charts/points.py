@@ -8,10 +8,10 @@ from typing import Any
 import polars as pl
 
 from flatscale.report import frames
-from flatscale.report.charts.chart import ONE_FAMILY
 from flatscale.report.content import Content
 
-NAME, FAMILY = "name", "family"
+NAME, FAMILY, OWN_FAMILY = "name", "family", "own_family"
+"""FAMILY is the one in the legend, OWN_FAMILY the one a hover shows."""
 MAX_LINES = 150
 
 
@@ -41,7 +41,7 @@ def point_datasets(content: Content) -> dict[str, list[dict[str, Any]]]:
         "matrix": frames.matrix(content),
         "convergence": frames.convergence(content),
         "bounds": content.bounds.drop_nulls("log10_ratio"),
-        "trajectories": _thinned(frames.trajectories(content)),
+        "trajectories": _trajectories(content),
     }
     return {
         "trials": _trials(content),
@@ -54,23 +54,26 @@ def _records(frame: pl.DataFrame) -> list[dict[str, Any]]:
     return [{k: _finite(v) for k, v in row.items()} for row in frame.iter_rows(named=True)]
 
 
-def _thinned(trajectories: pl.DataFrame) -> pl.DataFrame:
+def _trajectories(content: Content) -> pl.DataFrame:
     """At most MAX_LINES networks, evenly over the families, so that the lines can be told apart."""
+    trajectories = frames.trajectories(content)
     if trajectories.is_empty():
         return trajectories
     labels = trajectories.select("label", "family").unique(maintain_order=True)
     rank = pl.int_range(pl.len()).over("family")
     kept = labels.with_columns(rank.alias("rank")).sort("rank", maintain_order=True)
-    return trajectories.join(
+    thinned = trajectories.join(
         kept.head(MAX_LINES).select("label"), on="label", maintain_order="left"
     )
+    return thinned.with_columns(content.shown_family().alias("family"))
 
 
 def _trials(content: Content) -> list[dict[str, Any]]:
     rows, keys = content.rows, column_keys(content)
     frame = rows.select(
         _text("name").alias(NAME),
-        (_text(content.family) if content.family else pl.lit(ONE_FAMILY)).alias(FAMILY),
+        content.shown_family().alias(FAMILY),
+        (_text(content.family) if content.family else pl.lit("")).alias(OWN_FAMILY),
         *(pl.col(column).cast(pl.Float64).alias(key) for column, key in keys.items()),
         *(expr for column in content.primary for expr in _error_ends(rows, column, keys)),
     )

@@ -24,7 +24,7 @@ def residuals_chart(content: Content) -> Chart | None:
         "±3.5). Orange triangles are members of a cluster that the family scan flags; q stands "
         "beside its family.",
         wide=to_spec(_strip(content, width=600)),
-        narrow=to_spec(_strip(content, width=NARROW - 70)),
+        narrow=to_spec(_strip(content, width=NARROW - 105)),
     )
 
 
@@ -47,7 +47,7 @@ def _strip(content: Content, *, width: int) -> alt.TopLevelMixin:
                 field="family",
                 type="nominal",
                 title=None,
-                sort=list(content.families),
+                sort=list(frames.residual_families(content)),
                 axis=alt.Axis(labelLimit=210 if width > NARROW else 100, grid=True, labelColor=INK),
             ),
             color=alt.condition(flagged, alt.value(_FLAGGED), alt.value(MUTED)),
@@ -64,7 +64,7 @@ def _strip(content: Content, *, width: int) -> alt.TopLevelMixin:
         .mark_text(align="left", dx=8, color=_FLAGGED, fontSize=11)
         .encode(
             x=alt.X(field="far", type="quantitative"),
-            y=alt.Y(field="family", type="nominal", sort=list(content.families)),
+            y=alt.Y(field="family", type="nominal", sort=list(frames.residual_families(content))),
             text=alt.Text(field="text", type="nominal"),
         )
     )

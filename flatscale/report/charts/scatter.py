@@ -16,7 +16,7 @@ from flatscale.report.charts.chart import (
     family_switch,
     to_spec,
 )
-from flatscale.report.charts.points import FAMILY, NAME, column_keys
+from flatscale.report.charts.points import NAME, OWN_FAMILY, column_keys
 from flatscale.report.content import Content
 
 
@@ -48,9 +48,9 @@ def _panels(content: Content, *, wide: bool) -> alt.TopLevelMixin:
     """The pair, large, with the outcomes in a column beside it (or all below each other)."""
     x, y = content.primary
     pairs = [(x, y), *((x, outcome) for outcome in _outcome_panels(content))]
-    shown = family_switch(content.families)
+    shown = family_switch(content.shown_families)
     brushes = [alt.selection_interval(name=f"brush{i}") for i in range(len(pairs) * wide)]
-    look = family_encoding(content.families, columns=4 if wide else 2)
+    look = family_encoding(content.shown_families, columns=4 if wide else 2)
     panels = []
     for index, (across, up) in enumerate(pairs):
         points = _points(content, across, up, look, brushes).transform_filter(shown)
@@ -114,7 +114,7 @@ def tooltips(content: Content, keys: dict[str, str], columns: tuple[str, ...]) -
     shown = [name for name in dict.fromkeys((*columns, *content.hyperparameters)) if name in keys]
     return [
         alt.Tooltip(field=NAME, type="nominal", title="network"),
-        alt.Tooltip(field=FAMILY, type="nominal", title="family"),
+        alt.Tooltip(field=OWN_FAMILY, type="nominal", title="family"),
         *(
             alt.Tooltip(field=keys[name], type="quantitative", title=name, format=".4~g")
             for name in shown

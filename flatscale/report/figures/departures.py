@@ -16,10 +16,10 @@ def residuals_figure(content: Content) -> Figure | None:
     frame = frames.residuals(content)
     if frame.is_empty():
         return None
-    families = content.families or ("all",)
+    families = frames.residual_families(content)
     place = {name: index for index, name in enumerate(families)}
     rows = frame.with_columns(
-        pl.col("family").fill_null("all").replace_strict(place, default=0).alias("place")
+        pl.col("family").replace_strict(place, return_dtype=pl.Int64).alias("place")
     )
     figure, (axis,) = new_figure(COLUMN, 0.65 + 0.2 * len(families))
     for fence in (-3.5, 0.0, 3.5):

@@ -127,9 +127,10 @@ def trajectories_figure(content: Content) -> Figure | None:
         return None
     metrics = frame["metric"].unique(maintain_order=True).to_list()
     rows = -(-len(metrics) // 3)
-    legend = 0.14 * -(-len(content.families) // 5)
+    frame = frame.with_columns(content.shown_family().alias("family"))
+    legend = 0.14 * -(-len(content.shown_families) // 5)
     figure, axes = new_figure(PAGE, 1.7 * rows + legend, rows=rows, columns=3)
-    styles = family_styles(content.families)
+    styles = family_styles(content.shown_families)
     for axis, metric in zip(axes, metrics, strict=False):
         part = frame.filter(pl.col("metric") == metric)
         lines = part.partition_by("label", maintain_order=True)[:_MAX_LINES]
@@ -150,5 +151,5 @@ def trajectories_figure(content: Content) -> Figure | None:
         axis.set_xlabel("step")
     for axis in axes[len(metrics) :]:
         axis.set_visible(False)
-    family_legend(figure, content.families, columns=5)
+    family_legend(figure, content.shown_families, columns=5)
     return figure

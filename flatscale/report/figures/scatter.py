@@ -26,7 +26,7 @@ def scatter_figure(content: Content) -> Figure | None:
     if rows.is_empty():
         return None
     x, y = content.primary
-    families = content.families
+    families = content.shown_families
     height = 2.6 + 0.14 * -(-len(families) // 3)
     figure, (axis,) = new_figure(COLUMN, height)
     _robust_line(axis, content)
@@ -99,8 +99,8 @@ def _by_family(content: Content, rows: pl.DataFrame) -> list[tuple[pl.DataFrame,
     if content.family is None:
         return [(rows, (ACCENT, "o"))]
     return [
-        (rows.filter(pl.col(content.family) == name), (style.colour, style.marker))
-        for name, style in family_styles(content.families).items()
+        (rows.filter(content.shown_family() == name), (style.colour, style.marker))
+        for name, style in family_styles(content.shown_families).items()
     ]
 
 

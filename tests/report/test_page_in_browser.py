@@ -1,0 +1,180 @@
+"""The page in a real browser: it loads alone, answers, hides and sorts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flatscale.report import ReportPaths
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+if not CHROMIUM or not DRIVER:
+    pytest.skip("chromium and chromedriver are not installed", allow_module_level=True)
+
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1280,1000",
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def page_path(full_report: ReportPaths) -> Path:
+    return full_report.page
+
+
+@pytest.fixture
+def page(browser: Any, page_path: Path) -> Any:
+    browser.get("about:blank")
+    for kind in ("browser", "performance"):
+        browser.get_log(kind)
+    browser.get(page_path.as_uri())
+    wait_for(browser, "return document.documentElement.dataset.ready === 'yes'")
+    return browser
+
+
+def wait_for(browser: Any, script: str) -> None:
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    WebDriverWait(browser, 30).until(lambda driver: driver.execute_script(script))
+
+
+def test_it_loads_without_a_console_message(page: Any) -> None:
+    assert page.get_log("browser") == []
+
+
+def test_it_asks_the_network_for_nothing(page: Any, page_path: Path) -> None:
+    messages = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    asked = [
+        message["params"]["request"]["url"]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    ]
+    assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [page_path.as_uri()]
+
+
+def test_every_chart_is_drawn(page: Any) -> None:
+    drawn = page.execute_script(
+        "return Object.fromEntries([...document.querySelectorAll('.chart')].map("
+        "c => [c.id, c.querySelectorAll('svg.marks path').length]))"
+    )
+    assert {"chart-scatter", "chart-levels", "chart-explorer", "chart-trajectories"} <= set(drawn)
+    assert all(paths > 5 for paths in drawn.values()), drawn
+
+
+def test_the_scatter_answers_a_hover_with_the_name_of_the_trial(page: Any) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.by import By
+
+    chart = page.find_element(By.ID, "chart-scatter")
+    page.execute_script(
+        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", chart
+    )
+    marks = chart.find_elements(By.CSS_SELECTOR, ".mark-symbol.role-mark path")
+    names = {p["name"] for p in page.execute_script("return flatscaleViews.scatter.data('trials')")}
+    ActionChains(page).move_to_element(marks[-1]).perform()
+    wait_for(page, "return document.querySelector('#vg-tooltip-element.visible') !== null")
+    tooltip = page.find_element(By.ID, "vg-tooltip-element").text
+    assert any(name in tooltip for name in names), tooltip
+    assert "sharpness" in tooltip
+
+
+def test_a_family_is_switched_off_and_on_by_its_legend(page: Any) -> None:
+    from selenium.webdriver.common.by import By
+
+    def drawn() -> int:
+        selector = "#chart-scatter .mark-symbol.role-mark path"
+        return len(page.find_elements(By.CSS_SELECTOR, selector))
+
+    everything = drawn()
+    labels = page.find_elements(By.CSS_SELECTOR, "#chart-scatter .role-legend-label text")
+    label = next(label for label in labels if label.text == "vgg11")
+    page.execute_script(
+        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", label
+    )
+    panels = page.execute_script(
+        "return document.querySelectorAll('#chart-scatter .mark-symbol.role-mark').length"
+    )
+    per_panel = page.execute_script(
+        "return flatscaleViews.scatter.data('trials').filter(d => d.family === 'vgg11').length"
+    )
+    label.click()
+    wait_for(
+        page,
+        "return document.querySelectorAll('#chart-scatter .mark-symbol.role-mark path').length "
+        f"=== {everything - panels * per_panel}",
+    )
+    label.click()
+    wait_for(
+        page,
+        "return document.querySelectorAll('#chart-scatter .mark-symbol.role-mark path').length "
+        f"=== {everything}",
+    )
+
+
+def test_tables_sort_by_number_both_ways(page: Any) -> None:
+    from selenium.webdriver.common.by import By
+
+    table = page.find_element(By.CSS_SELECTOR, "table[data-key=flow]")
+    button = table.find_elements(By.CSS_SELECTOR, "th button")[1]
+    page.execute_script(
+        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", button
+    )
+
+    def column() -> list[int]:
+        return [
+            int(cell.text) for cell in table.find_elements(By.CSS_SELECTOR, "tbody td:nth-child(2)")
+        ]
+
+    before = column()
+    button.click()
+    assert column() == sorted(before)
+    button.click()
+    assert column() == sorted(before, reverse=True)
+
+
+def test_a_name_with_markup_stays_text(page: Any, nasty_family: str) -> None:
+    text = page.execute_script("return document.body.textContent")
+    assert nasty_family in text
+    assert page.execute_script("return document.querySelectorAll('img').length") == 0
+
+
+def test_a_phone_does_not_scroll_sideways(page: Any) -> None:
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    try:
+        page.refresh()
+        wait_for(page, "return document.documentElement.dataset.ready === 'yes'")
+        widths = page.execute_script(
+            "return [document.documentElement.scrollWidth, ...[...document.querySelectorAll("
+            "'.chart svg.marks')].map(svg => svg.getBoundingClientRect().right)]"
+        )
+        assert max(widths) <= 390, widths
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
