@@ -104,7 +104,7 @@ def _asked(content: Content) -> str:
 
 def _unanswered(content: Content, row: dict[str, Any] | None) -> str:
     why = content.problem or (row or {}).get("reason") or "the analysis has no result for this pair"
-    return f"Found: this cannot be said. {why[:1].upper()}{why[1:].rstrip('.')}."
+    return f"Found: this cannot be said: {why.rstrip('.')}."
 
 
 def _found(content: Content, row: dict[str, Any]) -> str:
