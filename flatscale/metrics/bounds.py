@@ -17,7 +17,14 @@ from scipy.special import logsumexp
 
 from flatscale.errors import MetricError
 from flatscale.measurement import Measurement
-from flatscale.metrics.compression import VolumeOptions, layer_values, log_volumes, volume_rank
+from flatscale.metrics.compression import (
+    Jacobian,
+    VolumeOptions,
+    all_rows,
+    layer_values,
+    log_volumes,
+    volume_rank,
+)
 from flatscale.metrics.jacobian import JacobianPoints
 from flatscale.metrics.layer_norms import LayerNorms
 from flatscale.metrics.reduction import mean_over_points
@@ -89,8 +96,9 @@ def factors(
     source=_PAPER,
     default=True,
 )
-def bound_a(jacobian: JacobianPoints, options: None) -> Measurement:
+def bound_a(jacobian: Jacobian, options: None) -> Measurement:
     """Left side of A ≤ B ≤ C ≤ D: the sensitivity to the first linear layer's input."""
+    jacobian = all_rows(jacobian)
     note = None
     if not jacobian.first_layer_reads_input:
         note = f"J¹ is taken at the input of {jacobian.layer_names[0]}, not at the network's"
@@ -111,8 +119,9 @@ def bound_a(jacobian: JacobianPoints, options: None) -> Measurement:
     source=_PAPER,
     default=True,
 )
-def bound_b(jacobian: JacobianPoints, norms: LayerNorms, options: None) -> Measurement:
+def bound_b(jacobian: Jacobian, norms: LayerNorms, options: None) -> Measurement:
     """First upper bound on MLS, holding at every point."""
+    jacobian = all_rows(jacobian)
 
     def sides(f: Factors) -> Sides:
         right = f.a[:, 0] * f.g[:, 0]
@@ -129,8 +138,9 @@ def bound_b(jacobian: JacobianPoints, norms: LayerNorms, options: None) -> Measu
     source=_PAPER,
     default=True,
 )
-def bound_c(jacobian: JacobianPoints, norms: LayerNorms, options: None) -> Measurement:
+def bound_c(jacobian: Jacobian, norms: LayerNorms, options: None) -> Measurement:
     """Second upper bound on MLS: B with its two factors averaged apart."""
+    jacobian = all_rows(jacobian)
 
     def sides(f: Factors) -> Sides:
         right = float(np.sqrt((f.a[:, 0] ** 2).mean() * (f.g[:, 0] ** 2).mean()))
@@ -147,8 +157,9 @@ def bound_c(jacobian: JacobianPoints, norms: LayerNorms, options: None) -> Measu
     source=_PAPER,
     default=True,
 )
-def bound_d(jacobian: JacobianPoints, norms: LayerNorms, options: None) -> Measurement:
+def bound_d(jacobian: Jacobian, norms: LayerNorms, options: None) -> Measurement:
     """Third upper bound on MLS: through the sharpness of all parameters."""
+    jacobian = all_rows(jacobian)
 
     def sides(f: Factors) -> Sides:
         a2 = (f.a[:, 0] ** 2).mean()
@@ -166,8 +177,9 @@ def bound_d(jacobian: JacobianPoints, norms: LayerNorms, options: None) -> Measu
     source=_PAPER,
     default=True,
 )
-def nmls_bound(jacobian: JacobianPoints, norms: LayerNorms, options: None) -> Measurement:
+def nmls_bound(jacobian: Jacobian, norms: LayerNorms, options: None) -> Measurement:
     """Upper bound on NMLS through sharpness; the inequality is also checked at every point."""
+    jacobian = all_rows(jacobian)
 
     def sides(f: Factors) -> Sides:
         a2 = (f.a**2).sum(axis=1)
@@ -191,8 +203,9 @@ def nmls_bound(jacobian: JacobianPoints, norms: LayerNorms, options: None) -> Me
     default=True,
     options=VolumeOptions,
 )
-def lvr_bound(jacobian: JacobianPoints, norms: LayerNorms, options: VolumeOptions) -> Measurement:
+def lvr_bound(jacobian: Jacobian, norms: LayerNorms, options: VolumeOptions) -> Measurement:
     """Upper bound on the mean local volumetric ratio, in logs."""
+    jacobian = all_rows(jacobian)
     rank = volume_rank(jacobian, options)
 
     def sides(f: Factors) -> Sides:
@@ -213,8 +226,9 @@ def lvr_bound(jacobian: JacobianPoints, norms: LayerNorms, options: VolumeOption
     default=True,
     options=VolumeOptions,
 )
-def nvr_bound(jacobian: JacobianPoints, norms: LayerNorms, options: VolumeOptions) -> Measurement:
+def nvr_bound(jacobian: Jacobian, norms: LayerNorms, options: VolumeOptions) -> Measurement:
     """Upper bound on the mean network-wide volume ratio, in logs."""
+    jacobian = all_rows(jacobian)
     rank = volume_rank(jacobian, options)
 
     def sides(f: Factors) -> Sides:
@@ -232,8 +246,9 @@ def nvr_bound(jacobian: JacobianPoints, norms: LayerNorms, options: VolumeOption
     source=_PAPER,
     default=True,
 )
-def input_invariant_bound(jacobian: JacobianPoints, options: None) -> Measurement:
+def input_invariant_bound(jacobian: Jacobian, options: None) -> Measurement:
     """Upper bound on the input-invariant MLS through the first layer's adaptive sharpness."""
+    jacobian = all_rows(jacobian)
     rows = jacobian.finite
     first = jacobian.first_layer[rows]
     if not jacobian.first_layer_reads_input or not (first[:, 0] > 0).all():

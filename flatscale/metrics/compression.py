@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import logsumexp
@@ -10,8 +11,11 @@ from scipy.special import logsumexp
 from flatscale.errors import MetricError
 from flatscale.measurement import Measurement
 from flatscale.metrics.jacobian import JacobianPoints
+from flatscale.metrics.jacobian_estimates import JacobianEstimates
 from flatscale.metrics.reduction import mean_over_points
 from flatscale.metrics.registry import metric
+
+Jacobian = JacobianPoints | JacobianEstimates
 
 _PAPER = "arXiv 2310.01770"
 _RESCALING = ("layer rescaling of ReLU networks",)
@@ -41,8 +45,10 @@ class VolumeOptions:
     source=_PAPER,
     default=True,
 )
-def mls(jacobian: JacobianPoints, options: None) -> Measurement:
+def mls(jacobian: Jacobian, options: None) -> Measurement:
     """Maximum Local Sensitivity: how far the output moves per unit of the worst input change."""
+    if isinstance(jacobian, JacobianEstimates):
+        return _iterated("mls", jacobian, jacobian.largest["sigma"])
     return mean_over_points(
         "mls", jacobian.singular_values[:, 0], num_evaluations=jacobian.num_evaluations
     )
@@ -56,8 +62,9 @@ def mls(jacobian: JacobianPoints, options: None) -> Measurement:
     source=_PAPER,
     default=True,
 )
-def nmls(jacobian: JacobianPoints, options: None) -> Measurement:
+def nmls(jacobian: Jacobian, options: None) -> Measurement:
     """Network-wide MLS: the sensitivities to the inputs of all linear layers, summed."""
+    jacobian = all_rows(jacobian)
     largest = layer_values(jacobian)[:, :, 0]
     return mean_over_points(
         "nmls",
@@ -79,8 +86,9 @@ def nmls(jacobian: JacobianPoints, options: None) -> Measurement:
     default=True,
     options=VolumeOptions,
 )
-def log_lvr(jacobian: JacobianPoints, options: VolumeOptions) -> Measurement:
+def log_lvr(jacobian: Jacobian, options: VolumeOptions) -> Measurement:
     """Local Volumetric Ratio, in logs: how the network scales volumes of the input space."""
+    jacobian = all_rows(jacobian)
     rank = volume_rank(jacobian, options)
     logs = log_volumes(jacobian.singular_values, rank, jacobian.dtype_epsilon)
     deficient = np.asarray(np.isneginf(logs))
@@ -106,8 +114,9 @@ def log_lvr(jacobian: JacobianPoints, options: VolumeOptions) -> Measurement:
     default=True,
     options=VolumeOptions,
 )
-def log_nvr(jacobian: JacobianPoints, options: VolumeOptions) -> Measurement:
+def log_nvr(jacobian: Jacobian, options: VolumeOptions) -> Measurement:
     """Network-wide volume ratio, in logs: the volume ratios of all linear layers, summed."""
+    jacobian = all_rows(jacobian)
     rank = volume_rank(jacobian, options)
     spectra = layer_values(jacobian)
     logs = log_volumes(spectra, rank, jacobian.dtype_epsilon)
@@ -138,8 +147,10 @@ def log_nvr(jacobian: JacobianPoints, options: VolumeOptions) -> Measurement:
     source=_PAPER,
     default=True,
 )
-def local_dimensionality(jacobian: JacobianPoints, options: None) -> Measurement:
+def local_dimensionality(jacobian: Jacobian, options: None) -> Measurement:
     """Participation ratio of the local output directions: how many of them share the variance."""
+    if isinstance(jacobian, JacobianEstimates):
+        return _summed("local_dimensionality", jacobian, jacobian.sums.dimensionality)
     squares = jacobian.singular_values**2
     total = squares.sum(axis=1)
     flat = total == 0.0
@@ -161,8 +172,12 @@ def local_dimensionality(jacobian: JacobianPoints, options: None) -> Measurement
     source="Ma & Ying 2021",
     default=True,
 )
-def input_gradient(jacobian: JacobianPoints, options: None) -> Measurement:
+def input_gradient(jacobian: Jacobian, options: None) -> Measurement:
     """Squared norm of the gradient with respect to the input, summed over outputs."""
+    if isinstance(jacobian, JacobianEstimates):
+        sums = jacobian.sums
+        extra = {"monte_carlo_std_error": (sums.frobenius_error,)}
+        return _summed("input_gradient", jacobian, sums.frobenius2, extra)
     return mean_over_points(
         "input_gradient",
         (jacobian.singular_values**2).sum(axis=1),
@@ -179,8 +194,11 @@ def input_gradient(jacobian: JacobianPoints, options: None) -> Measurement:
     source=f"{_PAPER}, Figure 4 (with sigmoid outputs)",
     default=True,
 )
-def normalized_mls(jacobian: JacobianPoints, options: None) -> Measurement:
+def normalized_mls(jacobian: Jacobian, options: None) -> Measurement:
     """Squared sensitivity to a relative change of the input."""
+    if isinstance(jacobian, JacobianEstimates):
+        found = jacobian.largest
+        return _iterated("normalized_mls", jacobian, found["sigma"] ** 2 * found["input_norm2"])
     return mean_over_points(
         "normalized_mls",
         jacobian.singular_values[:, 0] ** 2 * jacobian.input_norm2,
@@ -197,13 +215,59 @@ def normalized_mls(jacobian: JacobianPoints, options: None) -> Measurement:
     source=_PAPER,
     default=True,
 )
-def input_invariant_mls(jacobian: JacobianPoints, options: None) -> Measurement:
+def input_invariant_mls(jacobian: Jacobian, options: None) -> Measurement:
     """Squared output change along the input itself, per input dimension."""
+    if isinstance(jacobian, JacobianEstimates):
+        along = jacobian.along_input
+        return mean_over_points(
+            "input_invariant_mls",
+            along["directional2"] / along["input_size"],
+            num_evaluations=2,
+            note="; ".join(jacobian.attention_notes) or None,
+        )
     return mean_over_points(
         "input_invariant_mls",
         jacobian.directional2 / jacobian.input_size,
         num_evaluations=jacobian.num_evaluations,
     )
+
+
+def all_rows(jacobian: Jacobian) -> JacobianPoints:
+    """The exact pass's rows.
+
+    Raises:
+        MetricError: the pass turned to estimates, which have no whole spectra.
+    """
+    if isinstance(jacobian, JacobianEstimates):
+        raise MetricError(
+            "needs every row of every layer's Jacobian, and one point's would exceed 256 MB; "
+            'options={"jacobian": {"method": "exact"}} computes them all the same'
+        )
+    return jacobian
+
+
+def _iterated(name: str, jacobian: JacobianEstimates, values: np.ndarray) -> Measurement:
+    found = jacobian.largest
+    measured = mean_over_points(
+        name,
+        values,
+        num_evaluations=1 + 3 * int(found["steps"].max()),
+        note="; ".join(jacobian.attention_notes) or None,
+    )
+    return replace(measured, converged=bool(found["settled"].all()))
+
+
+def _summed(
+    name: str,
+    jacobian: JacobianEstimates,
+    values: np.ndarray,
+    extras: Mapping[str, tuple[float, ...]] | None = None,
+) -> Measurement:
+    sums = jacobian.sums
+    measured = mean_over_points(
+        name, values, num_evaluations=sums.num_evaluations, extras=extras or {}
+    )
+    return replace(measured, converged=sums.converged)
 
 
 def layer_values(jacobian: JacobianPoints) -> np.ndarray:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flatscale.errors import MetricError
 from flatscale.measurement import Measurement
 from flatscale.metrics.jacobian import JacobianPoints
+from flatscale.metrics.jacobian_estimates import JacobianEstimates, Sums
 from flatscale.metrics.reduction import mean_over_points
 from flatscale.metrics.registry import metric
 
@@ -17,14 +20,22 @@ from flatscale.metrics.registry import metric
     source="arXiv 2310.01770",
     default=True,
 )
-def sharpness(jacobian: JacobianPoints, options: None) -> Measurement:
+def sharpness(jacobian: JacobianPoints | JacobianEstimates, options: None) -> Measurement:
     """Trace of the Gauss-Newton matrix: the Hessian trace of 1/2 MSE at interpolation."""
-    if not jacobian.parameter_names:
+    source = jacobian.sums if isinstance(jacobian, JacobianEstimates) else jacobian
+    if not source.parameter_names:
         raise MetricError("the outputs depend on no parameter")
-    parts = jacobian.parameter_gradient2
-    return mean_over_points(
+    parts = source.parameter_gradient2
+    measured = mean_over_points(
         "sharpness",
         parts.sum(axis=1),
-        num_evaluations=jacobian.num_evaluations,
-        layers={name: parts[:, i] for i, name in enumerate(jacobian.parameter_names)},
+        num_evaluations=source.num_evaluations,
+        layers={name: parts[:, i] for i, name in enumerate(source.parameter_names)},
+    )
+    if not isinstance(source, Sums):
+        return measured
+    return replace(
+        measured,
+        converged=source.converged,
+        extras={"monte_carlo_std_error": (source.sharpness_error,)},
     )

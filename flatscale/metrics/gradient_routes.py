@@ -90,8 +90,12 @@ def find_routes(shard: Shard) -> GradientRoutes:
         outputs.shape, generator=torch.Generator().manual_seed(0), dtype=outputs.dtype
     ).to(outputs.device)
     deltas = torch.autograd.grad(outputs, [c.h for c in calls], direction, allow_unused=True)
+    pairs = [
+        call.of_one_point(None if delta is None else delta.unsqueeze(0))
+        for call, delta in zip(calls, deltas, strict=True)
+    ]
     layers = layer_gradient_norms(
-        shard.model, calls, [None if d is None else d.unsqueeze(0) for d in deltas]
+        shard.model, [call for call, _ in pairs], [delta for _, delta in pairs]
     )
     layered = layers.by_parameter
     leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
@@ -113,45 +117,59 @@ def find_routes(shard: Shard) -> GradientRoutes:
     return GradientRoutes(layered=tuple(trusted), networked=tuple(others))
 
 
-def network_gradient_norms(shard: Shard, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """sum_k ||grad_p f_k(x_i)||^2 per point through the whole network, for the named parameters."""
+def network_gradient_norms(
+    shard: Shard, x: Tensor, names: Sequence[str], mixes: Tensor | None = None
+) -> dict[str, Tensor]:
+    """sum_k ||grad_p f_k(x_i)||^2 per point through the whole network, for the named parameters.
+
+    With mixes (K, B, N), the sum is over those combinations of the outputs.
+    """
     if not names:
         return {}
     parameters = float_parameters(shard.model)
     chosen = {name: parameters[name].detach() for name in names}
-    per_point = _one_point(shard)
-    with torch.no_grad():
-        num_outputs = shard.outputs(x[:1]).shape[1]
+    if mixes is None:
+        with torch.no_grad():
+            num_outputs = shard.outputs(x[:1]).shape[1]
+        identity = torch.eye(num_outputs, dtype=x.dtype, device=x.device)
+        mixes = identity.unsqueeze(1).expand(num_outputs, len(x), num_outputs)
+    num_outputs = len(mixes)
     floats = num_outputs * sum(p.numel() for p in chosen.values())
     chunk = max(1, int(_NETWORK_ROUTE_BYTES / (4 * floats)))
     try:
-        return torch.func.vmap(per_point, in_dims=(None, 0), chunk_size=chunk)(chosen, x)
+        per_point = torch.func.vmap(_one_point(shard), in_dims=(None, 0, 1), chunk_size=chunk)
+        return per_point(chosen, x, mixes)
     except RuntimeError as error:
         logger.info("gradients one point at a time: vmap refused the network (%s)", error)
-    rows = [_one_point_by_backward(shard, chosen, point) for point in x.split(1)]
+    rows = [_one_point_by_backward(shard, chosen, x[i : i + 1], mixes[:, i]) for i in range(len(x))]
     return {name: torch.stack([row[name] for row in rows]) for name in names}
 
 
-def _one_point(shard: Shard) -> Callable[[dict[str, Tensor], Tensor], dict[str, Tensor]]:
-    def outputs(values: dict[str, Tensor], xi: Tensor) -> Tensor:
+def _one_point(
+    shard: Shard,
+) -> Callable[[dict[str, Tensor], Tensor, Tensor], dict[str, Tensor]]:
+    def outputs(values: dict[str, Tensor], xi: Tensor, mix: Tensor) -> Tensor:
         logits = torch.func.functional_call(shard.model, values, (xi.unsqueeze(0),))
-        return shard.map_outputs(logits).squeeze(0)
+        return mix @ shard.map_outputs(logits).squeeze(0)
 
-    def norms(values: dict[str, Tensor], xi: Tensor) -> dict[str, Tensor]:
-        jacobians = torch.func.jacrev(outputs)(values, xi)
+    def norms(values: dict[str, Tensor], xi: Tensor, mix: Tensor) -> dict[str, Tensor]:
+        jacobians = torch.func.jacrev(outputs)(values, xi, mix)
         return {name: jacobian.square().sum() for name, jacobian in jacobians.items()}
 
     return norms
 
 
-def _one_point_by_backward(shard: Shard, chosen: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+def _one_point_by_backward(
+    shard: Shard, chosen: dict[str, Tensor], x: Tensor, mix: Tensor
+) -> dict[str, Tensor]:
     leaves = {name: p.clone().requires_grad_() for name, p in chosen.items()}
     with torch.enable_grad():
         outputs = shard.map_outputs(torch.func.functional_call(shard.model, leaves, (x,)))
+        mixed = mix @ outputs[0]
     norms = dict.fromkeys(leaves, torch.zeros((), device=x.device))
-    for k in range(outputs.shape[1]):
+    for value in mixed:
         gradients = torch.autograd.grad(
-            outputs[0, k], list(leaves.values()), retain_graph=True, allow_unused=True
+            value, list(leaves.values()), retain_graph=True, allow_unused=True
         )
         for name, gradient in zip(leaves, gradients, strict=True):
             if gradient is not None:

@@ -40,7 +40,9 @@ def layer_norm_rows(shard: Shard) -> Arrays:
     with captured_calls(shard.model) as calls, torch.enable_grad():
         shard.outputs(shard.x[:1].clone().requires_grad_(shard.x.is_floating_point()))
     linear = [call for call in calls if call.is_linear]
-    unrolled = [unrolled_norm(call.module, tuple(call.x.shape[1:])) for call in linear]
+    unrolled = [
+        unrolled_norm(call.module, call.of_one_point(None)[0].input_shape) for call in linear
+    ]
     kernel = [kernel_norm(call.module) for call in linear]
     return {
         "unrolled": np.tile(np.array(unrolled), (shard.num_points, 1)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,12 +30,27 @@ class LayerCall:
         x: what it read, as its own node of the graph: a derivative with respect to it runs
             through this layer alone, also where other branches read the same tensor.
         h: what it returned, before anything downstream changed it in place.
+        folded: the network folded more than the points into the leading axis (windows, patches);
+            x and h are then (1, pieces, ...) of a single point.
     """
 
     name: str
     module: nn.Module
     x: Tensor
     h: Tensor
+    folded: bool = False
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input of the layer, without the leading axis."""
+        return tuple(self.x.shape[2 if self.folded else 1 :])
+
+    def of_one_point(self, delta: Tensor | None) -> tuple[LayerCall, Tensor | None]:
+        """The call and df_k/dh (K, ...) with everything under a leading axis of one point."""
+        if self.x.shape[0] == 1 and self.h.shape[0] == 1:
+            return self, delta
+        call = replace(self, x=self.x.unsqueeze(0), h=self.h.unsqueeze(0), folded=True)
+        return call, None if delta is None else delta.unsqueeze(1)
 
     @property
     def is_linear(self) -> bool:

@@ -29,7 +29,7 @@ def gradient_norms(call: LayerCall, x: Tensor, delta: Tensor) -> dict[str, Tenso
         return _linear(module, x, delta)
     if isinstance(module, nn.Conv1d | nn.Conv2d) and type(module) in (nn.Conv1d, nn.Conv2d):
         return _convolution(module, x, delta)
-    return _any_module(module, x, delta)
+    return _any_module(module, x, delta, call.folded)
 
 
 def weight_gradient_norm(module: nn.Module, x: Tensor, delta: Tensor) -> Tensor | None:
@@ -98,6 +98,8 @@ def _linear(module: nn.Linear, x: Tensor, delta: Tensor) -> dict[str, Tensor]:
 def _convolution(module: nn.Conv1d | nn.Conv2d, x: Tensor, delta: Tensor) -> dict[str, Tensor]:
     found = {"weight": contraction_norm(*_convolution_factors(module, x, delta))}
     if module.bias is not None:
+        if delta.ndim - len(module.kernel_size) == 4:
+            delta = delta.movedim(2, 3)
         found["bias"] = _summed_positions(delta.flatten(3), 3)
     return found
 
@@ -111,7 +113,11 @@ def _linear_factors(x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
 def _convolution_factors(
     module: nn.Conv1d | nn.Conv2d, x: Tensor, delta: Tensor
 ) -> tuple[Tensor, Tensor]:
-    columns = patches(module, x)
+    pieces = x.ndim - len(module.kernel_size) == 3
+    columns = patches(module, x.flatten(0, 1) if pieces else x)
+    if pieces:
+        columns = columns.unflatten(0, x.shape[:2]).movedim(1, 3).flatten(3)
+        delta = delta.movedim(2, 3)
     outgoing = delta.reshape(*delta.shape[:2], module.groups, -1, columns.shape[-1])
     return outgoing, columns
 
@@ -120,12 +126,14 @@ def _summed_positions(delta: Tensor, dim: int) -> Tensor:
     return delta.sum(dim=dim).square().sum(dim=(0, 2))
 
 
-def _any_module(module: nn.Module, x: Tensor, delta: Tensor) -> dict[str, Tensor]:
+def _any_module(module: nn.Module, x: Tensor, delta: Tensor, folded: bool) -> dict[str, Tensor]:
     """The same through vmap over points of the layer's own vector-Jacobian products."""
     parameters = {name: p.detach() for name, p in module.named_parameters()}
 
     def one_point(xi: Tensor, delta_i: Tensor) -> dict[str, Tensor]:
         def layer(values: dict[str, Tensor]) -> Tensor:
+            if folded:
+                return torch.func.functional_call(module, values, (xi,))
             return torch.func.functional_call(module, values, (xi.unsqueeze(0),)).squeeze(0)
 
         pullback = torch.func.vjp(layer, parameters)[1]
