@@ -17,6 +17,7 @@ from flatscale.metrics.passes import required
 from flatscale.metrics.probe import Arrays, Observer, Shard
 from flatscale.metrics.reduction import mean_over_points
 from flatscale.metrics.registry import measurement_pass, metric
+from flatscale.training.losses import cross_entropy, half_squared_error, squared_error
 
 _ROW_BYTES = 64e6
 
@@ -73,14 +74,38 @@ def relative_flatness_rows(shard: Shard, *, layer: str) -> Arrays:
             losses = shard.losses(logits, shard.y[points])
         call = _linear_call(calls, layer)
         name, width = call.name, call.h.shape[1]
-        with torch.enable_grad(), twice_differentiable():
-            curvature = _curvature(losses, call)
+        curvature = _known_curvature(shard, logits.detach(), call)
+        if curvature is None:
+            with torch.enable_grad(), twice_differentiable():
+                curvature = _curvature(losses, call)
         kappa = call.x.detach().double().square().sum(dim=1) * curvature
         return torch.where(losses.isfinite(), kappa, torch.nan).detach().cpu().numpy()
 
     kappa = np.concatenate(list(shard.microbatches(compute)))
     count = shard.num_points
     return {"kappa": kappa, "layer": np.full(count, name), "width": np.full(count, width)}
+
+
+def _known_curvature(shard: Shard, logits: Tensor, call: LayerCall) -> Tensor | None:
+    """The same in closed form where the layer's output is what a known loss sees (B,).
+
+    Cross-entropy: H = diag(p) - p p^T; squared errors: H = c I.
+    """
+    if call.h.shape != logits.shape or not torch.equal(call.h, logits):
+        return None
+    weight = call.module.weight
+    if not isinstance(weight, Tensor):
+        return None
+    rows = weight.detach().double()
+    squares = rows.square().sum(dim=1)
+    if shard.loss is cross_entropy:
+        p = torch.softmax(logits.double(), dim=1)
+        return p @ squares - (p @ rows).square().sum(dim=1)
+    factors = {half_squared_error: 1.0, squared_error: 2.0}
+    if shard.loss in factors and shard.output_map == "identity":
+        total = factors[shard.loss] * squares.sum()
+        return total.expand(len(logits))
+    return None
 
 
 def _curvature(losses: Tensor, call: LayerCall) -> Tensor:

@@ -46,8 +46,9 @@ def held_for_measurement(model: nn.Module) -> Iterator[nn.Module]:
             parameter.data = data
         for (owner, name, buffer), saved in zip(buffers, saved_buffers, strict=True):
             owner._buffers[name] = buffer
-            with torch.no_grad():
-                buffer.copy_(saved)
+            if not torch.equal(buffer, saved):
+                with torch.no_grad():
+                    buffer.copy_(saved)
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
         for module, mode in modes.items():

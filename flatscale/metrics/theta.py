@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +13,10 @@ from torch import Tensor
 from flatscale.errors import MetricError
 from flatscale.metrics.attention import attention_notes, twice_differentiable
 from flatscale.metrics.gradient_routes import float_parameters
+from flatscale.metrics.layers import captured_calls
 from flatscale.metrics.probe import Arrays, Observer, Shard
+
+_KEPT_GRAPH_BYTES = 1e9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,31 +133,70 @@ def loss_gradient(shard: Shard, *, shift: np.ndarray, left_out: tuple[int, ...])
 
 
 def hessian_products(shard: Shard, *, vectors: np.ndarray, left_out: tuple[int, ...]) -> Arrays:
-    """Summed Hessian-vector products (K, P): one gradient graph, then a backward pass a vector."""
-    shard = shard.without(left_out)
-    leaves = {
-        name: p.detach().requires_grad_() for name, p in float_parameters(shard.model).items()
-    }
-    directions = [_unflatten(vector, leaves) for vector in vectors]
+    """Summed Hessian-vector products (K, P): a backward pass a vector through the gradient's graph.
 
-    def compute(points: slice) -> np.ndarray:
+    The graph is kept for the next call at the same theta where it fits into memory.
+    """
+    shard = shard.without(left_out)
+    products = np.zeros(vectors.shape)
+    directions: list[dict[str, Tensor]] = []
+    for graph in _gradient_graphs(shard, left_out):
+        if not directions:
+            directions = [_unflatten(vector, graph.leaves) for vector in vectors]
+        with torch.enable_grad(), twice_differentiable():
+            rows = [_product(graph, direction) for direction in directions]
+        products += np.stack(rows)
+    return {"products": products}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientGraph:
+    """The gradient of one microbatch's summed loss, differentiable in the leaves.
+
+    Attributes:
+        leaves: theta by name.
+        gradients: of the parameters whose gradient depends on theta, by name.
+    """
+
+    leaves: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+
+
+def _gradient_graphs(shard: Shard, left_out: tuple[int, ...]) -> Iterator[GradientGraph]:
+    parameters = float_parameters(shard.model)
+    key = (left_out, tuple((p.data_ptr(), p._version) for p in parameters.values()))
+    kept = shard.notebook.get("gradient_graphs")
+    if kept is not None and kept[0] == key:
+        yield from kept[1]
+        return
+    shard.notebook.pop("gradient_graphs", None)
+    leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+
+    def build(points: slice) -> GradientGraph:
         with torch.enable_grad(), twice_differentiable():
             loss = _batch_loss(shard, leaves, points)
-            gradients = torch.autograd.grad(
+            found = torch.autograd.grad(
                 loss, list(leaves.values()), create_graph=True, allow_unused=True
             )
-            curved = [
-                (gradient, name)
-                for gradient, name in zip(gradients, leaves, strict=True)
-                if gradient is not None and gradient.requires_grad
-            ]
-            rows = [_product(curved, direction, leaves) for direction in directions]
-        return np.stack(rows)
+        pairs = zip(leaves, found, strict=True)
+        curved = {n: g for n, g in pairs if g is not None and g.requires_grad}
+        return GradientGraph(leaves=leaves, gradients=curved)
 
-    products = np.zeros(vectors.shape)
-    for part in shard.microbatches(compute):
-        products += part
-    return {"products": products}
+    keep = shard.num_points > 0 and _graph_bytes(shard) <= _KEPT_GRAPH_BYTES
+    graphs = []
+    for graph in shard.microbatches(build):
+        if keep:
+            graphs.append(graph)
+        yield graph
+    if keep:
+        shard.notebook["gradient_graphs"] = (key, graphs)
+
+
+def _graph_bytes(shard: Shard) -> float:
+    """About what the gradient's graph holds: a few times every layer's input and output."""
+    with captured_calls(shard.model) as calls, torch.enable_grad():
+        shard.logits(shard.x[:1].clone().requires_grad_(shard.x.is_floating_point()))
+    return 4.0 * 8.0 * shard.num_points * sum(c.x.numel() + c.h.numel() for c in calls)
 
 
 def shifted_parameters(shard: Shard, shift: np.ndarray) -> dict[str, Tensor]:
@@ -164,19 +206,17 @@ def shifted_parameters(shard: Shard, shift: np.ndarray) -> dict[str, Tensor]:
     return {name: p + moves[name] for name, p in parameters.items()}
 
 
-def _product(
-    curved: list[tuple[Tensor, str]], direction: Mapping[str, Tensor], leaves: dict[str, Tensor]
-) -> np.ndarray:
-    if not curved:
-        return np.zeros(sum(p.numel() for p in leaves.values()))
+def _product(graph: GradientGraph, direction: Mapping[str, Tensor]) -> np.ndarray:
+    if not graph.gradients:
+        return np.zeros(sum(p.numel() for p in graph.leaves.values()))
     products = torch.autograd.grad(
-        [gradient for gradient, _ in curved],
-        list(leaves.values()),
-        [direction[name] for _, name in curved],
+        list(graph.gradients.values()),
+        list(graph.leaves.values()),
+        [direction[name] for name in graph.gradients],
         retain_graph=True,
         allow_unused=True,
     )
-    return _flat(products, leaves)
+    return _flat(products, graph.leaves)
 
 
 def _batch_loss(shard: Shard, parameters: dict[str, Tensor], points: slice) -> Tensor:

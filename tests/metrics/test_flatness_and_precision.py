@@ -58,6 +58,14 @@ def test_relative_flatness_equals_the_double_neuron_loop(name, loss, layer, plac
     assert f"layer {place}" in found["relative_flatness"].reason
 
 
+def test_relative_flatness_of_any_loss_through_differentiation():
+    model, x, y = case("mlp", num_points=6)
+    known = measure(model, (x, y), ["relative_flatness"], loss="cross_entropy")
+    found = measure(model, (x, y), ["relative_flatness"], loss=cross_entropy)
+    expected = known["relative_flatness"].value
+    assert found["relative_flatness"].value == pytest.approx(expected, rel=1e-4)
+
+
 def test_relative_flatness_refuses_what_it_cannot_do():
     model, x, y = case("mlp")
     options = {"relative_flatness": {"layer": "nothing"}}
