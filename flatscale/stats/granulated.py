@@ -43,8 +43,8 @@ def granulated_kendall(
     if reason is not None:
         null = null_estimate(reason, num_trials=df.height)
         return GranulatedKendall(psi=dict.fromkeys(hyperparameters, null), mean=null, num_groups={})
-    grid_x, grid_y = np.empty(sizes), np.empty(sizes)
-    grid_x[tuple(codes)], grid_y[tuple(codes)] = x, y
+    order = np.lexsort(codes[::-1])
+    grid_x, grid_y = x[order].reshape(*sizes, -1), y[order].reshape(*sizes, -1)
     psi, groups = {}, {}
     for axis, name in enumerate(hyperparameters):
         if sizes[axis] < 2:
@@ -83,8 +83,14 @@ def grid_problem(
         return "no hyperparameter has two values"
     trials = len(codes[0])
     cells = int(np.prod([float(size) for size in sizes]))
-    distinct = len(np.unique(np.stack(codes, axis=1), axis=0))
-    if trials != cells or distinct != cells:
+    counts = np.unique(np.stack(codes, axis=1), axis=0, return_counts=True)[1]
+    distinct = len(counts)
+    if distinct == cells and counts.min() != counts.max():
+        return (
+            f"the design is not a regular grid: combinations of {', '.join(hyperparameters)} occur "
+            f"{counts.min()} to {counts.max()} times"
+        )
+    if distinct != cells:
         return (
             f"the design is not a regular grid: {trials} trials fill {distinct} of {cells} "
             f"combinations of {', '.join(hyperparameters)}"
@@ -93,11 +99,15 @@ def grid_problem(
 
 
 def _tau_along(x: Floats, y: Floats, axis: int) -> Floats:
-    x, y = np.moveaxis(x, axis, -1), np.moveaxis(y, axis, -1)
-    levels = x.shape[-1]
-    total = np.zeros(x.shape[:-1])
+    """tau along one axis at every setting of the others; the last axis holds repeated trials of a
+    cell.
+    """
+    x, y = np.moveaxis(x, axis, -2), np.moveaxis(y, axis, -2)
+    levels, repeats = x.shape[-2:]
+    total = np.zeros(x.shape[:-2])
     for gap in range(1, levels):
-        total += np.sum(
-            np.sign(x[..., gap:] - x[..., :-gap]) * np.sign(y[..., gap:] - y[..., :-gap]), axis=-1
-        )
-    return total / (levels * (levels - 1) / 2)
+        later_x, earlier_x = x[..., gap:, :, None], x[..., :-gap, None, :]
+        later_y, earlier_y = y[..., gap:, :, None], y[..., :-gap, None, :]
+        signs = np.sign(later_x - earlier_x) * np.sign(later_y - earlier_y)
+        total += signs.sum(axis=(-3, -2, -1))
+    return total / (levels * (levels - 1) / 2 * repeats**2)

@@ -117,9 +117,9 @@ def _fit(endog: Floats, exog: Floats, random: Floats, sample: Sample) -> tuple[A
             try:
                 model = MixedLM(endog, exog, groups=sample.family, exog_re=random)
                 result = model.fit(reml=True, method=[optimizer])
+                finite = np.isfinite(result.llf) and np.all(np.isfinite(result.bse_fe))
             except (np.linalg.LinAlgError, ValueError):
                 continue
-        finite = np.isfinite(result.llf) and np.all(np.isfinite(np.asarray(result.bse_fe)))
         usable = result.converged and finite and result.scale > 0
         if usable and (best is None or result.llf > best.llf + 1e-6):
             best = result

@@ -37,13 +37,19 @@ class OutcomeJoin:
     unmatched: tuple[str, ...]
     unused: tuple[str, ...]
     renamed: dict[str, str]
+    keys: tuple[str, ...]
+    ambiguous: tuple[str, ...]
 
     def summary(self) -> str:
         """One sentence on what matched."""
-        return (
-            f"{self.num_matched} of {self.table.height} rows have an outcome; "
-            f"{len(self.unmatched)} names have none; {len(self.unused)} outcomes belong to no row"
+        text = (
+            f"joined on {', '.join(self.keys)}: {self.num_matched} of {self.table.height} rows have "
+            f"an outcome; {len(self.unmatched)} names have none; {len(self.unused)} outcomes belong "
+            "to no row"
         )
+        if self.ambiguous:
+            text += f"; {len(self.ambiguous)} names have several outcomes and were left without"
+        return text
 
 
 def read_table(path: str | Path) -> pl.DataFrame:
@@ -97,33 +103,30 @@ def join_outcomes(
 ) -> OutcomeJoin:
     """Join outcomes to the rows of `df` by name, reporting what matched and what did not.
 
-    `on` is the column of names in both tables (`outcomes_on` where the outcomes call it
-    otherwise). Several rows may share a name, outcomes may not. An outcome column that `df` has
-    too gets `suffix`. Raises `StatsError` for missing columns, for names that occur twice among
-    the outcomes and when nothing matches.
+    `on` is the column of names in both tables (`outcomes_on` where the outcomes call it otherwise).
+    Several rows may share a name. Where names repeat among the outcomes (one network tested at
+    two image sizes), the common column that tells all repeats apart and matches most rows becomes
+    a second key; names that none tells apart get no outcome and are listed. An outcome column
+    that `df` has too gets `suffix`. Raises `StatsError` for missing columns and when nothing
+    matches.
     """
     right_key = outcomes_on or on
     require_columns(df, [on])
     require_columns(outcomes, [right_key])
-    left = df.with_columns(pl.col(on).cast(pl.String).alias("_key"))
-    right = outcomes.with_columns(pl.col(right_key).cast(pl.String).alias("_key")).drop(right_key)
-    right = right.filter(pl.col("_key").is_not_null())
-    repeated = right["_key"].filter(right["_key"].is_duplicated()).unique().sort()
-    if len(repeated):
-        shown = ", ".join(repeated.head(3).to_list())
-        raise StatsError(
-            f"{len(repeated)} names occur more than once in column {right_key!r} of the outcomes "
-            f"({shown}); each name may have one outcome"
-        )
-    renamed = {c: f"{c}{suffix}" for c in right.columns if c != "_key" and c in df.columns}
+    right = outcomes.rename({right_key: on}) if right_key != on else outcomes
+    right = right.filter(pl.col(on).is_not_null())
+    keys, ambiguous = _join_keys(df, right, on)
+    left = df.with_columns(_key(keys).alias("_key"))
+    right = right.with_columns(_key(keys).alias("_key"), pl.lit(True).alias("_matched"))
+    right = right.filter(~pl.col(on).cast(pl.String).is_in(list(ambiguous))).drop(keys)
+    renamed = {c: f"{c}{suffix}" for c in right.columns if c in df.columns}
     taken = [name for name in renamed.values() if name in df.columns or name in right.columns]
     if taken:
         raise StatsError(f"outcome column {taken[0]!r} exists already; choose another suffix")
-    right = right.rename(renamed).with_columns(pl.lit(True).alias("_matched"))
-    joined = left.join(right, on="_key", how="left", maintain_order="left")
+    joined = left.join(right.rename(renamed), on="_key", how="left", maintain_order="left")
     matched = joined["_matched"].fill_null(False)
     if not matched.any():
-        examples = f"{left['_key'].head(1).to_list()} against {right['_key'].head(1).to_list()}"
+        examples = f"{df[on].head(1).to_list()} against {outcomes[right_key].head(1).to_list()}"
         raise StatsError(
             f"no value of {on!r} occurs among the outcomes' names (for example {examples})"
         )
@@ -135,7 +138,37 @@ def join_outcomes(
         unmatched=tuple(missing.to_list()),
         unused=tuple(unused.to_list()),
         renamed=renamed,
+        keys=tuple(keys),
+        ambiguous=ambiguous,
     )
+
+
+def _key(columns: list[str]) -> pl.Expr:
+    """One text per row from the key columns; null where one is missing."""
+    return pl.concat_str([pl.col(c).cast(pl.String) for c in columns], separator=" @ ")
+
+
+def _join_keys(
+    left: pl.DataFrame, right: pl.DataFrame, on: str
+) -> tuple[list[str], tuple[str, ...]]:
+    """Columns to join on, and the names that stay ambiguous."""
+    repeated = right.filter(pl.col(on).is_duplicated())
+    if repeated.is_empty():
+        return [on], ()
+    best, most = None, 0
+    for column in right.columns:
+        if column == on or column not in left.columns:
+            continue
+        if right.select(_key([on, column])).to_series().is_duplicated().any():
+            continue
+        wanted = left.select(_key([on, column])).to_series()
+        found = int(wanted.is_in(right.select(_key([on, column])).to_series().to_list()).sum())
+        if found > most:
+            best, most = column, found
+    if best is not None:
+        return [on, best], ()
+    names = repeated[on].cast(pl.String).unique().sort()
+    return [on], tuple(names.to_list())
 
 
 def family_from_name(

@@ -29,6 +29,7 @@ def permutation_within(sample: Sample, *, num_resamples: int = 9999, seed: int =
     order = np.argsort(sample.family, kind="stable")
     family = sample.family[order]
     x, y = demean(sample.x[order], family), demean(sample.y[order], family)
+    x, y = (v / np.max(np.abs(v)) for v in (x, y))
     x, y = x / np.sqrt(x @ x), y / np.sqrt(y @ y)
     observed = abs(float(x @ y))
     rng = np.random.default_rng(seed)

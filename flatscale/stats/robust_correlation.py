@@ -41,7 +41,7 @@ def _bend(values: Floats) -> Floats | None:
     n = len(values)
     deviation = np.sort(np.abs(values - np.median(values)))
     scale = deviation[math.floor((1 - _BEND) * n + 0.5) - 1]
-    if scale == 0:
+    if scale <= 1e-15 * deviation[-1]:
         return None
     standard = (values - np.median(values)) / scale
     low, high = int(np.sum(standard < -1)), int(np.sum(standard > 1))

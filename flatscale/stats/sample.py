@@ -18,6 +18,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _MIN_ROWS = 3
+_LARGEST = 1e100
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -209,6 +210,8 @@ def select_pair(
 def _to_scale(raw: Floats, *, log: bool) -> tuple[Floats, dict[int, str]]:
     reasons = {int(i): "missing or not a number" for i in np.flatnonzero(np.isnan(raw))}
     reasons |= {int(i): "infinite" for i in np.flatnonzero(np.isinf(raw))}
+    for index in np.flatnonzero(np.abs(np.nan_to_num(raw, posinf=0, neginf=0)) > _LARGEST):
+        reasons[int(index)] = f"{raw[index]:g} is too large to square"
     if not log:
         return raw, reasons
     for index in np.flatnonzero(raw <= 0):
@@ -251,14 +254,16 @@ def _canonical_order(
     """
     if codes is None:
         return np.lexsort((y, x)), None, names
-    sizes = np.bincount(codes, minlength=len(names)).astype(np.float64)
-    keys = [sizes]
-    for values in (x, y):
-        low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
-        np.minimum.at(low, codes, values)
-        np.maximum.at(high, codes, values)
-        keys += [low, high]
-    order = np.lexsort((*(key[codes] for key in keys), y, x))
+    by_value = np.lexsort((y, x))
+    contents: list[list[tuple[float, float]]] = [[] for _ in names]
+    for row in zip(
+        codes[by_value].tolist(), x[by_value].tolist(), y[by_value].tolist(), strict=True
+    ):
+        contents[row[0]].append(row[1:])
+    # families with equal contents are interchangeable, so their order among each other is free
+    rank = np.empty(len(names), dtype=np.int64)
+    rank[sorted(range(len(names)), key=contents.__getitem__)] = np.arange(len(names))
+    order = np.lexsort((rank[codes], y, x))
     _, first = np.unique(codes[order], return_index=True)
     present = codes[order][np.sort(first)]
     recode = np.zeros(len(names), dtype=np.int64)

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import polars as pl
 
-# Rousseeuw & Leroy (1987), Robust Regression and Outlier Detection, p. 27: star cluster CYG OB1, log effective
-# temperature and log light intensity of 47 stars; four giants (rows 11, 20, 30, 34) lie off the main sequence.
+# Rousseeuw & Leroy (1987), Robust Regression and Outlier Detection, p. 27: star cluster CYG OB1,
+# log effective temperature and log light intensity of 47 stars; four giants (rows 11, 20, 30, 34)
+# lie off the main sequence.
 STARS = pl.DataFrame(
     {
         "log_temperature": [
-            4.37, 4.56, 4.26, 4.56, 4.30, 4.46, 3.84, 4.57, 4.26, 4.37, 3.49, 4.43, 4.48, 4.01, 4.29,
-            4.42, 4.23, 4.42, 4.23, 3.49, 4.29, 4.29, 4.42, 4.49, 4.38, 4.42, 4.29, 4.38, 4.22, 3.48,
-            4.38, 4.56, 4.45, 3.49, 4.23, 4.62, 4.53, 4.45, 4.53, 4.43, 4.38, 4.45, 4.50, 4.45, 4.55,
+            4.37, 4.56, 4.26, 4.56, 4.30, 4.46, 3.84, 4.57, 4.26, 4.37, 3.49, 4.43, 4.48, 4.01,
+            4.29,
+            4.42, 4.23, 4.42, 4.23, 3.49, 4.29, 4.29, 4.42, 4.49, 4.38, 4.42, 4.29, 4.38, 4.22,
+            3.48,
+            4.38, 4.56, 4.45, 3.49, 4.23, 4.62, 4.53, 4.45, 4.53, 4.43, 4.38, 4.45, 4.50, 4.45,
+            4.55,
             4.45, 4.42,
         ],
         "log_light": [
-            5.23, 5.74, 4.93, 5.74, 5.19, 5.46, 4.65, 5.27, 5.57, 5.12, 5.73, 5.45, 5.42, 4.05, 4.26,
-            4.58, 3.94, 4.18, 4.18, 5.89, 4.38, 4.22, 4.42, 4.85, 5.02, 4.66, 4.66, 4.90, 4.39, 6.05,
-            4.42, 5.10, 5.22, 6.29, 4.34, 5.62, 5.10, 5.22, 5.18, 5.57, 4.62, 5.06, 5.34, 5.34, 5.54,
+            5.23, 5.74, 4.93, 5.74, 5.19, 5.46, 4.65, 5.27, 5.57, 5.12, 5.73, 5.45, 5.42, 4.05,
+            4.26,
+            4.58, 3.94, 4.18, 4.18, 5.89, 4.38, 4.22, 4.42, 4.85, 5.02, 4.66, 4.66, 4.90, 4.39,
+            6.05,
+            4.42, 5.10, 5.22, 6.29, 4.34, 5.62, 5.10, 5.22, 5.18, 5.57, 4.62, 5.06, 5.34, 5.34,
+            5.54,
             4.98, 4.50,
         ],
     }
 )  # fmt: skip
 GIANTS = {"row 10", "row 19", "row 29", "row 33"}
 
-# Anscombe (1973), Graphs in Statistical Analysis, The American Statistician 27: r = 0.816 in all four.
+# Anscombe (1973), Graphs in Statistical Analysis, The American Statistician 27: r = 0.816 in all
+# four.
 _X = [10.0, 8, 13, 9, 11, 14, 6, 4, 12, 7, 5]
 ANSCOMBE = [
     (_X, [8.04, 6.95, 7.58, 8.81, 8.33, 9.96, 7.24, 4.26, 10.84, 4.82, 5.68]),
@@ -36,7 +44,8 @@ ANSCOMBE = [
     ),
 ]
 
-# Efron (1987), Better bootstrap confidence intervals, JASA 82: 15 law schools, r = 0.776, 90% BCa [.43, .92].
+# Efron (1987), Better bootstrap confidence intervals, JASA 82: 15 law schools, r = 0.776, 90% BCa
+# [.43, .92].
 LAW_SCHOOL = pl.DataFrame(
     {
         "lsat": [576, 635, 558, 578, 666, 580, 555, 661, 651, 605, 653, 575, 545, 572, 594],
@@ -60,8 +69,9 @@ LAW_SCHOOL = pl.DataFrame(
     }
 )
 
-# Bland & Altman (1995), Calculating correlation coefficients with repeated observations: Part 1, BMJ 310:
-# intramural pH and PaCO2, 8 subjects, 47 observations; r = -0.51 within subjects, p = 0.0008.
+# Bland & Altman (1995), Calculating correlation coefficients with repeated observations: Part 1,
+# BMJ 310: intramural pH and PaCO2, 8 subjects, 47 observations; r = -0.51 within subjects, p =
+# 0.0008.
 _PH = {
     1: ([6.68, 6.53, 6.43, 6.33], [3.97, 4.12, 4.09, 3.97]),
     2: ([6.85, 7.06, 7.13, 7.17], [5.27, 5.37, 5.41, 5.44]),
@@ -83,24 +93,29 @@ BLAND_ALTMAN = pl.DataFrame(
     ]
 )
 
-# Molloy, O'Carroll & Ferguson (2014): conscientiousness and medication adherence, 16 studies (metadat's
-# dat.molloy2014). metafor's rma(yi, vi): z = 0.1499, se 0.0316, CI .0881-.2118, tau^2 = 0.0081, I^2 = 61.73%,
-# Q(15) = 38.1595, p = 0.0009 (metafor-project.org, analyses:viechtbauer2007b and the data's help page).
+# Molloy, O'Carroll & Ferguson (2014): conscientiousness and medication adherence, 16 studies
+# (metadat's dat.molloy2014). metafor's rma(yi, vi): z = 0.1499, se 0.0316, CI .0881-.2118, tau^2
+# = 0.0081, I^2 = 61.73%, Q(15) = 38.1595, p = 0.0009 (metafor-project.org,
+# analyses:viechtbauer2007b and the data's help page).
 MOLLOY_N = [109, 749, 55, 107, 72, 65, 174, 326, 58, 771, 56, 91, 116, 537, 158, 65]
 MOLLOY_R = [
-    0.187, 0.162, 0.34, 0.32, 0.27, 0.0, 0.175, 0.05, 0.26, 0.01, -0.09, 0.37, 0.0, 0.15, 0.24, 0.04,
+    0.187, 0.162, 0.34, 0.32, 0.27, 0.0, 0.175, 0.05, 0.26, 0.01, -0.09, 0.37, 0.0, 0.15, 0.24,
+    0.04,
 ]  # fmt: skip
 
-# Benjamini & Hochberg (1995), section 4: 15 p-values, of which the procedure rejects the first four at 0.05.
+# Benjamini & Hochberg (1995), section 4: 15 p-values, of which the procedure rejects the first
+# four at 0.05.
 BENJAMINI_HOCHBERG = [
     0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262, 0.5719,
     0.6528, 0.7590, 1.0000,
 ]  # fmt: skip
 
-# Belenky et al. (2003), lme4's sleepstudy: reaction time after 0-9 days of sleep deprivation, 18 subjects.
-# lmer(Reaction ~ Days + (Days | Subject)), REML: slope 10.467 (se 1.546), intercept 251.405 (se 6.825),
-# standard deviations 24.741 and 5.922, residual 25.592 (Bates et al. 2015, J. Stat. Software 67).
-_SLEEP = """249.5600 258.7047 250.8006 321.4398 356.8519 414.6901 382.2038 290.1486 430.5853 466.3535
+# Belenky et al. (2003), lme4's sleepstudy: reaction time after 0-9 days of sleep deprivation, 18
+# subjects. lmer(Reaction ~ Days + (Days | Subject)), REML: slope 10.467 (se 1.546), intercept
+# 251.405 (se 6.825), standard deviations 24.741 and 5.922, residual 25.592 (Bates et al. 2015, J.
+# Stat. Software 67).
+_SLEEP = """249.5600 258.7047 250.8006 321.4398 356.8519 414.6901 382.2038 290.1486 430.5853
+466.3535
 222.7339 205.2658 202.9778 204.7070 207.7161 215.9618 213.6303 217.7272 224.2957 237.3142
 199.0539 194.3322 234.3200 232.8416 229.3074 220.4579 235.4208 255.7511 261.0125 247.5153
 321.5426 300.4002 283.8565 285.1330 285.7973 297.5855 280.2396 318.2613 305.3495 354.0487
@@ -126,21 +141,26 @@ SLEEP = pl.DataFrame(
     ]
 )
 
-# Henderson & Velleman (1981), R's mtcars: in R's lm(mpg ~ wt + hp) the t value of hp is -3.519 on 29 degrees of
-# freedom, so the partial correlation of mpg and hp given wt is -3.519 / sqrt(3.519^2 + 29) = -0.547.
+# Henderson & Velleman (1981), R's mtcars: in R's lm(mpg ~ wt + hp) the t value of hp is -3.519 on
+# 29 degrees of freedom, so the partial correlation of mpg and hp given wt is -3.519 /
+# sqrt(3.519^2 + 29) = -0.547.
 MTCARS = pl.DataFrame(
     {
         "mpg": [
-            21.0, 21.0, 22.8, 21.4, 18.7, 18.1, 14.3, 24.4, 22.8, 19.2, 17.8, 16.4, 17.3, 15.2, 10.4, 10.4,
-            14.7, 32.4, 30.4, 33.9, 21.5, 15.5, 15.2, 13.3, 19.2, 27.3, 26.0, 30.4, 15.8, 19.7, 15.0, 21.4,
+            21.0, 21.0, 22.8, 21.4, 18.7, 18.1, 14.3, 24.4, 22.8, 19.2, 17.8, 16.4, 17.3, 15.2,
+            10.4, 10.4,
+            14.7, 32.4, 30.4, 33.9, 21.5, 15.5, 15.2, 13.3, 19.2, 27.3, 26.0, 30.4, 15.8, 19.7,
+            15.0, 21.4,
         ],
         "hp": [
             110, 110, 93, 110, 175, 105, 245, 62, 95, 123, 123, 180, 180, 180, 205, 215,
             230, 66, 52, 65, 97, 150, 150, 245, 175, 66, 91, 113, 264, 175, 335, 109,
         ],
         "wt": [
-            2.620, 2.875, 2.320, 3.215, 3.440, 3.460, 3.570, 3.190, 3.150, 3.440, 3.440, 4.070, 3.730,
-            3.780, 5.250, 5.424, 5.345, 2.200, 1.615, 1.835, 2.465, 3.520, 3.435, 3.840, 3.845, 1.935,
+            2.620, 2.875, 2.320, 3.215, 3.440, 3.460, 3.570, 3.190, 3.150, 3.440, 3.440, 4.070,
+            3.730,
+            3.780, 5.250, 5.424, 5.345, 2.200, 1.615, 1.835, 2.465, 3.520, 3.435, 3.840, 3.845,
+            1.935,
             2.140, 1.513, 3.170, 2.770, 3.570, 2.780,
         ],
     }
