@@ -62,3 +62,16 @@ def dies_always(input_shape: tuple[int, int, int], num_classes: int) -> nn.Modul
             os.kill(os.getpid(), signal.SIGKILL)
 
     return DiesAlways(input_shape, num_classes)
+
+
+@model("small_memory", family="plugin")
+def small_memory(
+    input_shape: tuple[int, int, int], num_classes: int, *, limit: int = 1
+) -> nn.Module:
+    class SmallMemory(_Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not self.training and torch.is_grad_enabled() and len(x) > limit:
+                raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate")
+            return self.layer(x.flatten(1))
+
+    return SmallMemory(input_shape, num_classes)

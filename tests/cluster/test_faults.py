@@ -1,0 +1,150 @@
+"""Workers, actors and nodes are killed on purpose; the numbers do not change."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from flatscale.cluster import run_trials
+from flatscale.config import StudyConfig
+from flatscale.preflight import check_study, load_points
+from flatscale.results import Results, Store, TrialRecord
+from tests.cluster.processes import kill, workers
+
+Make = Callable[..., StudyConfig]
+pytestmark = pytest.mark.usefixtures("small_ray")
+
+NUMBERS = ["trial_id", "step", "is_final", "metric", "value", "std_error", "probe_hash"]
+# Steps enough that a worker can be killed between two checkpoints.
+LONG = {
+    "design": {"kind": "grid", "learning_rate": [0.01], "batch_size": [5], "num_seeds": 2},
+    "training": {"stop_loss": 1e-9, "max_steps": 4000, "checkpoint_every": 200},
+    "measurement": {
+        "probe_size": 21,
+        "metrics": ["mls", "sharpness", "adaptive_sharpness", "train_loss"],
+        "num_snapshots": 6,
+    },
+}
+
+
+class Killer:
+    """Kills workers of one kind a while after a trial starts, a limited number of times."""
+
+    def __init__(self, title: str, times: int, wait: float = 0.5) -> None:
+        self.killed = 0
+        self._title = title
+        self._left = times
+        self._wait = wait
+
+    def started(self, trial_id: str) -> None:
+        if self._left:
+            self._left -= 1
+            threading.Timer(self._wait, self._strike).start()
+
+    def ended(self, record: TrialRecord) -> None:
+        pass
+
+    def _strike(self) -> None:
+        self.killed += kill(workers(self._title)[:1])
+
+
+def run(config: StudyConfig, root: Path, *listeners: Killer) -> Results:
+    store = Store(root)
+    specs = check_study(config)
+    store.prepare(config)
+    run_trials(config, specs, load_points(config), store, listeners=listeners)
+    return store.read([s.trial_id for s in specs])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, small_ray: None) -> Results:
+    from flatscale.study_file import parse_config
+    from tests.cluster.conftest import SMALL
+
+    return run(parse_config({**SMALL, **LONG}), tmp_path_factory.mktemp("undisturbed"))
+
+
+def assert_same(one: Results, other: Results) -> None:
+    numbers = [r.measurements.select(NUMBERS).sort(NUMBERS[:4]) for r in (one, other)]
+    assert numbers[0].height == numbers[1].height > 0
+    assert numbers[0].equals(numbers[1])
+    assert one.history.equals(other.history)
+
+
+def test_a_trial_killed_in_training_resumes_and_ends_with_the_same_numbers(
+    small_study: Make, tmp_path: Path, undisturbed: Results
+) -> None:
+    killer = Killer("ImplicitFunc", times=2, wait=1.0)
+    results = run(small_study(**LONG), tmp_path, killer)
+    assert killer.killed == 2
+    assert results.trials["num_attempts"].max() >= 2
+    assert_same(results, undisturbed)
+    assert not list((tmp_path / "checkpoints").rglob("*.safetensors"))
+
+
+def test_a_probe_actor_killed_in_measuring_is_made_again_with_the_same_numbers(
+    small_study: Make, tmp_path: Path, undisturbed: Results
+) -> None:
+    killer = Killer("_ProbeActor", times=2, wait=0.7)
+    results = run(small_study(**LONG), tmp_path, killer)
+    assert killer.killed == 2
+    assert results.trials["num_attempts"].to_list() == [1, 1]
+    assert_same(results, undisturbed)
+
+
+def test_running_out_of_memory_shrinks_the_batch_and_then_fails_with_the_reason(
+    small_study: Make, tmp_path: Path
+) -> None:
+    models = [
+        {"architecture": "small_memory", "options": {"limit": 4}},
+        {"architecture": "small_memory", "options": {"limit": 0}},
+        {"architecture": "small_memory", "options": {"limit": 1000}},
+    ]
+    config = small_study(
+        models=models,
+        design={"kind": "grid", "learning_rate": [0.1], "batch_size": [20]},
+        measurement={"probe_size": 21, "metrics": ["mls"]},
+        plugins=["tests.cluster.plugin"],
+    )
+    results = run(config, tmp_path)
+    rows = results.trials.join(results.measurements, on="trial_id")
+    values = dict(rows.select("options", "value").iter_rows())
+    reason = rows.filter(pl.col("value").is_null())["reason_right"].item()
+    assert values['{"limit": 0}'] is None
+    assert "memory" in reason
+    assert results.trials["status"].to_list() == ["finished"] * 3
+    assert values['{"limit": 4}'] == pytest.approx(values['{"limit": 1000}'], rel=0.5)
+
+
+@pytest.mark.slow
+def test_nodes_leave_and_join_and_the_store_is_that_of_one_node(
+    small_study: Make, tmp_path: Path, undisturbed: Results
+) -> None:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        cluster.wait_for_nodes()
+        ray.init(address=cluster.address, log_to_driver=False)
+
+        def change() -> None:
+            time.sleep(6)
+            cluster.remove_node(nodes[0])
+            cluster.add_node(num_cpus=1)
+
+        changer = threading.Thread(target=change)
+        changer.start()
+        results = run(small_study(**LONG), tmp_path)
+        changer.join()
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert_same(results, undisturbed)
