@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import polars as pl
 
 from flatscale.report.content import Content
@@ -251,13 +253,14 @@ def columns_table() -> TableView:
         for table in TABLES.values()
         for column in table.columns
     ]
-    return make_view(
+    view = make_view(
         "columns",
         "Columns of the data files",
         "For reading findings.json and the Parquet files.",
         pl.DataFrame(rows),
         (text("table", "table"), text("column", "column"), text("meaning", "meaning")),
     )
+    return replace(view, folded=True)
 
 
 def provenance_table(content: Content) -> TableView:

@@ -131,7 +131,7 @@ def granulated_table(content: Content) -> TableView:
         "granulated",
         "Along one hyperparameter at a time",
         "Granulated Kendall τ (Jiang et al.): ranks only networks that differ in one "
-        "hyperparameter, so a hyperparameter that moves both cannot make the correlation. `mean` "
+        "hyperparameter, so a hyperparameter that moves both cannot make the correlation. “mean” "
         "is Ψ.",
         _collapsed(content.table("granulated")),
         (
@@ -153,7 +153,7 @@ def mutual_information_table(content: Content) -> TableView:
         "mutual-information",
         "Information beyond the hyperparameters",
         "Normalised conditional mutual information (Jiang et al.) between the order of two "
-        "networks by the metric and by the outcome; `minimum` is their K: 0 tells nothing beyond "
+        "networks by the metric and by the outcome; “minimum” is their K: 0 tells nothing beyond "
         "the hyperparameters.",
         _collapsed(content.table("mutual_information")),
         (

@@ -179,12 +179,21 @@ def clusters_sentence(content: Content) -> str:
     if flagged.is_empty():
         least = numbers.p_value(min(scanned["q_value"]))
         return f"No family departs from the common line (smallest q = {least}).".replace("= <", "<")
-    named = "; ".join(
-        f"{r['num_members']} of {r['num_trials']} {r['family']} {r['side']} the line "
-        f"(q = {numbers.p_value(r['q_value'])})".replace("= <", "<")
-        for r in flagged.iter_rows(named=True)
-    )
+    named = "; ".join(_flagged(row) for row in flagged.iter_rows(named=True))
     return f"The scan for outlier clusters flags {named}.{_without_clusters(content)}"
+
+
+def _flagged(row: dict[str, Any]) -> str:
+    """One flagged cluster; a part of a split family may be off its family, yet on the line."""
+    members = f"{row['num_members']} of {row['num_trials']} {row['family']}"
+    q = f"q = {numbers.p_value(row['q_value'])}".replace("= <", "<")
+    way = -1 if row["side"] == "below" else 1
+    if row["mean_z"] is None or way * row["mean_z"] >= 1:
+        return f"{members} {row['side']} the line ({q})"
+    return (
+        f"{members} {row['side']} the rest of their family but near the line "
+        f"(mean z = {numbers.number(row['mean_z'], 2)}, {q})"
+    )
 
 
 def _without_clusters(content: Content) -> str:

@@ -40,6 +40,7 @@ class TableView:
         caption: how to read it, in plain words.
         headers, rows: its content; all rows have as many cells as there are headers.
         emphasised: numbers of the rows set in bold (the primary pair, flagged clusters).
+        folded: closed on the page until asked for.
     """
 
     key: str
@@ -48,6 +49,7 @@ class TableView:
     headers: tuple[Header, ...]
     rows: tuple[tuple[Cell, ...], ...]
     emphasised: frozenset[int] = frozenset()
+    folded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

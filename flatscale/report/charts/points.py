@@ -117,4 +117,7 @@ def _from_scale(value: float | None, *, log: bool) -> float | None:
 
 
 def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """Seven digits, more than a screen resolves; infinite and NaN become absent."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.7g}") if math.isfinite(value) else None

@@ -55,11 +55,4 @@
   for (const button of document.querySelectorAll("th button")) {
     button.addEventListener("click", () => sortBy(button.closest("th")));
   }
-
-  let shut = [];
-  window.addEventListener("beforeprint", () => {
-    shut = [...document.querySelectorAll("details:not([open])")];
-    shut.forEach((part) => { part.open = true; });
-  });
-  window.addEventListener("afterprint", () => shut.forEach((part) => { part.open = false; }));
 })();

@@ -1,0 +1,89 @@
+"""Numbers and sentences: what is printed follows from what was found, either way."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from flatscale.report import numbers
+from flatscale.report.main_tables import honest, method_name
+from flatscale.report.prose import verdict
+from flatscale.report.views import make_view, real, text
+
+
+@pytest.mark.parametrize(
+    ("value", "printed"),
+    [
+        (None, "–"),
+        (0.0, "0"),
+        (1.0, "1.00"),
+        (-0.012345, "−0.0123"),
+        (123456.0, "123456"),
+        (1.5e-7, "1.50e−7"),
+        (2.5e12, "2.50e12"),
+        (float("inf"), "∞"),
+        (float("nan"), "–"),
+        (0.9999, "1.000"),
+    ],
+)
+def test_numbers(value: float | None, printed: str) -> None:
+    assert numbers.number(value) == printed
+
+
+@pytest.mark.parametrize(("p", "printed"), [(0.0, "< 0.001"), (0.0499, "0.050"), (1.0, "1.000")])
+def test_p_values(p: float, printed: str) -> None:
+    assert numbers.p_value(p) == printed
+
+
+def test_counts_agree_with_their_noun() -> None:
+    assert numbers.plural(1, "family", "families") == "1 family"
+    assert numbers.plural(1200, "network") == "1\u202f200 networks"
+
+
+@pytest.mark.parametrize(
+    ("estimate", "low", "high", "says"),
+    [
+        (0.6, 0.3, 0.8, "go together; a correlation weaker than 0.30 is unlikely"),
+        (-0.6, -0.8, -0.3, "in opposite directions; a correlation weaker than −0.30"),
+        (
+            0.1,
+            -0.2,
+            0.35,
+            "does not show a correlation, and does not exclude one as strong as 0.35",
+        ),
+        (0.1, -0.9, 0.95, "too few, or too different, to say"),
+    ],
+)
+def test_a_verdict_follows_from_the_interval(
+    estimate: float, low: float, high: float, says: str
+) -> None:
+    assert says in verdict(estimate, low, high)
+
+
+def test_an_interval_over_families_replaces_the_one_over_rows_where_there_is_one() -> None:
+    frame = pl.DataFrame(
+        {
+            "scope": ["pooled"] * 4,
+            "value": ["a", "a", "b", "b"],
+            "method": ["pearson", "pearson_jackknife"] * 2,
+            "conf_low": [0.1, 0.0, 0.2, None],
+            "reason": [None, None, None, "1 family"],
+        }
+    )
+    kept = honest(frame)
+    assert kept["value"].to_list() == ["a", "b"]
+    assert kept["method"].to_list() == ["pearson_jackknife", "pearson"]
+
+
+def test_methods_have_their_usual_names() -> None:
+    assert method_name("kendall") == "Kendall τ-b"
+    assert method_name("pearson_jackknife") == "Pearson r (over families)"
+
+
+def test_a_column_of_words_with_nothing_in_it_is_not_shown() -> None:
+    frame = pl.DataFrame(
+        {"n": [1.0, None], "reason": [None, None]}, schema_overrides={"reason": pl.String}
+    )
+    view = make_view("t", "T", "", frame, (real("n", "n"), text("reason", "reason")))
+    assert [head.title for head in view.headers] == ["n"]
+    assert [[cell.order for cell in row] for row in view.rows] == [["1.0"], [""]]
