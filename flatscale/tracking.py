@@ -8,6 +8,7 @@ driver killed in between, or a server that was away, changes nothing but the tim
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import math
 import os
@@ -170,7 +171,7 @@ class TrackingWriter:
     def _study_run(self) -> tuple[MlflowClient, Run]:
         """The client and the parent run, found or made."""
         if self._client is None:
-            self._client = MlflowClient(tracking_uri=self.uri)
+            self._client = _connect(self.uri)
         if self._parent is None:
             self._experiment = self._find_experiment(self._client)
             key = self._store.store_id()
@@ -253,6 +254,18 @@ class TrackingWriter:
         text = " ".join(str(error).split())[:500]
         password = urlsplit(self.uri).password
         return text.replace(password, "***") if password else text
+
+
+def _connect(uri: str) -> MlflowClient:
+    """A client whose tables exist: several processes that meet a missing SQLite file break it."""
+    path = uri.removeprefix("sqlite:///")
+    if path == uri:
+        return MlflowClient(tracking_uri=uri)
+    with Path(f"{path}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+        return client
 
 
 def _run_name(record: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from flatscale import __version__
 from flatscale.cli import app
 from flatscale.results import Store
-from tests.records import study
+from tests.records_by_hand import study
 
 STUDY = {
     "name": "study",

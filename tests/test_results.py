@@ -26,7 +26,7 @@ from flatscale.results import (
     Store,
     load_results,
 )
-from tests.records import record, study
+from tests.records_by_hand import record, study
 
 
 @pytest.fixture

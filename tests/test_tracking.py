@@ -13,7 +13,7 @@ from flatscale.errors import TrackingError
 from flatscale.plan import plan
 from flatscale.results import FAILED, Store
 from flatscale.tracking import TrackingWriter, without_password
-from tests.records import record, study
+from tests.records_by_hand import record, study
 
 
 @pytest.fixture(scope="module")
