@@ -1,7 +1,8 @@
 """Sharpness under random perturbations: how much the loss rises when the weights are jittered.
 
-Always in antithetic pairs (+z, -z), which cancels the first-order term; the points are split into
-groups with a perturbation of their own each, because points that share one are strongly correlated.
+Always in antithetic pairs (+z, -z), which cancels the first-order term. Points that share a
+perturbation are strongly correlated: Linear layers are perturbed anew for every point through their
+outputs, and for the other parameters the points are split into groups with a perturbation each.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 from flatscale.errors import MetricError
 from flatscale.measurement import Measurement
 from flatscale.metrics.gradient_routes import float_parameters
+from flatscale.metrics.layer_noise import LayerNoise, noise_added, noisy_layers
 from flatscale.metrics.passes import required
 from flatscale.metrics.perturbation import draw_seed, shifted, standard_normal
 from flatscale.metrics.probe import Arrays, Observer, Shard
@@ -33,8 +35,8 @@ class RandomSharpnessOptions:
         rho: standard deviation of the perturbation (relative to |theta| when adaptive).
         max_relative_error: stop once the standard error is at most this share of the estimate.
         max_evaluations: most network evaluations per point, two a pair.
-        points_per_perturbation: points that share a perturbation; None balances the cost of
-            drawing one against the correlation of the points that share it.
+        points_per_perturbation: points that share a perturbation of the parameters outside plain
+            Linear layers; None balances the cost of drawing one against their correlation.
     """
 
     rho: float = 0.1
@@ -135,9 +137,10 @@ def average_sharpness(rises: LossRises, options: RandomSharpnessOptions) -> Meas
 
 
 def parameter_count(shard: Shard) -> Arrays:
-    """Number of parameters, once per point."""
-    count = sum(p.numel() for p in float_parameters(shard.model).values())
-    return {"parameters": np.full(shard.num_points, count)}
+    """Number of parameters that need a perturbation drawn for them, once per point."""
+    spared = LayerNoise(layers=noisy_layers(shard), adaptive=True).parameters
+    sizes = [p.numel() for n, p in float_parameters(shard.model).items() if n not in spared]
+    return {"parameters": np.full(shard.num_points, sum(sizes))}
 
 
 def paired_rises(
@@ -145,34 +148,42 @@ def paired_rises(
 ) -> Arrays:
     """(loss(+z) + loss(-z)) / 2 - loss of every point, for the rounds [first, last).
 
-    Point i of the set belongs to group i // group; z is drawn from (seed, round, group).
+    Point i of the set belongs to group i // group, whose points share the z drawn from (seed,
+    round, group); Linear layers that read one vector a point are perturbed anew for every point.
     """
-    parameters = {name: p.detach() for name, p in float_parameters(shard.model).items()}
+    noise = LayerNoise(layers=noisy_layers(shard), adaptive=adaptive)
+    parameters = {
+        name: p.detach()
+        for name, p in float_parameters(shard.model).items()
+        if name not in noise.parameters
+    }
     scale = {name: p.abs() if adaptive else torch.ones_like(p) for name, p in parameters.items()}
-    base = np.concatenate(list(shard.microbatches(lambda s: _losses(shard, parameters, s))))
-    groups = shard.indices // group
+    everyone = torch.arange(shard.num_points, device=shard.x.device)
+    base = _losses_of(shard, parameters, everyone)
+    groups = shard.indices // group if parameters else np.zeros(shard.num_points, dtype=int)
     rises = np.empty((shard.num_points, rounds[1] - rounds[0]))
-    for g in np.unique(groups):
-        members = torch.from_numpy(np.flatnonzero(groups == g)).to(shard.x.device)
-        for column, number in enumerate(range(*rounds)):
-            z = standard_normal(parameters, draw_seed(seed, number, int(g)))
-            direction = {name: scale[name] * z[name] for name in z}
-            pair = np.zeros(len(members))
-            for sign in (rho, -rho):
-                moved = shifted(parameters, direction, sign)
-                pair += _losses_of(shard, moved, members)
-            at = members.cpu().numpy()
-            rises[at, column] = pair / 2 - base[at]
+    with noise_added(noise):
+        for g in np.unique(groups):
+            at = np.flatnonzero(groups == g)
+            for column, number in enumerate(range(*rounds)):
+                z = standard_normal(parameters, draw_seed(seed, number, 0, int(g)))
+                direction = {name: scale[name] * z[name] for name in z}
+                pair = np.zeros(len(at))
+                for step in (rho, -rho):
+                    noise.step = step
+                    moved = shifted(parameters, direction, step)
+                    pair += _losses_of(shard, moved, everyone[at], noise, (seed, number))
+                rises[at, column] = pair / 2 - base[at]
     return {"rises": rises}
 
 
 def _rises(
     observer: Observer, options: RandomSharpnessOptions, seed: int, *, adaptive: bool
 ) -> LossRises:
-    group = options.points_per_perturbation
-    if group is None:
-        count = int(observer.gather(parameter_count)["parameters"][0])
-        group = max(1, round(count / _PARAMETERS_PER_POINT))
+    count = int(observer.gather(parameter_count)["parameters"][0])
+    group = options.points_per_perturbation or max(1, round(count / _PARAMETERS_PER_POINT))
+    if count == 0:
+        group = 1
     most = options.max_evaluations // 2
     groups = np.arange(observer.num_points) // group
     rises = np.empty((observer.num_points, 0))
@@ -220,14 +231,22 @@ def _measurement(name: str, rises: LossRises, options: RandomSharpnessOptions) -
     )
 
 
-def _losses_of(shard: Shard, parameters: dict[str, Tensor], members: Tensor) -> np.ndarray:
+def _losses_of(
+    shard: Shard,
+    parameters: dict[str, Tensor],
+    members: Tensor,
+    noise: LayerNoise | None = None,
+    draw: tuple[int, int] = (0, 0),
+) -> np.ndarray:
+    """Losses of the points at these places of the shard, their layer noise drawn as they come."""
+    indices = shard.indices[members.cpu().numpy()]
+
     def compute(part: slice) -> np.ndarray:
-        return _losses(shard, parameters, members[part])
+        if noise is not None:
+            noise.draw(*draw, indices[part], shard.x)
+        points = members[part]
+        with torch.no_grad():
+            logits = torch.func.functional_call(shard.model, parameters, (shard.x[points],))
+            return shard.losses(logits, shard.y[points]).double().cpu().numpy()
 
     return np.concatenate(list(shard.batch.run(len(members), compute)))
-
-
-def _losses(shard: Shard, parameters: dict[str, Tensor], points: slice | Tensor) -> np.ndarray:
-    with torch.no_grad():
-        logits = torch.func.functional_call(shard.model, parameters, (shard.x[points],))
-        return shard.losses(logits, shard.y[points]).double().cpu().numpy()

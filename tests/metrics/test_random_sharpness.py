@@ -21,9 +21,20 @@ def linear_problem():
     return model, x, y, float(adaptive), float(average)
 
 
-@pytest.mark.parametrize("group", [2, 6])
-def test_200_seeds_cover_the_closed_form(group):
+def as_convolution(model, x):
+    """The same function as one convolution over the whole input, perturbed in groups of points."""
+    convolution = nn.Conv2d(1, 3, (1, 4))
+    with torch.no_grad():
+        convolution.weight.copy_(model.weight.reshape(3, 1, 1, 4))
+        convolution.bias.copy_(model.bias)
+    return nn.Sequential(convolution, nn.Flatten()), x.reshape(-1, 1, 1, 4)
+
+
+@pytest.mark.parametrize(("form", "group"), [("linear", 1), ("convolution", 2), ("convolution", 6)])
+def test_200_seeds_cover_the_closed_form(form, group):
     model, x, y, adaptive, average = linear_problem()
+    if form == "convolution":
+        model, x = as_convolution(model, x)
     hits = {"adaptive_sharpness": 0, "average_sharpness": 0}
     truth = {"adaptive_sharpness": adaptive, "average_sharpness": average}
     seeds = 200
