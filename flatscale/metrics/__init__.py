@@ -6,11 +6,13 @@ from flatscale.metrics import (  # noqa: F401  (importing a module registers its
     compression,
     finite_sensitivity,
     gauss_newton,
-    hessian,
+    hessian_eigenvalues,
+    hessian_trace,
     predictions,
     random_sharpness,
     relative_flatness,
     reparametrization,
+    spectral_density,
     weight_precision,
 )
 from flatscale.metrics.measure import default_metrics, measure_observers

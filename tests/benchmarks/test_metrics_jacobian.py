@@ -32,7 +32,7 @@ def test_one_pass(benchmark, problem):
 
 
 @pytest.mark.benchmark(group="jacobian pass, VGG-11, 20 points, 10 classes")
-def test_tight_float32_loops(benchmark, problem):
+def test_plain_float32_loops(benchmark, problem):
     slow = benchmark.pedantic(float32_loops, args=problem[:2], rounds=1)
     fast = run_pass(problem)
     np.testing.assert_allclose(fast.singular_values[:, 0], slow["sigma"][:, 0], rtol=1e-4)

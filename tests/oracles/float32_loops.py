@@ -10,7 +10,7 @@ from tests.oracles.loops import without_inplace
 
 
 def float32_loops(model: nn.Sequential, x: Tensor) -> dict[str, np.ndarray]:
-    """Per point and output: one backward pass for the input, each layer's input, the weights."""
+    """A forward and a backward pass per point, output and thing differentiated."""
     model = without_inplace(model)
     places = [i for i, m in enumerate(model) if isinstance(m, nn.Linear | nn.Conv2d)]
     sigma, layers, sharpness = [], [], []
@@ -23,9 +23,8 @@ def float32_loops(model: nn.Sequential, x: Tensor) -> dict[str, np.ndarray]:
             rows.append(_spectrum(model[i:], at)[0])
         layers.append(rows)
         total = 0.0
-        outputs = model(xi)[0]
-        for k in range(len(outputs)):
-            gradients = torch.autograd.grad(outputs[k], list(model.parameters()), retain_graph=True)
+        for k in range(len(sigma[-1])):
+            gradients = torch.autograd.grad(model(xi)[0, k], list(model.parameters()))
             total += sum(g.square().sum().item() for g in gradients)
         sharpness.append(total)
     return {
@@ -36,6 +35,7 @@ def float32_loops(model: nn.Sequential, x: Tensor) -> dict[str, np.ndarray]:
 
 
 def _spectrum(function, at: Tensor) -> np.ndarray:
-    outputs = function(at)[0]
-    rows = [torch.autograd.grad(o, at, retain_graph=True)[0].flatten() for o in outputs]
+    with torch.no_grad():
+        num_outputs = function(at).shape[1]
+    rows = [torch.autograd.grad(function(at)[0, k], at)[0].flatten() for k in range(num_outputs)]
     return torch.linalg.svdvals(torch.stack(rows)).numpy()

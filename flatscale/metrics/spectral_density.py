@@ -1,0 +1,115 @@
+"""The density of the Hessian's eigenvalues, by stochastic Lanczos quadrature."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import eigh_tridiagonal
+
+from flatscale.measurement import Measurement
+from flatscale.metrics.passes import required
+from flatscale.metrics.probe import Observer
+from flatscale.metrics.registry import measurement_pass, metric
+from flatscale.metrics.theta import LossSurface, loss_surface
+
+
+@dataclass(frozen=True, kw_only=True)
+class DensityOptions:
+    """Options of the spectral density.
+
+    Attributes:
+        num_probes: random start vectors.
+        num_steps: Lanczos steps from each.
+        num_bins: points of the grid.
+        relative_width: the broadening's standard deviation as a share of the spectrum's range.
+    """
+
+    num_probes: int = 8
+    num_steps: int = 40
+    num_bins: int = 200
+    relative_width: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.num_probes < 2 or self.num_steps < 2 or self.num_bins < 2:
+            raise ValueError("num_probes, num_steps and num_bins must be at least 2")
+        if not self.relative_width > 0:
+            raise ValueError(f"relative_width must be positive; found {self.relative_width}")
+
+
+@measurement_pass("lanczos_quadrature", options=DensityOptions)
+def lanczos_quadrature(
+    observers: Mapping[str, Observer], options: DensityOptions, seed: int
+) -> Measurement:
+    """Stochastic Lanczos quadrature: nodes and weights of random vectors' spectral measures."""
+    surface = loss_surface(required(observers, "probe"))
+    size, rng = len(surface.theta), np.random.default_rng(seed)
+    steps = min(options.num_steps, size)
+    nodes, weights = [], []
+    for _ in range(options.num_probes):
+        values, vectors = _tridiagonal_spectrum(surface, rng.standard_normal(size), steps)
+        nodes.append(values)
+        weights.append(vectors[0] ** 2)
+    means = np.array([float(v @ w) for v, w in zip(nodes, weights, strict=True)])
+    grid, density = _broadened(nodes, weights, options)
+    return Measurement(
+        name="spectral_density",
+        value=float(means.mean()),
+        std_error=float(means.std(ddof=1) / np.sqrt(len(means))),
+        num_evaluations=4 * steps * options.num_probes,
+        num_points=surface.num_points,
+        reason="; ".join(surface.notes) or None,
+        extras={
+            "grid": tuple(float(v) for v in grid),
+            "density": tuple(float(v) for v in density),
+            "nodes": tuple(float(v) for v in np.concatenate(nodes)),
+            "weights": tuple(float(v) for v in np.concatenate(weights) / len(weights)),
+        },
+    )
+
+
+@metric(
+    "spectral_density",
+    passes=("lanczos_quadrature",),
+    formula="φ(t) = (1/P) Σ_j δ(t − λ_j); the value is its mean, tr H / P",
+    group="sharpness",
+    value_range="(-inf, inf)",
+    source="stochastic Lanczos quadrature: Ghorbani et al. 2019",
+    options=DensityOptions,
+)
+def spectral_density(estimate: Measurement, options: DensityOptions) -> Measurement:
+    """Density of the Hessian's eigenvalues, as a curve in extras (grid, density)."""
+    return estimate
+
+
+def _tridiagonal_spectrum(
+    surface: LossSurface, start: np.ndarray, steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues and eigenvectors of the Lanczos tridiagonal matrix, fully reorthogonalised."""
+    basis = [start / np.linalg.norm(start)]
+    diagonal, off = [], []
+    for step in range(steps):
+        image = surface.hessian_products(basis[-1][None])[0]
+        diagonal.append(float(image @ basis[-1]))
+        earlier = np.array(basis)
+        for _ in range(2):
+            image = image - earlier.T @ (earlier @ image)
+        length = float(np.linalg.norm(image))
+        scale = max(map(abs, diagonal))
+        if step == steps - 1 or length <= 1e-6 * scale:
+            break
+        off.append(length)
+        basis.append(image / length)
+    return eigh_tridiagonal(np.array(diagonal), np.array(off))
+
+
+def _broadened(
+    nodes: list[np.ndarray], weights: list[np.ndarray], options: DensityOptions
+) -> tuple[np.ndarray, np.ndarray]:
+    values, shares = np.concatenate(nodes), np.concatenate(weights) / len(weights)
+    span = float(np.ptp(values)) or max(abs(float(values[0])), 1.0)
+    width = options.relative_width * span
+    grid = np.linspace(values.min() - 4 * width, values.max() + 4 * width, options.num_bins)
+    bumps = np.exp(-0.5 * ((grid[:, None] - values) / width) ** 2) / (width * np.sqrt(2 * np.pi))
+    return grid, bumps @ shares
