@@ -46,7 +46,7 @@ GLOSSARY_KEYS = ("name", "formula", "passes", "invariances", "source", "group", 
 MAX_MARKERS = 28
 """Families that a reader can still tell apart by colour and marker."""
 OTHER = "other families"
-ONE_FAMILY = "all"
+ONE_FAMILY = "all networks"
 """Stands for the family of rows that have none."""
 
 

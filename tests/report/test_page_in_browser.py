@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 
-from flatscale.report import ReportPaths
+from flatscale.report import ReportPaths, write_study_report, write_table_report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -178,3 +180,53 @@ def test_a_phone_does_not_scroll_sideways(page: Any) -> None:
         assert max(widths) <= 390, widths
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_table_without_families_gives_a_page_without_a_message(
+    browser: Any, tmp_path: Path
+) -> None:
+    values = np.random.default_rng(0).normal(size=(30, 2))
+    table = pl.DataFrame({"x </script>": values[:, 0], "y": values[:, 0] + values[:, 1]})
+    paths = write_table_report(table, x="x </script>", y="y", out=tmp_path, num_resamples=100)
+    browser.get("about:blank")
+    browser.get_log("browser")
+    browser.get(paths.page.as_uri())
+    wait_for(browser, "return document.documentElement.dataset.ready === 'yes'")
+    assert browser.get_log("browser") == []
+    title = browser.execute_script("return document.querySelector('#primary h2').textContent")
+    assert title == "y against x </script>"
+
+
+def test_a_brush_in_one_panel_fades_the_others_points(page: Any) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.by import By
+
+    def opacities() -> set[str]:
+        marks = page.find_elements(By.CSS_SELECTOR, "#chart-scatter .mark-symbol.role-mark")
+        return {
+            mark.get_attribute("opacity")
+            for mark in marks[-1].find_elements(By.CSS_SELECTOR, "path")
+        }
+
+    chart = page.find_element(By.ID, "chart-scatter")
+    page.execute_script(
+        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", chart
+    )
+    assert len(opacities()) == 1
+    inside = chart.find_elements(By.CSS_SELECTOR, ".mark-symbol.role-mark path")[10]
+    drag = ActionChains(page).move_to_element(inside).move_by_offset(-30, -30).click_and_hold()
+    drag.move_by_offset(30, 30).move_by_offset(30, 30).release().perform()
+    assert len(opacities()) == 2
+
+
+def test_a_page_without_any_usable_trial_loads_and_says_why(
+    browser: Any, empty_store: Path, tmp_path: Path
+) -> None:
+    page = write_study_report(empty_store, out=tmp_path).page
+    browser.get("about:blank")
+    browser.get_log("browser")
+    browser.get(page.as_uri())
+    wait_for(browser, "return document.documentElement.dataset.ready === 'yes'")
+    assert browser.get_log("browser") == []
+    alert = browser.execute_script("return document.querySelector('[role=alert]').textContent")
+    assert "None of the 40 planned trials can be used" in alert

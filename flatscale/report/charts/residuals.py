@@ -73,4 +73,7 @@ def _strip(content: Content, *, width: int) -> alt.TopLevelMixin:
         .mark_rule(color=MUTED, strokeDash=[4, 3], opacity=0.6)
         .encode(x=alt.X(field="z", type="quantitative"))
     )
-    return alt.layer(fences, points, labels).properties(width=width, height=alt.Step(26))
+    # Vega warns about a layer without data.
+    any_flagged = bool(frames.residuals(content)["flagged"].any())
+    layers = [fences, points, labels] if any_flagged else [fences, points]
+    return alt.layer(*layers).properties(width=width, height=alt.Step(26))

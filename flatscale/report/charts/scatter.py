@@ -56,7 +56,7 @@ def _panels(content: Content, *, wide: bool) -> alt.TopLevelMixin:
         points = _points(content, across, up, look, brushes).transform_filter(shown)
         layers = []
         if index == 0:
-            layers = [*_line_layers(content), *_error_bars(content, look["color"], shown)]
+            layers = [*_line_layers(content), *_error_bars(content, look["color"], shown, brushes)]
             points = points.add_params(shown)
         points = points.add_params(*brushes[index : index + 1])
         width, height = _panel_size(index, len(pairs), wide=wide)
@@ -80,21 +80,25 @@ def _points(
     content: Content, x: str, y: str, look: dict[str, Any], brushes: Sequence[alt.Parameter]
 ) -> alt.Chart:
     keys = column_keys(content)
-    opacity: Any = alt.value(0.85)
-    if brushes:
-        inside_all = functools.reduce(operator.and_, brushes)
-        opacity = alt.condition(inside_all, alt.value(0.85), alt.value(0.1))
     return (
         alt.Chart(alt.NamedData(name="trials"))
         .mark_point(filled=True, size=70, stroke="white", strokeWidth=0.5)
         .encode(
             x=axis(alt.X, content, x),
             y=axis(alt.Y, content, y),
-            opacity=opacity,
+            opacity=_picked_out(brushes, 0.85),
             tooltip=tooltips(content, keys, (x, y)),
             **look,
         )
     )
+
+
+def _picked_out(brushes: Sequence[alt.Parameter], opacity: float) -> Any:
+    """Full strength inside every brush that is drawn, faint elsewhere."""
+    if not brushes:
+        return alt.value(opacity)
+    inside_all = functools.reduce(operator.and_, brushes)
+    return alt.condition(inside_all, alt.value(opacity), alt.value(opacity / 8))
 
 
 def axis(channel: Any, content: Content, column: str) -> Any:
@@ -137,7 +141,9 @@ def _line_layers(content: Content) -> list[alt.Chart]:
     return [band, line]
 
 
-def _error_bars(content: Content, colour: alt.Color, shown: alt.Parameter) -> list[alt.Chart]:
+def _error_bars(
+    content: Content, colour: alt.Color, shown: alt.Parameter, brushes: Sequence[alt.Parameter]
+) -> list[alt.Chart]:
     x, y = content.primary
     keys = column_keys(content)
     base = alt.Chart(alt.NamedData(name="trials")).transform_filter(shown)
@@ -152,11 +158,12 @@ def _error_bars(content: Content, colour: alt.Color, shown: alt.Parameter) -> li
         if column in content.log:
             drawn = drawn.transform_filter(f"datum.{key}_low > 0")
         bars.append(
-            drawn.mark_rule(opacity=0.35).encode(
+            drawn.mark_rule().encode(
                 near(field=f"{key}_low", type="quantitative"),
                 far(field=f"{key}_high"),
                 cross(field=keys[other], type="quantitative"),
                 colour,
+                opacity=_picked_out(brushes, 0.35),
             )
         )
     return bars

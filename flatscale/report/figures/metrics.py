@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from flatscale.report import frames
 from flatscale.report.content import Content
@@ -114,7 +114,8 @@ def convergence_figure(content: Content) -> Figure | None:
             )
     label_rows(axis, frame["metric"].to_list())
     axis.set_xscale("log")
-    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axis.xaxis.set_major_locator(LogLocator(numticks=5))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
     axis.margins(x=0.15)
     axis.set_xlabel("standard error / value")
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import XAxis, YAxis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import FuncFormatter
 
 from flatscale.report.palette import INK, MUTED, family_styles
 
@@ -96,11 +97,19 @@ def family_legend(figure: Figure, families: Sequence[str], *, columns: int) -> N
 
 
 def log_scale(axis: XAxis | YAxis) -> None:
-    """A logarithmic axis with plain numbers where few decades are shown, so that it can be read."""
+    """A logarithmic axis with plain numbers, enough of them to be read; call it after drawing."""
     set_scale = axis.axes.set_xscale if isinstance(axis, XAxis) else axis.axes.set_yscale
     set_scale("log")
-    axis.set_major_formatter(LogFormatter(labelOnlyBase=True))
-    axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+    low, high = sorted(axis.get_view_interval())
+    decades = math.log10(high / low) if low > 0 else math.inf
+    named = (2, 3, 5, 7) if decades < 1 else (2, 5) if decades < 2 else ()
+
+    def minor(value: float, _: int | None) -> str:
+        leading = round(value / 10 ** math.floor(math.log10(value)))
+        return f"{value:g}" if leading in named else ""
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(FuncFormatter(minor))
 
 
 def label_rows(axis: Axes, names: Sequence[str], *, limit: int = 26) -> None:
