@@ -9,9 +9,11 @@ is NaN here and is turned into a reason by the caller.
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import kendalltau, rankdata
 
 from flatscale.stats.sample import Floats
+
+_MAX_MATRIX = 3000
 
 
 def pearson_counts(counts: Floats, x: Floats, y: Floats) -> Floats:
@@ -54,13 +56,26 @@ def midranks(counts: Floats, values: Floats) -> Floats:
 
 
 def kendall_counts(counts: Floats, x: Floats, y: Floats) -> Floats:
-    """Kendall tau-b of every resample; shape (B,). Memory grows with the square of the rows."""
+    """Kendall tau-b of every resample; shape (B,).
+
+    Up to 3,000 rows by a matrix of the signs of all pairs, beyond one resample at a time.
+    """
+    if len(x) > _MAX_MATRIX:
+        repeated = (np.repeat(np.arange(len(x)), line) for line in counts.astype(np.int64))
+        values = [_kendall(x[rows], y[rows]) for rows in repeated]
+        return np.array(values)
     sign_x = np.sign(x[:, None] - x[None, :]).astype(np.float32)
     sign_y = np.sign(y[:, None] - y[None, :]).astype(np.float32)
     concordance = _pair_sum(counts, sign_x * sign_y)
     untied_x = _pair_sum(counts, np.abs(sign_x))
     untied_y = _pair_sum(counts, np.abs(sign_y))
     return _ratio(concordance, untied_x, untied_y, counts.sum(axis=1) ** 2)
+
+
+def _kendall(x: Floats, y: Floats) -> float:
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
+    return float(kendalltau(x, y).statistic)
 
 
 def _pair_sum(counts: Floats, matrix: np.ndarray) -> Floats:

@@ -43,9 +43,9 @@ class OutcomeJoin:
     def summary(self) -> str:
         """One sentence on what matched."""
         text = (
-            f"joined on {', '.join(self.keys)}: {self.num_matched} of {self.table.height} rows have "
-            f"an outcome; {len(self.unmatched)} names have none; {len(self.unused)} outcomes belong "
-            "to no row"
+            f"joined on {', '.join(self.keys)}: {self.num_matched} of {self.table.height} rows "
+            f"have an outcome; {len(self.unmatched)} names have none; {len(self.unused)} "
+            "outcomes belong to no row"
         )
         if self.ambiguous:
             text += f"; {len(self.ambiguous)} names have several outcomes and were left without"

@@ -15,6 +15,7 @@ from flatscale.stats.sample import Floats
 ROBUST_METHODS = ("percentage_bend", "winsorized", "skipped")
 _BEND = 0.2
 _TRIM = 0.2
+_MAX_DIRECTIONS = 1000
 
 
 @statistic("percentage_bend")
@@ -93,11 +94,17 @@ def skipped(x: Floats, y: Floats, confidence: float) -> Estimate:
 
 
 def projection_outliers(data: Floats) -> np.ndarray:
-    """Which rows of data (n x 2) are outliers in some projection through the marginal medians."""
+    """Which rows of data (n x 2) are outliers in some projection through the marginal medians.
+
+    The projections point at the rows, at 1,000 spread over the table when there are more.
+    """
     scaled = data / np.maximum(np.max(np.abs(data), axis=0), 1e-300)
     centred = scaled - np.median(scaled, axis=0)
     norms = np.linalg.norm(centred, axis=1)
     directions = centred[norms > 0] / norms[norms > 0, None]
+    if len(directions) > _MAX_DIRECTIONS:
+        spread = np.linspace(0, len(directions) - 1, _MAX_DIRECTIONS).astype(int)
+        directions = directions[spread]
     distance = np.abs(directions @ centred.T)
     low, high = _ideal_fourths(np.sort(distance, axis=1))
     gauge = math.sqrt(stats.chi2.ppf(0.975, 2))

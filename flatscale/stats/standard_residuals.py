@@ -72,7 +72,7 @@ def _spread_trend(x: Floats, residual: Floats, scale: float) -> tuple[float, Flo
     return trend, spread
 
 
-def bisquare_line(x: Floats, y: Floats, *, max_steps: int = 50) -> tuple[float, float]:
+def bisquare_line(x: Floats, y: Floats) -> tuple[float, float]:
     """Slope and intercept: Theil-Sen start, then Tukey's bisquare weights at the start's MAD
     scale.
     """
@@ -81,9 +81,20 @@ def bisquare_line(x: Floats, y: Floats, *, max_steps: int = 50) -> tuple[float, 
     scale = mad_scale(y - intercept - slope * x)
     if scale == 0:
         return slope, intercept
+    return bisquare_steps(x, y, slope, intercept, scale)
+
+
+def bisquare_steps(
+    x: Floats, y: Floats, slope: float, intercept: float, scale: float, *, max_steps: int = 200
+) -> tuple[float, float]:
+    """Slope and intercept by reweighted least squares with bisquare weights at a fixed residual
+    scale.
+    """
     for _ in range(max_steps):
         u = (y - intercept - slope * x) / (_BISQUARE * scale)
         weights = np.where(np.abs(u) < 1, (1 - u**2) ** 2, 0.0)
+        if not weights.any():
+            break
         mean_x, mean_y = np.average(x, weights=weights), np.average(y, weights=weights)
         square = float(weights @ (x - mean_x) ** 2)
         if square == 0:

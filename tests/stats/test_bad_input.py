@@ -174,9 +174,9 @@ WILD = st.one_of(
 
 
 @settings(
-    max_examples=300,
+    max_examples=60,
     deadline=None,
-    derandomize=False,
+    derandomize=True,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -13,9 +13,9 @@ from scipy import stats
 from flatscale.stats import analyze, correlate, family_scan, permutation_within, select_pair
 
 QUICK = settings(
-    max_examples=150,
+    max_examples=30,
     deadline=None,
-    derandomize=False,
+    derandomize=True,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.too_slow],
 )

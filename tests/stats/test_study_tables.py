@@ -141,7 +141,9 @@ def test_findings_of_the_study_are_those_of_analyze(study: StudyAnalysis) -> Non
 
 def test_tables_agree_with_each_other(study: StudyAnalysis) -> None:
     pearson = study.findings.filter(
-        (pl.col("x") == "sharpness") & (pl.col("scope") == "pooled") & (pl.col("method") == "pearson")
+        (pl.col("x") == "sharpness")
+        & (pl.col("scope") == "pooled")
+        & (pl.col("method") == "pearson")
         & (pl.col("y") == "mls")
     ).row(0, named=True)  # fmt: skip
     declared = study.sensitivity.filter(

@@ -1,6 +1,4 @@
 """The pieces: synthesis, resampling, corrected correlations, robust fits, multiplicity."""
-multiplicity.
-"""
 
 from __future__ import annotations
 
@@ -29,6 +27,8 @@ from flatscale.stats import (
 )
 from flatscale.stats.bootstrap import draw_counts
 from flatscale.stats.correlation import STATISTICS
+from flatscale.stats.robust_line import mm_fit
+from flatscale.stats.standard_residuals import bisquare_steps
 from flatscale.stats.synthesis import fisher_z
 
 
@@ -290,6 +290,15 @@ def test_robust_line_covers_and_keeps_its_units() -> None:
     at = np.array([0.0, 1.0])
     band, moved_band = line.band(at, 0.95), again.band(at * 100 + 7, 0.95)
     assert moved_band[0] == pytest.approx(band[0] * 3 - 50, rel=1e-6)
+
+
+def test_the_last_stage_of_mm_is_the_whole_fit() -> None:
+    """Leave-out fits repeat the last stage: on all rows it must end where the whole fit does."""
+    x, y = correlated(15, 90, 0.5)
+    y[:9] -= 12
+    (intercept, slope), _, scale = mm_fit(x, y)
+    again = bisquare_steps(x, y, slope + 0.1, intercept - 0.1, scale)
+    assert again == pytest.approx((slope, intercept), abs=1e-5)
 
 
 def test_a_line_through_most_rows_falls_back_to_theil_sen() -> None:
