@@ -5,16 +5,35 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
 
 from flatscale.errors import StatsError
 from flatscale.report.content import Content
-from flatscale.stats import OutcomeJoin, StudyDesign, analyze_study
+from flatscale.stats import OutcomeJoin, StudyDesign, analyze_study, join_outcomes, read_table
 from flatscale.stats.sample import require_columns
 
 ROW = "row"
 _LISTED = 20
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Joined:
+    """A table with outcomes joined to it.
+
+    Attributes:
+        table: every row of the table, outcomes null where nothing matched.
+        outcomes: the numeric columns that were added.
+        label: the column that names each row once, if the key does.
+        notes: what matched and what did not, in sentences.
+    """
+
+    table: pl.DataFrame
+    outcomes: tuple[str, ...]
+    label: str | None
+    notes: tuple[str, ...]
 
 
 def content_of_table(
@@ -85,7 +104,35 @@ def _named_rows(
     return rows.with_columns(pl.col(label or ROW).cast(pl.String).alias("name"), *errors)
 
 
-def with_common_key(
+def join_table(
+    table: pl.DataFrame, outcomes: pl.DataFrame | str | Path, on: str | Sequence[str] | None
+) -> Joined:
+    """Join another table, or its file, by the column or columns that name a row in both.
+
+    Raises:
+        StatsError: a column is missing, a name occurs twice among the outcomes, nothing matches, or
+            the file cannot be read.
+    """
+    if on is None:
+        raise StatsError("joining outcomes needs `on`, the column of names in both tables")
+    other = outcomes if isinstance(outcomes, pl.DataFrame) else read_table(outcomes)
+    source = "the table of outcomes" if isinstance(outcomes, pl.DataFrame) else str(outcomes)
+    keyed, other, key = _with_common_key(table, other, on)
+    joined = join_outcomes(keyed, other, key)
+    added = tuple(
+        name
+        for name, dtype in joined.table.schema.items()
+        if name not in keyed.columns and dtype.is_numeric()
+    )
+    return Joined(
+        table=joined.table,
+        outcomes=added,
+        label=None if keyed[key].is_duplicated().any() else key,
+        notes=_join_notes(joined, key, source),
+    )
+
+
+def _with_common_key(
     table: pl.DataFrame, outcomes: pl.DataFrame, on: str | Sequence[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame, str]:
     """Both tables with one column that names a row, and its name: several columns are joined.
@@ -103,7 +150,7 @@ def with_common_key(
     return table.with_columns(together.alias(key)), outcomes.with_columns(together.alias(key)), key
 
 
-def join_notes(joined: OutcomeJoin, on: str, source: str) -> tuple[str, ...]:
+def _join_notes(joined: OutcomeJoin, on: str, source: str) -> tuple[str, ...]:
     """What matched when outcomes were joined, and the names that did not."""
     notes = [f"Outcomes were joined from {source} by {on}: {joined.summary()}."]
     for names, meaning in (
@@ -118,15 +165,6 @@ def join_notes(joined: OutcomeJoin, on: str, source: str) -> tuple[str, ...]:
         for old, new in joined.renamed.items()
     ]
     return tuple(notes)
-
-
-def new_numeric_columns(joined: OutcomeJoin, table: pl.DataFrame) -> tuple[str, ...]:
-    """Numeric columns that the join added."""
-    return tuple(
-        name
-        for name, dtype in joined.table.schema.items()
-        if name not in table.columns and dtype.is_numeric()
-    )
 
 
 def table_hash(table: pl.DataFrame) -> str:

@@ -13,22 +13,16 @@ from typing import Any
 import polars as pl
 
 from flatscale.atomic import write_atomically
-from flatscale.errors import StatsError, StoreError
+from flatscale.errors import StoreError
 from flatscale.report.content import Content
 from flatscale.report.figures import paper_figures, to_pdf
 from flatscale.report.from_store import content_of_store
-from flatscale.report.from_table import (
-    content_of_table,
-    join_notes,
-    new_numeric_columns,
-    with_common_key,
-)
+from flatscale.report.from_table import content_of_table, join_table
 from flatscale.report.latex import TexFigure, render_document, render_table
 from flatscale.report.page import render_page
 from flatscale.report.prose import summary_of
 from flatscale.report.sections import sections_of
 from flatscale.results import Store
-from flatscale.stats import join_outcomes, read_table
 
 logger = logging.getLogger(__name__)
 
@@ -111,19 +105,13 @@ def write_table_report(
         StatsError: a column is missing or holds no numbers, nothing matches, a name occurs twice.
         StoreError: the report cannot be written.
     """
+    table: pl.DataFrame = df
     notes: tuple[str, ...] = ()
-    table = df
     if outcomes is not None:
-        if on is None:
-            raise StatsError("joining outcomes needs `on`, the column of names in both tables")
-        other = outcomes if isinstance(outcomes, pl.DataFrame) else read_table(outcomes)
-        source = "the table of outcomes" if isinstance(outcomes, pl.DataFrame) else str(outcomes)
-        table, other, key = with_common_key(df, other, on)
-        joined = join_outcomes(table, other, key)
-        notes = join_notes(joined, key, source)
-        outcome_columns = outcome_columns or new_numeric_columns(joined, df)
-        label = label or (key if not table[key].is_duplicated().any() else None)
-        table = joined.table
+        joined = join_table(df, outcomes, on)
+        table, notes = joined.table, joined.notes
+        outcome_columns = outcome_columns or joined.outcomes
+        label = label or joined.label
     content = content_of_table(
         table,
         x=x,
