@@ -86,7 +86,7 @@ def _measure_one(
         _log_failure(f"metric {info.name}", error)
         return Measurement.failed(info.name, _reason(error))
     notes = [note for result in inputs for note in getattr(result, "notes", ())]
-    return _with_notes(measured, notes)
+    return with_notes(measured, notes)
 
 
 def _pass_options(pass_name: str, own: Any, options: Mapping[str, Any]) -> Any:
@@ -108,7 +108,8 @@ def _run_pass(key: _Key, observers: Mapping[str, Observer], seed: int) -> Any:
         return error
 
 
-def _with_notes(measured: Measurement, notes: list[str]) -> Measurement:
+def with_notes(measured: Measurement, notes: list[str]) -> Measurement:
+    """The measurement with notes joined to its reason."""
     if not notes:
         return measured
     reason = "; ".join(dict.fromkeys([*([measured.reason] if measured.reason else []), *notes]))

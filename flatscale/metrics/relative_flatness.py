@@ -43,7 +43,7 @@ def relative_flatness_points(
     return mean_over_points(
         "relative_flatness",
         rows["kappa"],
-        num_evaluations=2 + int(rows["width"][0]),
+        num_evaluations=1 + int(rows["products"][0]),
         note="; ".join([f"layer {rows['layer'][0]}", *attention_notes(observer)]),
     )
 
@@ -64,18 +64,19 @@ def relative_flatness(estimate: Measurement, options: RelativeFlatnessOptions) -
 
 
 def relative_flatness_rows(shard: Shard, *, layer: str) -> Arrays:
-    """kappa (B,), the layer's name and its width."""
-    name, width = "", 0
+    """kappa (B,), the layer's name and the backward passes it took."""
+    name, products = "", 0
 
     def compute(points: slice) -> np.ndarray:
-        nonlocal name, width
+        nonlocal name, products
         with captured_calls(shard.model) as calls, torch.enable_grad(), twice_differentiable():
             logits = shard.logits(shard.x[points].clone().requires_grad_())
             losses = shard.losses(logits, shard.y[points])
         call = _linear_call(calls, layer)
-        name, width = call.name, call.h.shape[1]
+        name = call.name
         curvature = _known_curvature(shard, logits.detach(), call)
         if curvature is None:
+            products = 1 + call.h.shape[1]
             with torch.enable_grad(), twice_differentiable():
                 curvature = _curvature(losses, call)
         kappa = call.x.detach().double().square().sum(dim=1) * curvature
@@ -83,7 +84,7 @@ def relative_flatness_rows(shard: Shard, *, layer: str) -> Arrays:
 
     kappa = np.concatenate(list(shard.microbatches(compute)))
     count = shard.num_points
-    return {"kappa": kappa, "layer": np.full(count, name), "width": np.full(count, width)}
+    return {"kappa": kappa, "layer": np.full(count, name), "products": np.full(count, products)}
 
 
 def _known_curvature(shard: Shard, logits: Tensor, call: LayerCall) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -14,12 +15,16 @@ from torch import Tensor, nn
 
 from flatscale.errors import DataError
 from flatscale.measurement import Measurement
-from flatscale.metrics.measure import measure_observers
+from flatscale.metrics.measure import measure_observers, with_notes
 from flatscale.metrics.probe import LocalObserver
+from flatscale.metrics.restore import widened
 from flatscale.training.losses import PointLoss
 
 PointSet = tuple[Any, Any] | Iterable[Any]
 """(x, y) tensors or arrays, or an iterable of such batches (a DataLoader)."""
+
+
+_WIDENED = "half-precision weights were measured in float32 arithmetic"
 
 
 class Report(Mapping[str, Measurement]):
@@ -120,12 +125,13 @@ def measure(
         train: training set, for train_* metrics and the gap.
         test: test set, for test_* metrics and the gap.
         batch_size: most points computed at once; by default each pass chooses.
-        device: where to compute; the model's device by default.
+        device: where to compute, on a copy of the model; the model's device by default.
 
     Raises:
         ConfigError: an unknown metric, option, loss or output map.
         DataError: data that is not (x, y).
     """
+    model = _on_device(model, device)
     observers = {}
     for name, points in (("probe", data), ("train", train), ("test", test)):
         if points is not None:
@@ -137,10 +143,21 @@ def measure(
                 loss=loss,
                 output_map=output_map,
                 microbatch=batch_size,
-                device=device,
             )
     measured = measure_observers(observers, metrics, options=options, seed=seed)
+    if widened(model):
+        measured = {name: with_notes(m, [_WIDENED]) for name, m in measured.items()}
     return Report(measured, observers["probe"].content_hash)
+
+
+def _on_device(model: nn.Module, device: torch.device | str | None) -> nn.Module:
+    """The model itself where it is there already, else a copy moved there."""
+    if device is None:
+        return model
+    place = torch.device(device)
+    if all(p.device.type == place.type for p in model.parameters()):
+        return model
+    return copy.deepcopy(model).to(place)
 
 
 def _points(points: PointSet, name: str) -> tuple[Tensor, Tensor]:

@@ -74,6 +74,7 @@ def test_bfloat16_model_is_measured_in_float32_on_its_own_weights():
     expected = measure(rounded, (x.bfloat16().float(), y), names, options=QUICK)
     for name in names:
         assert found[name].value == pytest.approx(expected[name].value, rel=1e-6)
+        assert "measured in float32" in found[name].reason
     for name, value in half.state_dict().items():
         assert value.dtype == torch.bfloat16
         assert torch.equal(value, before[name])

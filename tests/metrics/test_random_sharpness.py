@@ -30,7 +30,7 @@ def as_convolution(model, x):
     return nn.Sequential(convolution, nn.Flatten()), x.reshape(-1, 1, 1, 4)
 
 
-@pytest.mark.parametrize(("form", "group"), [("linear", 1), ("convolution", 2), ("convolution", 6)])
+@pytest.mark.parametrize(("form", "group"), [("linear", 1), ("convolution", 3)])
 def test_200_seeds_cover_the_closed_form(form, group):
     model, x, y, adaptive, average = linear_problem()
     if form == "convolution":
@@ -38,7 +38,7 @@ def test_200_seeds_cover_the_closed_form(form, group):
     hits = {"adaptive_sharpness": 0, "average_sharpness": 0}
     truth = {"adaptive_sharpness": adaptive, "average_sharpness": average}
     seeds = 200
-    settings = {"points_per_perturbation": group, "max_evaluations": 24, "max_relative_error": 1e-9}
+    settings = {"points_per_perturbation": group, "max_evaluations": 20, "max_relative_error": 1e-9}
     for seed in range(seeds):
         report = measure(
             model, (x, y), list(hits), seed=seed, options=dict.fromkeys(hits, settings)
