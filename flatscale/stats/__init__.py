@@ -21,7 +21,8 @@ from flatscale.stats.sample import Sample, select_pair
 from flatscale.stats.sign_error import SignErrors, sign_errors
 from flatscale.stats.study import StudyAnalysis, analyze_study
 from flatscale.stats.synthesis import Synthesis, synthesize
-from flatscale.stats.tables import TABLES, Column, Table
+from flatscale.stats.table import Column, Table
+from flatscale.stats.tables import TABLES
 
 __all__ = [
     "FINDINGS_SCHEMA",

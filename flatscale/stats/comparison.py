@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -55,40 +55,39 @@ def compare_metrics(
     ones = np.ones((1, n))
     r_a = float(statistic.resampled(ones, a, outcome)[0])
     r_b = float(statistic.resampled(ones, b, outcome)[0])
-    pairs = np.concatenate(
-        [
-            np.column_stack(
-                [statistic.resampled(c, a, outcome), statistic.resampled(c, b, outcome)]
-            )
-            for c in unit_counts(n, family, num_resamples, seed)
-        ]
-    )
+    resampled = [
+        np.stack([statistic.resampled(counts, metric, outcome) for metric in (a, b)], axis=1)
+        for counts in unit_counts(n, family, num_resamples, seed)
+    ]
+    pairs = np.concatenate(resampled)
     pairs = pairs[~np.isnan(pairs).any(axis=1)]
-    unit = "row" if family is None or family.max() < 4 else "family"
-    if len(pairs) < 0.95 * num_resamples:
-        return Comparison(
-            r_a=r_a,
-            r_b=r_b,
-            difference=r_a - r_b,
-            abs_difference=abs(r_a) - abs(r_b),
-            resampling_unit=unit,
-            num_trials=n,
-            reason=f"{num_resamples - len(pairs)} of {num_resamples} resamples are constant",
-        )
-    difference = pairs[:, 0] - pairs[:, 1]
-    sizes = np.abs(pairs[:, 0]) - np.abs(pairs[:, 1])
-    levels = [0.5 - confidence / 2, 0.5 + confidence / 2]
-    tails = (np.sum(difference <= 0), np.sum(difference >= 0))
-    return Comparison(
+    found = Comparison(
         r_a=r_a,
         r_b=r_b,
         difference=r_a - r_b,
-        conf_low=float(np.quantile(difference, levels[0])),
-        conf_high=float(np.quantile(difference, levels[1])),
         abs_difference=abs(r_a) - abs(r_b),
-        abs_conf_low=float(np.quantile(sizes, levels[0])),
-        abs_conf_high=float(np.quantile(sizes, levels[1])),
-        p_value=min(1.0, float(2 * (1 + min(tails)) / (len(difference) + 1))),
-        resampling_unit=unit,
+        resampling_unit="row" if family is None or family.max() < 4 else "family",
         num_trials=n,
+    )
+    if len(pairs) < 0.95 * num_resamples:
+        reason = f"{num_resamples - len(pairs)} of {num_resamples} resamples are constant"
+        return replace(found, reason=reason)
+    return _with_interval(found, pairs, confidence)
+
+
+def _with_interval(found: Comparison, pairs: Floats, confidence: float) -> Comparison:
+    """Percentile intervals and the p-value from resampled correlations (B x 2)."""
+    difference = pairs[:, 0] - pairs[:, 1]
+    sizes = np.abs(pairs[:, 0]) - np.abs(pairs[:, 1])
+    levels = [0.5 - confidence / 2, 0.5 + confidence / 2]
+    low, high = (float(v) for v in np.quantile(difference, levels))
+    abs_low, abs_high = (float(v) for v in np.quantile(sizes, levels))
+    tail = min(np.sum(difference <= 0), np.sum(difference >= 0))
+    return replace(
+        found,
+        conf_low=low,
+        conf_high=high,
+        abs_conf_low=abs_low,
+        abs_conf_high=abs_high,
+        p_value=min(1.0, float(2 * (1 + tail) / (len(difference) + 1))),
     )

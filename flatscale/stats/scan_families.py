@@ -54,8 +54,8 @@ def scan_families(
     A null family draws within-family-centred residuals from the rows of the other families (a
     cluster must not serve as its own null) and adds a normal family effect with standard
     deviation tau*, drawn with its own uncertainty; p = (1 + #{null >= observed})/(B + 1). B is
-    raised until one family alone can reach q <= alpha, up to 20,000; a family of which more than 40 of
-    2,000 null scores reach the observed one on both sides stops there.
+    raised until one family alone can reach q <= alpha, up to 20,000; a family of which more than
+    40 of 2,000 null scores reach the observed one on both sides stops there.
     """
     count = len(sample.family_names) if sample.family is not None else 0
     residuals, parts, reason = _prepare(sample)

@@ -6,47 +6,12 @@ meanings, and tests hold that every table has the columns it promises.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
 import polars as pl
 
 from flatscale.stats.findings import FINDINGS_SCHEMA
-
-TEXT, REAL, COUNT, FLAG = pl.String(), pl.Float64(), pl.Int64(), pl.Boolean()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """One column: its name, its polars type and what it holds."""
-
-    name: str
-    dtype: pl.DataType
-    meaning: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """One table: what a row is, and its columns in order."""
-
-    name: str
-    row: str
-    columns: tuple[Column, ...]
-
-    @property
-    def schema(self) -> pl.Schema:
-        return pl.Schema({column.name: column.dtype for column in self.columns})
-
-    def frame(self, rows: Iterable[Mapping[str, Any]] = ()) -> pl.DataFrame:
-        """Rows as a DataFrame with exactly this table's columns and types."""
-        return pl.DataFrame(list(rows), schema=self.schema, orient="row")
-
-
-def _table(name: str, row: str, *columns: tuple[str, pl.DataType, str]) -> Table:
-    made = tuple(Column(name=key, dtype=dtype, meaning=text) for key, dtype, text in columns)
-    return Table(name=name, row=row, columns=made)
-
+from flatscale.stats.table import COUNT, FLAG, REAL, TEXT, Table, declare
 
 _PAIR = (
     ("x", TEXT, "column on the horizontal axis"),
@@ -72,13 +37,13 @@ _FINDING_COLUMNS = tuple(
     (name, dtype, _FINDING_MEANINGS[name]) for name, dtype in FINDINGS_SCHEMA.items()
 )
 
-FINDINGS = _table("findings", "one statistic of one pair", *_FINDING_COLUMNS)
-OUTCOME_ASSOCIATIONS = _table(
+FINDINGS = declare("findings", "one statistic of one pair", *_FINDING_COLUMNS)
+OUTCOME_ASSOCIATIONS = declare(
     "outcome_associations",
     "one statistic of one metric (x) with one outcome (y)",
     *_FINDING_COLUMNS,
 )
-LEAVE_ONE_OUT = _table(
+LEAVE_ONE_OUT = declare(
     "leave_one_out",
     "one family left out of one pair",
     *_PAIR,
@@ -87,7 +52,7 @@ LEAVE_ONE_OUT = _table(
     ("estimate", REAL, "Pearson r of the rows that remain; null where they are constant"),
     ("shift", REAL, "that r minus the r of all rows"),
 )
-FAMILY_CORRELATIONS = _table(
+FAMILY_CORRELATIONS = declare(
     "family_correlations",
     "one family of one pair",
     *_PAIR,
@@ -105,7 +70,7 @@ FAMILY_CORRELATIONS = _table(
         "why the family is not part of the synthesis (fewer than 4 rows, constant, perfect r)",
     ),
 )
-SYNTHESIS = _table(
+SYNTHESIS = declare(
     "synthesis",
     "one pair",
     *_PAIR,
@@ -126,7 +91,7 @@ SYNTHESIS = _table(
     ("i_squared", REAL, "tau^2/(tau^2 + typical sampling variance), 0 to 1"),
     ("reason", TEXT, "why a number is null"),
 )
-ROBUST_LINE = _table(
+ROBUST_LINE = declare(
     "robust_line",
     "one robust line y = intercept + slope x of one pair, on the scale analysed",
     *_PAIR,
@@ -146,7 +111,7 @@ ROBUST_LINE = _table(
     ("num_trials", COUNT, "rows used"),
     ("reason", TEXT, "why a number is null"),
 )
-LINE_BAND = _table(
+LINE_BAND = declare(
     "line_band",
     "one point of the robust line with its pointwise band, on the scale analysed",
     *_PAIR,
@@ -155,7 +120,7 @@ LINE_BAND = _table(
     ("band_low", REAL, "lower end of the pointwise band"),
     ("band_high", REAL, "upper end of the pointwise band"),
 )
-RESIDUALS = _table(
+RESIDUALS = declare(
     "residuals",
     "one row of the study in one pair",
     *_PAIR,
@@ -169,7 +134,7 @@ RESIDUALS = _table(
     ("outlier", FLAG, "|z| > 3.5"),
     ("converged", FLAG, "both estimates converged (null: not recorded)"),
 )
-CLUSTERS = _table(
+CLUSTERS = declare(
     "clusters",
     "one family and side of the family scan of one pair",
     *_PAIR,
@@ -185,7 +150,7 @@ CLUSTERS = _table(
     ("flagged", FLAG, "q <= alpha"),
     ("reason", TEXT, "why the family was not scanned, or what limits the claim"),
 )
-CLUSTER_EFFECTS = _table(
+CLUSTER_EFFECTS = declare(
     "cluster_effects",
     "one headline statistic of one pair, without one flagged cluster (or all of them)",
     *_PAIR,
@@ -200,7 +165,7 @@ CLUSTER_EFFECTS = _table(
     ("num_trials", COUNT, "rows used"),
     ("reason", TEXT, "why a number is null"),
 )
-OUTLIER_ROWS = _table(
+OUTLIER_ROWS = declare(
     "outlier_rows",
     "one row with |z| > 3.5; descriptive, no test",
     *_PAIR,
@@ -208,7 +173,7 @@ OUTLIER_ROWS = _table(
     ("family", TEXT, "its family"),
     ("z", REAL, "standardised residual"),
 )
-MATRIX = _table(
+MATRIX = declare(
     "matrix",
     "one unordered pair of metrics",
     *_PAIR,
@@ -229,7 +194,7 @@ MATRIX = _table(
     ("num_trials", COUNT, "rows with both metrics"),
     ("reason", TEXT, "why a number is null"),
 )
-RELIABILITY = _table(
+RELIABILITY = declare(
     "reliability",
     "one metric",
     ("metric", TEXT, "the metric, on the scale analysed"),
@@ -246,7 +211,7 @@ RELIABILITY = _table(
     ),
     ("reason", TEXT, "why reliability is null"),
 )
-SENSITIVITY = _table(
+SENSITIVITY = declare(
     "sensitivity",
     "the primary pair under one set of choices",
     *_PAIR,
@@ -263,7 +228,7 @@ SENSITIVITY = _table(
     ("declared", FLAG, "the choices declared in advance"),
     ("reason", TEXT, "why a number is null"),
 )
-SUBSETS = _table(
+SUBSETS = declare(
     "subsets",
     "one statistic of the primary pair in one subset (a dataset, a network)",
     ("column", TEXT, "the column that splits the table"),
@@ -279,7 +244,7 @@ SUBSETS = _table(
     ("num_trials", COUNT, "rows used"),
     ("reason", TEXT, "why a number is null"),
 )
-MIXED_MODEL = _table(
+MIXED_MODEL = declare(
     "mixed_model",
     "one term of y ~ within-family x + family-mean x, random intercept and slope by family",
     *_PAIR,
@@ -302,7 +267,7 @@ MIXED_MODEL = _table(
     ("num_families", COUNT, "families used"),
     ("reason", TEXT, "what was dropped from the model and why, or why there is no fit"),
 )
-COMPARISONS = _table(
+COMPARISONS = declare(
     "comparisons",
     "two metrics compared by their correlation with one outcome",
     ("metric_a", TEXT, "first metric"),
@@ -323,7 +288,7 @@ COMPARISONS = _table(
     ("num_trials", COUNT, "rows used"),
     ("reason", TEXT, "why a number is null"),
 )
-GRANULATED = _table(
+GRANULATED = declare(
     "granulated",
     "one metric, one outcome, one hyperparameter axis (or their mean)",
     ("metric", TEXT, "the metric"),
@@ -338,7 +303,7 @@ GRANULATED = _table(
     ("num_trials", COUNT, "rows used"),
     ("reason", TEXT, "why the estimate is null (the design is not a regular grid)"),
 )
-MUTUAL_INFORMATION = _table(
+MUTUAL_INFORMATION = declare(
     "mutual_information",
     "one metric, one outcome, one conditioning set of at most two hyperparameters (or the minimum)",
     ("metric", TEXT, "the metric"),
@@ -349,7 +314,7 @@ MUTUAL_INFORMATION = _table(
     ("num_trials", COUNT, "rows used"),
     ("reason", TEXT, "why the estimate is null"),
 )
-SIGN_ERRORS = _table(
+SIGN_ERRORS = declare(
     "sign_errors",
     "one metric, one outcome, one summary over environments",
     ("metric", TEXT, "the metric"),
@@ -365,7 +330,7 @@ SIGN_ERRORS = _table(
     ("num_trials", COUNT, "rows used"),
     ("reason", TEXT, "why the estimate is null"),
 )
-BOUNDS = _table(
+BOUNDS = declare(
     "bounds",
     "one inequality metric <= bound over all rows",
     ("bound", TEXT, "column of the right-hand side"),
@@ -378,7 +343,7 @@ BOUNDS = _table(
     ("r", REAL, "Pearson r of the logarithms of both sides"),
     ("reason", TEXT, "why a number is null"),
 )
-EXCLUDED = _table(
+EXCLUDED = declare(
     "excluded",
     "one row left out of one pair",
     *_PAIR,
