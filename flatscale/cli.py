@@ -198,6 +198,71 @@ def report(store: StorePath) -> None:
 
 
 @app.command()
+def analyze(
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="A CSV or Parquet file, one row a network.")
+    ],
+    x: Annotated[str, typer.Option("--x", help="Column of the primary pair.")],
+    y: Annotated[str, typer.Option("--y", help="Column of the primary pair.")],
+    family: Annotated[str | None, typer.Option(help="Column of each row's family.")] = None,
+    family_from: Annotated[
+        str | None,
+        typer.Option(help="Column of names whose beginning is the family, instead of --family."),
+    ] = None,
+    family_pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="Regular expression for --family-from.", show_default="the leading letters"
+        ),
+    ] = None,
+    se_x: Annotated[str | None, typer.Option(help="Column of the standard error of x.")] = None,
+    se_y: Annotated[str | None, typer.Option(help="Column of the standard error of y.")] = None,
+    log: Annotated[str, typer.Option(help="Columns analysed as log10, with commas between.")] = "",
+    covariate: Annotated[
+        list[str] | None, typer.Option(help="Column held fixed in partial correlations; repeat.")
+    ] = None,
+    outcomes: Annotated[
+        Path | None, typer.Option(help="Another table, whose numeric columns become outcomes.")
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(help="Column(s) that name a network in both tables, with commas between."),
+    ] = None,
+    to: Annotated[Path, typer.Option("--out", help="Folder of the report.")] = Path("analysis"),
+) -> None:
+    """Correlate the columns of any table and write the report, as for a study.
+
+    For example, timm's published results: `flatscale analyze results-imagenet.csv --x top1
+    --y param_count --log param_count --family-from model`.
+    """
+    from flatscale.report import write_table_report
+    from flatscale.stats import family_from_name, read_table
+
+    frame = read_table(table)
+    names = [part.strip() for part in on.split(",")] if on else []
+    if family_from is not None:
+        pattern = {} if family_pattern is None else {"pattern": family_pattern}
+        frame = family_from_name(frame, family_from, **pattern)
+        family = "family"
+    paths = write_table_report(
+        frame,
+        x=x,
+        y=y,
+        out=to,
+        family=family,
+        label=family_from if outcomes is None else None,
+        se_x=se_x,
+        se_y=se_y,
+        log=[part.strip() for part in log.split(",") if part.strip()],
+        covariates=covariate or [],
+        outcomes=outcomes,
+        on=names or None,
+        title=table.stem,
+    )
+    out.print(f"report    {paths.page}", soft_wrap=True)
+
+
+@app.command()
 def metrics() -> None:
     """List every metric with its formula, the pass it needs, its invariances and its source."""
     from flatscale.metrics import metric_catalog

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
+from flatscale.redaction import without_password
+
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SLUG = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 
@@ -284,7 +286,14 @@ class StudyConfig(_Part):
     @property
     def content_hash(self) -> str:
         """SHA-256 of the validated study, the hash printed in the report (16 hex digits)."""
-        return content_hash(self.model_dump(mode="json"))
+        return content_hash(self.shown())
+
+    def shown(self) -> dict[str, Any]:
+        """The study as it may be stored, tracked and printed: without a password."""
+        content = self.model_dump(mode="json")
+        if self.tracking.uri is not None:
+            content["tracking"]["uri"] = without_password(self.tracking.uri)
+        return content
 
 
 def content_hash(content: Any) -> str:

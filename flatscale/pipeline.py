@@ -17,10 +17,11 @@ from flatscale.config import StudyConfig
 from flatscale.errors import TrackingError
 from flatscale.metrics import metric_catalog
 from flatscale.preflight import Points, check_study, load_points
+from flatscale.redaction import without_password
 from flatscale.report import ReportPaths, write_study_report
 from flatscale.results import Store
 from flatscale.run_status import StatusFile
-from flatscale.tracking import TrackingWriter, without_password
+from flatscale.tracking import TrackingWriter
 
 logger = logging.getLogger(__name__)
 

@@ -117,7 +117,7 @@ class Store:
                     f"{self.root} holds the study {known.name!r} with seed {known.seed}; this is "
                     f"{config.name!r} with seed {config.seed}. Choose another --store"
                 )
-        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        text = yaml.safe_dump(config.shown(), sort_keys=False)
         try:
             for folder in (self.records, self.checkpoints, self.report):
                 folder.mkdir(parents=True, exist_ok=True)

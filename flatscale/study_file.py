@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from flatscale.config import StudyConfig, json_schema, nearest
 from flatscale.errors import ConfigError
+from flatscale.redaction import without_passwords
 
 
 def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
@@ -113,5 +114,5 @@ def _resolve(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _short(value: object, limit: int = 200) -> str:
-    text = " ".join(str(value).split())
+    text = without_passwords(" ".join(str(value).split()))
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 # A dead server would block a call for minutes; the writer has its own patience.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -29,6 +29,7 @@ from mlflow.exceptions import MlflowException
 from flatscale.config import StudyConfig
 from flatscale.deliveries import Deliveries
 from flatscale.errors import TrackingError
+from flatscale.redaction import without_password
 from flatscale.results import DIVERGED, FINISHED, Store
 
 logger = logging.getLogger(__name__)
@@ -58,16 +59,6 @@ _TAGS = ("trial_id", "network_id", "family", "status", "stop", "reason", "device
 def local_tracking_uri(store: Store) -> str:
     """The SQLite file beside the results, the default tracking store."""
     return f"sqlite:///{store.root / 'mlflow.db'}"
-
-
-def without_password(uri: str) -> str:
-    """A tracking URI fit for logs and reports: its password, and any query, left out."""
-    parts = urlsplit(uri)
-    if parts.password is None and not parts.query:
-        return uri
-    user = f"{parts.username}:***@" if parts.username else ""
-    port = f":{parts.port}" if parts.port else ""
-    return urlunsplit((parts.scheme, f"{user}{parts.hostname or ''}{port}", parts.path, "", ""))
 
 
 class TrackingWriter:

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from flatscale.errors import TrackingError
 from flatscale.plan import plan
 from flatscale.results import FAILED, Store
-from flatscale.tracking import TrackingWriter, without_password
+from flatscale.tracking import TrackingWriter
 from tests.records_by_hand import record, study
 
 
@@ -146,17 +146,3 @@ def test_a_server_that_is_away_loses_nothing(store: Store) -> None:
     assert "secret" not in str(caught.value)
     assert writer(store, uri).num_waiting() == 12
     assert writer(store).deliver() == 12
-
-
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("sqlite:////tmp/mlflow.db", "sqlite:////tmp/mlflow.db"),
-        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
-        ("https://me:secret@host:5000/a?token=secret", "https://me:***@host:5000/a"),
-        ("postgresql://me:secret@host/db", "postgresql://me:***@host/db"),
-        ("https://:secret@host", "https://host"),
-    ],
-)
-def test_a_password_is_never_shown(uri: str, shown: str) -> None:
-    assert without_password(uri) == shown

@@ -16,7 +16,6 @@ import pytest
 from mlflow import MlflowClient
 
 from flatscale.results import Store
-from tests.cluster.processes import kill, workers
 
 pytestmark = pytest.mark.slow
 NUM_KILLS = 20
@@ -60,7 +59,6 @@ def test_a_driver_killed_twenty_times_finishes_the_study(
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         kills += 1
-        kill(workers("ray::"))
         found = contents(root)
         assert {name: found[name] for name in kept} == kept
         kept = found

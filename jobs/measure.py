@@ -1,0 +1,65 @@
+"""Measure more on networks that a study kept, without training them again.
+
+    python jobs/measure.py CONFIG METRIC [METRIC ...] [--store DIR] [--address ADDRESS]
+
+CONFIG is the study as it was run with `keep_checkpoints: true`. Every kept network is measured
+again with the study's metrics and those named here, on the same probe set; the records of the new
+measurement stand beside the old ones in the same store, and the report is written anew. A network
+whose weights were not kept is refused, not trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from flatscale.errors import FlatscaleError, StoreError
+
+
+def main() -> int:
+    """Parse the arguments and run; 0 when every kept network was measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config", type=Path)
+    parser.add_argument("metrics", nargs="+")
+    parser.add_argument("--store", type=Path)
+    parser.add_argument("--address")
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    arguments = parser.parse_args()
+    try:
+        return measure_kept(arguments)
+    except FlatscaleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def measure_kept(arguments: argparse.Namespace) -> int:
+    """Run the study with more metrics, after making sure that nothing would have to be trained."""
+    from flatscale.pipeline import run_study
+    from flatscale.plan import plan
+    from flatscale.results import Store
+    from flatscale.study_file import load_config
+
+    study = load_config(arguments.config, tuple(arguments.overrides))
+    store = Store(arguments.store or Path("runs") / study.name)
+    metrics = tuple(dict.fromkeys((*study.measurement.metrics, *arguments.metrics)))
+    measurement = study.measurement.model_copy(update={"metrics": metrics, "num_snapshots": 1})
+    wider = study.model_copy(update={"measurement": measurement, "keep_checkpoints": True})
+    lost = [
+        s for s in plan(wider) if not (store.checkpoints / f"{s.network_id}.safetensors").exists()
+    ]
+    if lost:
+        raise StoreError(
+            f"{store.checkpoints} has no weights of {len(lost)} of the study's networks, such as "
+            f"{lost[0].network_id}; run the study with keep_checkpoints: true first"
+        )
+    outcome = run_study(wider, store, address=arguments.address)
+    counts = ", ".join(f"{n} {status}" for status, n in sorted(outcome.summary.statuses.items()))
+    print(f"{counts}; report {outcome.report.page if outcome.report else 'not written'}")
+    return 1 if outcome.summary.statuses["failed"] or outcome.summary.interrupted else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
