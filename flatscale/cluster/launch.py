@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import uuid4
 
 # Tune reads these when it is imported: its own loggers cost four times the report rate, and its
 # experiment snapshots are not what a study resumes from.
@@ -124,7 +126,7 @@ def _run_missing(
     )
     writer = _Writer(mailbox, store, listeners)
     with writer:
-        grid = _tune(config, todo, workshop, store)
+        grid = _tune(config, todo, workshop)
     if writer.error is not None:
         raise writer.error
     # A trial that never reported has no config in Tune's results, but its folder has its name.
@@ -136,16 +138,14 @@ def _run_missing(
     return len(writer.written) < len(todo)
 
 
-def _tune(
-    config: StudyConfig, todo: Sequence[TrialSpec], workshop: Workshop, store: Store
-) -> tune.ResultGrid:
+def _tune(config: StudyConfig, todo: Sequence[TrialSpec], workshop: Workshop) -> tune.ResultGrid:
     resources = config.resources
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, workshop=workshop),
         {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},
     )
-    folder = store.root / ".tune"
-    shutil.rmtree(folder, ignore_errors=True)
+    # Tune wants a place for a state that nothing here reads; not the store, which may be full.
+    folder = Path(tempfile.gettempdir()) / f"flatscale-{uuid4().hex}"
     tuner = tune.Tuner(
         trainable,
         param_space={"spec": tune.grid_search([spec.model_dump(mode="json") for spec in todo])},
