@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+# One thread a process: the tests' networks are small, and their processes share few cores.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from flatscale.config import DataConfig
 from flatscale.data.source import Source, array_split, dataset
@@ -19,6 +17,10 @@ def digits(config: DataConfig) -> Source:
     Grey values 0..16 become [0, 1]. Source: UCI "Optical Recognition of Handwritten Digits" (its
     test part), Alpaydin & Kaynak 1998.
     """
+    # scikit-learn takes a second to import, and the workers do not load data.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     bunch = load_digits()
     images = (bunch.images / 16).astype(np.float32)[:, None]
     labels = bunch.target.astype(np.int64)
