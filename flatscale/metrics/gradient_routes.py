@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from flatscale.metrics.layers import LayerCall, captured_calls
-from flatscale.metrics.parameter_gradients import gradient_norms
-from flatscale.metrics.probe import Shard
+from flatscale.metrics.parameter_gradients import GradientNormSums
+from flatscale.metrics.probe import Shard, check_logits
 
 logger = logging.getLogger(__name__)
 
@@ -48,60 +48,67 @@ class LayerGradientNorms:
 
     Attributes:
         by_parameter: by full parameter name.
-        by_call: by the parameter's name in its layer, for every call in order.
         repeated: parameters met in more than one call, whose norms are not right.
     """
 
     by_parameter: dict[str, Tensor]
-    by_call: list[dict[str, Tensor]]
     repeated: set[str]
 
 
 def layer_gradient_norms(
-    model: nn.Module, calls: Sequence[LayerCall], deltas: Sequence[Tensor | None]
+    model: nn.Module, calls: Sequence[LayerCall], norms: Sequence[dict[str, Tensor]]
 ) -> LayerGradientNorms:
-    """sum_k ||grad_p f_k||^2 per point of every parameter of the called layers."""
+    """Every call's norms, by the parameters' names in the whole network."""
     names = {id(p): name for name, p in float_parameters(model).items()}
     found: dict[str, Tensor] = {}
-    by_call: list[dict[str, Tensor]] = []
     repeated: set[str] = set()
-    for call, delta in zip(calls, deltas, strict=True):
-        norms = {} if delta is None else gradient_norms(call, call.x.detach(), delta)
-        by_call.append(norms)
-        for local, norm in norms.items():
+    for call, of_call in zip(calls, norms, strict=True):
+        for local, norm in of_call.items():
             name = names[id(call.module.get_parameter(local))]
             if name in found:
                 repeated.add(name)
             found[name] = norm
-    return LayerGradientNorms(by_parameter=found, by_call=by_call, repeated=repeated)
+    return LayerGradientNorms(by_parameter=found, repeated=repeated)
+
+
+def gradient_norms(call: LayerCall, delta: Tensor | None) -> dict[str, Tensor]:
+    """sum_k ||grad_p f_k(x_i)||^2 of one called layer, all k at once; delta is (K, B, ...)."""
+    if delta is None:
+        return {}
+    sums = GradientNormSums(call, len(delta))
+    sums.add(delta)
+    return sums.norms()
 
 
 def find_routes(shard: Shard) -> GradientRoutes:
-    """The route of every parameter, found on one point.
+    """The route of every parameter, found on one point, once for a shard.
 
     A layer's formula is trusted only where it agrees with backpropagation along one random
     direction of the outputs.
     """
+    if "gradient_routes" not in shard.notebook:
+        shard.notebook["gradient_routes"] = _compared_routes(shard)
+    return shard.notebook["gradient_routes"]
+
+
+def _compared_routes(shard: Shard) -> GradientRoutes:
     parameters = float_parameters(shard.model)
-    x = _first_finite(shard)
-    with captured_calls(shard.model) as calls, torch.enable_grad():
-        outputs = shard.outputs(x.clone().requires_grad_(x.is_floating_point()))
+    leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+    calls, outputs = _one_finite_point(shard, leaves)
     direction = torch.randn(
         outputs.shape, generator=torch.Generator().manual_seed(0), dtype=outputs.dtype
     ).to(outputs.device)
-    deltas = torch.autograd.grad(outputs, [c.h for c in calls], direction, allow_unused=True)
+    gradients = torch.autograd.grad(
+        outputs, [*leaves.values(), *(c.h for c in calls)], direction, allow_unused=True
+    )
+    truth, deltas = gradients[: len(leaves)], gradients[len(leaves) :]
     pairs = [
         call.of_one_point(None if delta is None else delta.unsqueeze(0))
         for call, delta in zip(calls, deltas, strict=True)
     ]
-    layers = layer_gradient_norms(
-        shard.model, [call for call, _ in pairs], [delta for _, delta in pairs]
-    )
+    norms = [gradient_norms(call, delta) for call, delta in pairs]
+    layers = layer_gradient_norms(shard.model, [call for call, _ in pairs], norms)
     layered = layers.by_parameter
-    leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-    with torch.enable_grad():
-        again = shard.map_outputs(torch.func.functional_call(shard.model, leaves, (x,)))
-        truth = torch.autograd.grad(again, list(leaves.values()), direction, allow_unused=True)
     trusted, others = [], []
     for name, gradient in zip(parameters, truth, strict=True):
         exact = 0.0 if gradient is None else float(gradient.square().sum())
@@ -177,12 +184,16 @@ def _one_point_by_backward(
     return norms
 
 
-def _first_finite(shard: Shard) -> Tensor:
-    for start in range(0, shard.num_points, 8):
-        x = shard.x[start : start + 8]
-        with torch.no_grad():
-            finite = shard.outputs(x).isfinite().all(dim=1)
-        if bool(finite.any()):
-            first = int(finite.int().argmax())
-            return x[first : first + 1]
-    return shard.x[:1]
+def _one_finite_point(shard: Shard, leaves: dict[str, Tensor]) -> tuple[list[LayerCall], Tensor]:
+    """The layers' calls and the outputs of the first point whose outputs are finite, if any."""
+    for start in range(shard.num_points):
+        x = shard.x[start : start + 1].clone().requires_grad_(shard.x.is_floating_point())
+        with captured_calls(shard.model) as calls, torch.enable_grad():
+            outputs = shard.map_outputs(
+                check_logits(torch.func.functional_call(shard.model, leaves, (x,)), 1)
+            )
+        if start == 0:
+            first = calls, outputs
+        if bool(outputs.isfinite().all()):
+            return calls, outputs
+    return first

@@ -44,7 +44,7 @@ class BatchSize:
     def run(
         self, num_points: int, compute: Callable[[slice], Result], at_most: int | None = None
     ) -> Iterator[Result]:
-        """compute(slice) over consecutive slices; out of memory, a slice is tried at half size.
+        """compute(slice) over even consecutive slices; out of memory, a slice is tried at half.
 
         Raises:
             MetricError: memory runs out with a single point.
@@ -52,7 +52,8 @@ class BatchSize:
         start = 0
         while start < num_points:
             sizes = [s for s in (self.limit, at_most, num_points - start) if s is not None]
-            size = max(1, min(sizes))
+            pieces = -(-(num_points - start) // max(1, min(sizes)))
+            size = -(-(num_points - start) // pieces)
             try:
                 if self._on_batch is not None:
                     self._on_batch(size)

@@ -12,57 +12,121 @@ from torch.nn import functional as F
 
 from flatscale.metrics.layers import LayerCall
 
-
-def gradient_norms(call: LayerCall, x: Tensor, delta: Tensor) -> dict[str, Tensor]:
-    """sum_k ||grad_p f_k(x_i)||^2 for each parameter p of one called layer.
-
-    Args:
-        call: the layer.
-        x: what it read (B, ...).
-        delta: df_k/dh (K, B, ...).
-
-    Returns:
-        (B,) per parameter, by its name inside the layer.
-    """
-    module = call.module
-    if type(module) is nn.Linear:
-        return _linear(module, x, delta)
-    if isinstance(module, nn.Conv1d | nn.Conv2d) and type(module) in (nn.Conv1d, nn.Conv2d):
-        return _convolution(module, x, delta)
-    return _any_module(module, x, delta, call.folded)
+PLAIN_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
-def weight_gradient_norm(module: nn.Module, x: Tensor, delta: Tensor) -> Tensor | None:
-    """||grad_W f(x_i)||_F^2 of a linear layer's effective weight (B,).
-
-    None for transposed and three-dimensional convolutions.
-    """
-    if isinstance(module, nn.Linear):
-        return contraction_norm(*_linear_factors(x, delta))
-    if isinstance(module, nn.Conv1d | nn.Conv2d):
-        return contraction_norm(*_convolution_factors(module, x, delta))
-    return None
-
-
-def contraction_norm(delta: Tensor, x: Tensor) -> Tensor:
-    """sum_k sum_g ||delta_kg x_g^T||_F^2 per point, by the cheaper of two routes.
+class GradientNormSums:
+    """sum_k ||grad_p f_k(x_i)||^2 for each parameter p of one called layer, added up over k.
 
     Args:
-        delta: (K, B, G, C, P) with P positions (tokens, pixels), G groups.
-        x: (B, G, D, P).
-
-    Returns:
-        (B,).
+        call: the layer and what it read.
+        num_outputs: how many k will come, to choose the cheaper contraction.
+        entrywise: keep sum_k (grad_W f_k)^2 entry by entry.
     """
-    outputs, batch, groups, channels, positions = delta.shape
-    depth = x.shape[2]
-    if positions == 1:
-        return (delta.square().sum(dim=(0, 3, 4)) * x.square().sum(dim=(2, 3))).sum(dim=1)
-    rows = outputs * channels
-    stacked = delta.permute(1, 2, 0, 3, 4).reshape(batch, groups, rows, positions)
-    if rows * depth <= positions * (rows + depth):
-        return (stacked @ x.mT).square().sum(dim=(1, 2, 3))
-    return ((stacked.mT @ stacked) * (x.mT @ x)).sum(dim=(1, 2, 3))
+
+    def __init__(self, call: LayerCall, num_outputs: int, *, entrywise: bool = False) -> None:
+        self._call, self._x = call, call.x.detach()
+        self._norms: dict[str, Tensor] = {}
+        self._weight: Contraction | None = None
+        if isinstance(call.module, PLAIN_LAYERS):
+            inner = _read_columns(call.module, self._x)
+            channels = call.module.weight.shape[0] // inner.shape[1]
+            self._weight = Contraction(inner, num_outputs, channels, entrywise=entrywise)
+
+    def add(self, delta: Tensor) -> None:
+        """Add some of the outputs: their df_k/dh (K, B, ...)."""
+        module = self._call.module
+        if self._weight is not None and isinstance(module, PLAIN_LAYERS):
+            self._weight.add(_outgoing_columns(module, delta))
+        if not isinstance(module, PLAIN_LAYERS) or type(module) not in PLAIN_LAYERS:
+            for name, norm in _any_module(module, self._x, delta, self._call.folded).items():
+                self._norms[name] = self._norms.get(name, 0.0) + norm
+        elif module.bias is not None:
+            bias = _bias_norm(module, delta)
+            self._norms["bias"] = self._norms.get("bias", 0.0) + bias
+
+    def norms(self) -> dict[str, Tensor]:
+        """(B,) per parameter, by its name inside the layer."""
+        if type(self._call.module) in PLAIN_LAYERS and self._weight is not None:
+            return {"weight": self._weight.norm(), **self._norms}
+        return dict(self._norms)
+
+    def weight_norm(self) -> Tensor | None:
+        """||grad_W f(x_i)||_F^2 of a linear layer's effective weight (B,).
+
+        None for transposed and three-dimensional convolutions without plain parameters.
+        """
+        if self._weight is not None:
+            return self._weight.norm()
+        return self._norms.get("weight")
+
+    def weight_squares(self) -> Tensor | None:
+        """sum_k (grad_W f_k(x_i))^2 entry by entry (B, *W.shape); None unless kept."""
+        module = self._call.module
+        if self._weight is None or self._weight.squares is None:
+            return None
+        if not isinstance(module, PLAIN_LAYERS):
+            return None
+        return self._weight.squares.mT.reshape(-1, *module.weight.shape)
+
+
+class Contraction:
+    """sum_k sum_g ||delta_kg x_g^T||_F^2 per point, by the cheapest of three routes.
+
+    Args:
+        x: (B, G, D, P) with G groups and P positions (tokens, pixels).
+        num_outputs: how many k will be added.
+        channels: C, rows of delta.
+        entrywise: keep the sums of squares entry by entry.
+    """
+
+    def __init__(
+        self, x: Tensor, num_outputs: int, channels: int, *, entrywise: bool = False
+    ) -> None:
+        batch, self._groups, depth, positions = x.shape
+        self._x = x.flatten(0, 1)
+        self._total = torch.zeros(batch, dtype=x.dtype, device=x.device)
+        self._outer: Tensor | None = None
+        self.squares: Tensor | None = None
+        rows = num_outputs * channels
+        self._by_factors = positions == 1 and not entrywise
+        if entrywise:
+            self.squares = torch.zeros(
+                len(self._x), depth, channels, dtype=x.dtype, device=x.device
+            )
+        elif not self._by_factors and rows * depth > positions * (rows + depth):
+            self._outer = torch.zeros(
+                len(self._x), positions, positions, dtype=x.dtype, device=x.device
+            )
+
+    def add(self, delta: Tensor) -> None:
+        """Add delta (K, B, G, C, P)."""
+        batch = len(self._total)
+        if self._by_factors:
+            x2 = self._x.square().sum(dim=(1, 2)).reshape(batch, self._groups)
+            self._total += (delta.square().sum(dim=(0, 3, 4)) * x2).sum(dim=1)
+            return
+        for row in delta:
+            flat = row.flatten(0, 1)
+            if self._outer is not None:
+                self._outer.baddbmm_(flat.mT, flat)
+                continue
+            gradient = torch.bmm(self._x, flat.mT)
+            if self.squares is not None:
+                self.squares.addcmul_(gradient, gradient)
+            else:
+                norms = torch.linalg.vector_norm(gradient.reshape(batch, -1), dim=1)
+                self._total += norms.square()
+
+    def norm(self) -> Tensor:
+        """The sum so far (B,)."""
+        batch = len(self._total)
+        if self._outer is not None:
+            terms = self._outer * (self._x.mT @ self._x)
+            return terms.reshape(batch, -1).sum(dim=1)
+        if self.squares is not None:
+            return self.squares.reshape(batch, -1).sum(dim=1)
+        return self._total
 
 
 def patches(module: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
@@ -88,42 +152,35 @@ def patches(module: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
     return columns.reshape(x.shape[0], module.groups, -1, columns.shape[-1])
 
 
-def _linear(module: nn.Linear, x: Tensor, delta: Tensor) -> dict[str, Tensor]:
-    found = {"weight": contraction_norm(*_linear_factors(x, delta))}
-    if module.bias is not None:
-        found["bias"] = _summed_positions(delta.reshape(*delta.shape[:2], -1, delta.shape[-1]), 2)
-    return found
+def _read_columns(module: nn.Linear | nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
+    """What each output position reads: (B, groups, depth, positions)."""
+    if isinstance(module, nn.Linear):
+        return x.reshape(x.shape[0], 1, -1, x.shape[-1]).mT
+    if x.ndim - len(module.kernel_size) == 2:
+        return patches(module, x)
+    columns = patches(module, x.flatten(0, 1))
+    return columns.unflatten(0, (x.shape[0], x.shape[1])).movedim(1, 3).flatten(3)
 
 
-def _convolution(module: nn.Conv1d | nn.Conv2d, x: Tensor, delta: Tensor) -> dict[str, Tensor]:
-    found = {"weight": contraction_norm(*_convolution_factors(module, x, delta))}
-    if module.bias is not None:
-        if delta.ndim - len(module.kernel_size) == 4:
-            delta = delta.movedim(2, 3)
-        found["bias"] = _summed_positions(delta.flatten(3), 3)
-    return found
+def _outgoing_columns(module: nn.Linear | nn.Conv1d | nn.Conv2d, delta: Tensor) -> Tensor:
+    """delta by output position: (K, B, groups, channels, positions)."""
+    if isinstance(module, nn.Linear):
+        return delta.reshape(*delta.shape[:2], 1, -1, delta.shape[-1]).mT
+    delta = _channels_first(module, delta)
+    return delta.reshape(*delta.shape[:2], module.groups, delta.shape[2] // module.groups, -1)
 
 
-def _linear_factors(x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-    tokens = x.reshape(x.shape[0], 1, -1, x.shape[-1]).mT
-    outgoing = delta.reshape(*delta.shape[:2], 1, -1, delta.shape[-1]).mT
-    return outgoing, tokens
+def _bias_norm(module: nn.Linear | nn.Conv1d | nn.Conv2d, delta: Tensor) -> Tensor:
+    if isinstance(module, nn.Linear):
+        summed = delta.reshape(*delta.shape[:2], -1, delta.shape[-1]).sum(dim=2)
+    else:
+        summed = _channels_first(module, delta).flatten(3).sum(dim=3)
+    return summed.square().sum(dim=(0, 2))
 
 
-def _convolution_factors(
-    module: nn.Conv1d | nn.Conv2d, x: Tensor, delta: Tensor
-) -> tuple[Tensor, Tensor]:
-    pieces = x.ndim - len(module.kernel_size) == 3
-    columns = patches(module, x.flatten(0, 1) if pieces else x)
-    if pieces:
-        columns = columns.unflatten(0, x.shape[:2]).movedim(1, 3).flatten(3)
-        delta = delta.movedim(2, 3)
-    outgoing = delta.reshape(*delta.shape[:2], module.groups, -1, columns.shape[-1])
-    return outgoing, columns
-
-
-def _summed_positions(delta: Tensor, dim: int) -> Tensor:
-    return delta.sum(dim=dim).square().sum(dim=(0, 2))
+def _channels_first(module: nn.Conv1d | nn.Conv2d, delta: Tensor) -> Tensor:
+    """(K, B, channels, ...), also where one point's pieces come before the channels."""
+    return delta.movedim(2, 3) if delta.ndim - len(module.kernel_size) == 4 else delta
 
 
 def _any_module(module: nn.Module, x: Tensor, delta: Tensor, folded: bool) -> dict[str, Tensor]:

@@ -160,7 +160,8 @@ class LocalObserver:
             device=device,
             on_batch=on_batch,
         )
-        self._content_hash = content_hash or points_hash(x, y)
+        self._content_hash = content_hash
+        self._points = (x, y)
 
     @property
     def num_points(self) -> int:
@@ -168,6 +169,8 @@ class LocalObserver:
 
     @property
     def content_hash(self) -> str:
+        if self._content_hash is None:
+            self._content_hash = points_hash(*self._points)
         return self._content_hash
 
     def gather(self, function: ShardFunction, /, **arguments: Any) -> Arrays:
