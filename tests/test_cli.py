@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from flatscale import __version__
-from flatscale.cli import app
+from flatscale.cli import app, main
 from flatscale.results import Store
 from tests.records_by_hand import study
 
@@ -38,7 +40,7 @@ def config(tmp_path: Path) -> Path:
 def test_the_commands_and_their_help() -> None:
     runner = CliRunner()
     text = runner.invoke(app, ["--help"]).output
-    for command in ("plan", "run", "status", "report", "metrics", "ui", "schema"):
+    for command in ("plan", "run", "status", "report", "analyze", "metrics", "ui", "schema"):
         assert command in text
         assert len(runner.invoke(app, [command, "--help"]).output) > 200
     assert runner.invoke(app, ["--version"]).output.strip() == __version__
@@ -67,12 +69,21 @@ def test_plan_lists_trials_and_runs_nothing(config: Path, tmp_path: Path) -> Non
     ],
 )
 def test_a_wrong_name_is_one_message_before_anything_starts(
-    config: Path, tmp_path: Path, override: str, words: str
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+    words: str,
 ) -> None:
-    done = flatscale("run", str(config), "--set", override, cwd=tmp_path)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["flatscale", "run", str(config), "--set", override])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert words in said
+    assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == [config]
 
 
@@ -101,3 +112,28 @@ def test_a_store_of_another_study_is_refused(config: Path, tmp_path: Path) -> No
     done = flatscale("run", str(config), "--store", str(tmp_path / "store"))
     assert done.returncode == 2
     assert "other" in done.stderr
+
+
+def test_any_table_can_be_analysed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    names = [f"{family}_{k}" for family in ("resnet", "vit", "mixer", "vgg") for k in range(12)]
+    x = rng.standard_normal(48)
+    table = pl.DataFrame({"model": names, "x": x, "y": x + rng.standard_normal(48)})
+    table.write_csv(tmp_path / "table.csv")
+    outcome = pl.DataFrame({"model": names[:40], "error": x[:40] ** 2})
+    outcome.write_csv(tmp_path / "outcome.csv")
+    arguments = ["--x", "x", "--y", "y", "--family-from", "model", "--on", "model"]
+    arguments += ["--outcomes", str(tmp_path / "outcome.csv"), "--out", str(tmp_path / "out")]
+    done = flatscale("analyze", str(tmp_path / "table.csv"), *arguments)
+    assert done.returncode == 0, done.stderr
+    findings = pl.read_parquet(tmp_path / "out" / "findings.parquet")
+    pooled = findings.filter(pl.col("x") == "x", pl.col("y") == "y", pl.col("scope") == "pooled")
+    assert pooled.filter(method="pearson_jackknife")["num_families"].to_list() == [4]
+    assert "error" in {*findings["x"], *findings["y"]}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "resnet_0" in page
+
+    done = flatscale("analyze", str(tmp_path / "table.csv"), "--x", "x", "--y", "z")
+    assert done.returncode == 2
+    assert "'z'" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,17 @@ import pytest
 import ray
 import torch
 
-from flatscale.cluster import run_trials
+from flatscale.cluster import missing_trials, run_trials
 from flatscale.config import StudyConfig
 from flatscale.errors import FlatscaleError, StoreError
 from flatscale.metrics import measure
 from flatscale.models import build_model
+from flatscale.plan import plan
 from flatscale.preflight import check_study, load_points
 from flatscale.results import Results, Store
+from flatscale.study_file import parse_config
 from flatscale.training import load_weights
+from tests.cluster.conftest import SMALL
 
 Make = Callable[..., StudyConfig]
 pytestmark = pytest.mark.usefixtures("small_ray")
@@ -33,9 +37,18 @@ def run(config: StudyConfig, root: Path) -> tuple[Results, Any]:
     return store.read([s.trial_id for s in specs]), summary
 
 
-def test_every_trial_is_trained_measured_and_recorded(small_study: Make, tmp_path: Path) -> None:
-    config = small_study()
-    results, summary = run(config, tmp_path)
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, small_ray: None
+) -> tuple[Path, StudyConfig, Results, Any]:
+    """The small study, run once: its store, itself, its results and how it ended."""
+    root = tmp_path_factory.mktemp("finished")
+    config = parse_config({**SMALL, "keep_checkpoints": True})
+    return root, config, *run(config, root)
+
+
+def test_every_trial_is_trained_measured_and_recorded(finished: Any) -> None:
+    _, config, results, summary = finished
     assert summary.statuses == {"finished": 4}
     assert not summary.interrupted
     assert results.trials["stop"].to_list() == ["interpolated"] * 4
@@ -49,29 +62,15 @@ def test_every_trial_is_trained_measured_and_recorded(small_study: Make, tmp_pat
     assert results.history.height > 4
 
 
-def test_the_same_command_runs_nothing_twice_and_a_grown_study_only_its_new_part(
-    small_study: Make, tmp_path: Path
-) -> None:
-    run(small_study(), tmp_path)
-    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "records").iterdir()}
-    _, again = run(small_study(), tmp_path)
-    assert again.num_kept == 4
-    design = {"kind": "grid", "learning_rate": [0.1, 0.3, 0.5], "batch_size": [20], "num_seeds": 2}
-    results, grown = run(small_study(design=design), tmp_path)
-    assert (grown.num_kept, results.trials.height) == (4, 6)
-    assert {p: p.stat().st_mtime_ns for p in times} == times
-
-
-def test_sharded_measurements_equal_those_of_one_process(small_study: Make, tmp_path: Path) -> None:
-    config = small_study(keep_checkpoints=True, resources={"probe_actors": 3})
-    results, _ = run(config, tmp_path)
+def test_sharded_measurements_equal_those_of_one_process(finished: Any) -> None:
+    root, config, results, _ = finished
     points = load_points(config)
     tensors = {
         name: (torch.tensor(x), torch.tensor(y)) for name, (x, y) in points.point_sets.items()
     }
-    for spec in check_study(config)[:2]:
+    for spec in check_study(config):
         model = build_model("mlp", (1, 8, 8), 3, dict(spec.options), seed=99)
-        load_weights(tmp_path / "checkpoints" / f"{spec.network_id}.safetensors", model)
+        load_weights(root / "checkpoints" / f"{spec.network_id}.safetensors", model)
         local = measure(
             model,
             tensors["probe"],
@@ -85,112 +84,95 @@ def test_sharded_measurements_equal_those_of_one_process(small_study: Make, tmp_
             np.testing.assert_allclose(row["value"], local[row["metric"]].value, rtol=1e-5)
 
 
+def test_the_same_command_runs_nothing_twice_and_a_grown_study_only_its_new_part(
+    finished: Any, small_study: Make, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(finished[0], store)
+    before = {p: p.read_bytes() for p in (store / "records").iterdir()}
+    _, again = run(small_study(), store)
+    assert again.num_kept == 4
+    design = {"kind": "grid", "learning_rate": [0.1, 0.3, 0.5], "batch_size": [20], "num_seeds": 2}
+    results, grown = run(small_study(design=design), store)
+    assert (grown.num_kept, results.trials.height) == (4, 6)
+    assert {p: p.read_bytes() for p in before} == before
+
+
 def test_the_same_study_gives_the_same_numbers_bit_for_bit(
+    finished: Any, small_study: Make, tmp_path: Path
+) -> None:
+    again, _ = run(small_study(), tmp_path)
+    columns = ["trial_id", "metric", "step", "value", "std_error"]
+    assert again.measurements.select(columns).equals(finished[2].measurements.select(columns))
+    assert again.history.equals(finished[2].history)
+
+
+def test_snapshots_are_measured_while_training_goes_on_with_all_cpus_taken(
     small_study: Make, tmp_path: Path
 ) -> None:
-    one, _ = run(small_study(), tmp_path / "one")
-    two, _ = run(small_study(), tmp_path / "two")
-    columns = ["trial_id", "metric", "step", "value", "std_error"]
-    assert one.measurements.select(columns).equals(two.measurements.select(columns))
-    assert one.history.equals(two.history)
-
-
-def test_snapshots_are_measured_while_training_goes_on(small_study: Make, tmp_path: Path) -> None:
     measurement = {"probe_size": 21, "metrics": ["mls", "train_loss"], "num_snapshots": 5}
-    results, _ = run(small_study(measurement=measurement), tmp_path)
+    resources = {"probe_actors": 3, "cpus_per_trial": 2}
+    results, _ = run(small_study(measurement=measurement, resources=resources), tmp_path)
     for _, rows in results.measurements.filter(metric="train_loss").group_by("trial_id"):
         ordered = rows.sort("step")
         assert ordered.height >= 3
         assert ordered["is_final"].to_list() == [False] * (ordered.height - 1) + [True]
         assert ordered["value"][-1] < ordered["value"][0]
+    assert ray.cluster_resources()["CPU"] == 2
 
 
-def test_a_diverged_trial_is_recorded_with_its_reason(small_study: Make, tmp_path: Path) -> None:
-    design = {"kind": "grid", "learning_rate": [0.1, 1e6], "batch_size": [20]}
-    model = {"architecture": "mlp", "options": {"width": 16, "activation": "relu"}}
-    results, summary = run(small_study(design=design, models=[model]), tmp_path)
-    assert summary.statuses == {"finished": 1, "diverged": 1}
-    row = results.trials.filter(status="diverged").row(0, named=True)
-    assert row["learning_rate"] == 1e6
-    assert "loss" in row["reason"]
-    _, again = run(small_study(design=design, models=[model]), tmp_path)
-    assert again.num_kept == 2
-
-
-def test_a_failed_metric_spoils_nothing_else(small_study: Make, tmp_path: Path) -> None:
-    measurement = {"probe_size": 21, "metrics": ["mls", "metric_that_fails"]}
-    config = small_study(measurement=measurement, plugins=["tests.cluster.plugin"])
-    results, summary = run(config, tmp_path)
-    assert summary.statuses == {"finished": 4}
-    failed = results.measurements.filter(metric="metric_that_fails")
-    assert failed["value"].null_count() == 4
-    assert failed["reason"].str.contains("on purpose").all()
-    assert results.measurements.filter(metric="mls")["value"].is_finite().all()
-
-
-def test_a_failed_trial_is_recorded_and_tried_again(
-    small_study: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    models = [
-        {"architecture": "mlp", "options": {"width": 16}},
-        {"architecture": "fails_in_training"},
-    ]
-    design = {"kind": "grid", "learning_rate": [0.1], "batch_size": [20]}
-    config = small_study(models=models, design=design, plugins=["tests.cluster.plugin"])
-    results, summary = run(config, tmp_path)
-    assert summary.statuses == {"finished": 1, "failed": 1}
-    row = results.trials.filter(status="failed").row(0, named=True)
-    assert "broken on purpose" in row["reason"]
-    _, again = run(config, tmp_path)
-    assert again.num_kept == 1
-
-
-def test_a_trial_whose_worker_dies_is_started_again(small_study: Make, tmp_path: Path) -> None:
-    flag = tmp_path / "died"
-    models = [{"architecture": "dies_once", "options": {"flag": str(flag)}}]
-    design = {"kind": "grid", "learning_rate": [0.1], "batch_size": [20]}
-    config = small_study(models=models, design=design, plugins=["tests.cluster.plugin"])
-    results, summary = run(config, tmp_path / "store")
-    assert flag.exists()
-    assert summary.statuses == {"finished": 1}
-    assert results.trials["num_attempts"].to_list() == [2]
-
-
-def test_a_worker_that_always_dies_ends_as_a_failed_trial(
+def test_whatever_goes_wrong_is_recorded_with_its_reason_and_spoils_nothing_else(
     small_study: Make, tmp_path: Path
 ) -> None:
-    models = [{"architecture": "dies_always"}, {"architecture": "mlp", "options": {"width": 16}}]
-    design = {"kind": "grid", "learning_rate": [0.1], "batch_size": [20]}
+    flag = tmp_path / "died"
+    sound = {"architecture": "mlp", "options": {"width": 16}}
+    diverges = {
+        "architecture": "mlp",
+        "options": {"width": 8, "activation": "relu"},
+        "design": {"kind": "grid", "learning_rate": [1e6], "batch_size": [20]},
+    }
+    models = [
+        {"architecture": "dies_once", "options": {"flag": str(flag)}},
+        {"architecture": "dies_always"},
+        {"architecture": "fails_in_training"},
+        diverges,
+        sound,
+    ]
     config = small_study(
         models=models,
-        design=design,
+        design={"kind": "grid", "learning_rate": [0.1], "batch_size": [20]},
+        measurement={"probe_size": 21, "metrics": ["mls", "metric_that_fails"]},
         plugins=["tests.cluster.plugin"],
         resources={"max_retries": 1},
     )
-    results, summary = run(config, tmp_path)
-    assert summary.statuses == {"failed": 1, "finished": 1}
-    row = results.trials.filter(status="failed").row(0, named=True)
-    assert row["num_attempts"] == 2
-    assert "worker died" in row["reason"]
+    results, summary = run(config, tmp_path / "store")
+    assert summary.statuses == {"finished": 2, "diverged": 1, "failed": 2}
+    rows = {row["architecture"] + row["options"]: row for row in results.trials.to_dicts()}
+    by_name = {name.split("{")[0]: row for name, row in rows.items()}
+    assert flag.exists()
+    assert by_name["dies_once"]["num_attempts"] == 2
+    assert by_name["dies_always"]["num_attempts"] == 2
+    assert "worker died" in by_name["dies_always"]["reason"]
+    assert "broken on purpose" in by_name["fails_in_training"]["reason"]
+    (diverged,) = [row for row in rows.values() if row["status"] == "diverged"]
+    assert (diverged["learning_rate"], "loss" in diverged["reason"]) == (1e6, True)
+    failed = results.measurements.filter(metric="metric_that_fails")
+    assert failed["value"].null_count() == failed.height == 2
+    assert failed["reason"].str.contains("on purpose").all()
+    assert results.measurements.filter(metric="mls")["value"].is_finite().all()
+    # What has a result stays; what failed is missing, and would be tried again.
+    again = {spec.architecture for spec in missing_trials(Store(tmp_path / "store"), plan(config))}
+    assert again == {"dies_always", "fails_in_training"}
 
 
-def test_other_data_does_not_get_into_a_store(small_study: Make, tmp_path: Path) -> None:
-    config = small_study()
-    run(config, tmp_path)
-    store = Store(tmp_path)
+def test_other_data_does_not_get_into_a_store(finished: Any, small_study: Make) -> None:
+    root, config, _, _ = finished
     data = {"source": "digits", "train_size": 61, "classes": [0, 1, 2]}
     other = load_points(small_study(data=data))
     with pytest.raises(StoreError, match="hash"):
-        run_trials(config, check_study(config), other, store)
+        run_trials(config, check_study(config), other, Store(root))
 
 
 def test_a_trial_no_node_can_hold_is_refused(small_study: Make, tmp_path: Path) -> None:
     with pytest.raises(FlatscaleError, match="64 CPUs"):
         run(small_study(resources={"cpus_per_trial": 64}), tmp_path)
-
-
-def test_no_cpu_is_left_reserved(small_study: Make, tmp_path: Path) -> None:
-    config = small_study(resources={"probe_actors": 6, "cpus_per_trial": 2})
-    _, summary = run(config, tmp_path)
-    assert summary.statuses == {"finished": 4}
-    assert ray.cluster_resources()["CPU"] == 2

@@ -32,6 +32,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_ends_the_run_with_one_message_and_a_readable_store(
     study_file: MakeFile, small_disk: Path
 ) -> None:
@@ -68,6 +69,7 @@ def test_a_store_that_cannot_be_written_is_refused_before_anything_runs(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_checkpoint_cut_short_fails_its_trial_with_the_file_named_and_no_other(
     study_file: MakeFile, tmp_path: Path
 ) -> None:
