@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from flatscale.metrics.layers import captured_calls
 from flatscale.metrics.operator_norm import kernel_norm, unrolled_norm
@@ -40,10 +41,13 @@ def layer_norm_rows(shard: Shard) -> Arrays:
     with captured_calls(shard.model) as calls, torch.enable_grad():
         shard.outputs(shard.x[:1].clone().requires_grad_(shard.x.is_floating_point()))
     linear = [call for call in calls if call.is_linear]
-    unrolled = [
-        unrolled_norm(call.module, call.of_one_point(None)[0].input_shape) for call in linear
-    ]
     kernel = [kernel_norm(call.module) for call in linear]
+    unrolled = [
+        of_kernel
+        if isinstance(call.module, nn.Linear)
+        else unrolled_norm(call.module, call.of_one_point(None)[0].input_shape)
+        for call, of_kernel in zip(linear, kernel, strict=True)
+    ]
     return {
         "unrolled": np.tile(np.array(unrolled), (shard.num_points, 1)),
         "kernel": np.tile(np.array(kernel), (shard.num_points, 1)),

@@ -6,12 +6,14 @@ import copy
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.linalg import eigh
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor, nn
 
 from flatscale.errors import MetricError
 
 _TOLERANCE = 1e-4
+_DENSE = 512
 
 
 def unrolled_norm(module: nn.Module, input_shape: tuple[int, ...]) -> float:
@@ -48,14 +50,7 @@ def unrolled_norm(module: nn.Module, input_shape: tuple[int, ...]) -> float:
         columns = np.stack([gram(e) for e in np.eye(size)])
         return float(np.sqrt(np.linalg.eigvalsh(columns)[-1]))
     operator = LinearOperator((size, size), matvec=gram, dtype=np.float64)
-    start = np.random.default_rng(0).standard_normal(size)
-    try:
-        largest = eigsh(
-            operator, k=1, which="LA", v0=start, tol=_TOLERANCE, return_eigenvectors=False
-        )
-    except Exception as error:
-        raise MetricError(f"operator norm of {module} did not converge: {error}") from error
-    return float(np.sqrt(max(largest[0], 0.0)))
+    return _root_of_largest(operator, str(module), _TOLERANCE)
 
 
 def kernel_norm(module: nn.Module) -> float:
@@ -63,5 +58,25 @@ def kernel_norm(module: nn.Module) -> float:
     weight = module.weight
     if not isinstance(weight, Tensor):
         raise MetricError(f"{module} has no weight tensor")
-    matrix = weight.detach().flatten(1).double()
-    return float(torch.linalg.matrix_norm(matrix, ord=2)) if matrix.numel() else 0.0
+    matrix = weight.detach().flatten(1).double().cpu().numpy()
+    if not matrix.size:
+        return 0.0
+    if matrix.shape[0] > matrix.shape[1]:
+        matrix = matrix.T
+    size = len(matrix)
+    if size <= _DENSE:
+        largest = eigh(matrix @ matrix.T, eigvals_only=True, subset_by_index=[size - 1, size - 1])
+        return float(np.sqrt(max(largest[0], 0.0)))
+    operator = LinearOperator((size, size), matvec=lambda v: matrix @ (matrix.T @ v), dtype=float)
+    return _root_of_largest(operator, str(module), 1e-8)
+
+
+def _root_of_largest(operator: LinearOperator, what: str, tolerance: float) -> float:
+    start = np.random.default_rng(0).standard_normal(operator.shape[0])
+    try:
+        largest = eigsh(
+            operator, k=1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False
+        )
+    except ArpackError as error:
+        raise MetricError(f"operator norm of {what} did not converge: {error}") from error
+    return float(np.sqrt(max(largest[0], 0.0)))

@@ -1,8 +1,8 @@
 """Sharpness under random perturbations: how much the loss rises when the weights are jittered.
 
 Always in antithetic pairs (+z, -z), which cancels the first-order term. Points that share a
-perturbation are strongly correlated: Linear layers are perturbed anew for every point through their
-outputs, and for the other parameters the points are split into groups with a perturbation each.
+perturbation are strongly correlated, so layers are perturbed anew, or with signs flipped anew, for
+every point through their outputs, and groups of points have a perturbation each of the rest.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from flatscale.errors import MetricError
 from flatscale.measurement import Measurement
 from flatscale.metrics.gradient_routes import float_parameters
-from flatscale.metrics.layer_noise import LayerNoise, noise_added, noisy_layers
+from flatscale.metrics.layer_noise import LayerNoise, layer_noise, noise_added
 from flatscale.metrics.passes import required
 from flatscale.metrics.perturbation import draw_seed, shifted, standard_normal
 from flatscale.metrics.probe import Arrays, Observer, Shard
@@ -25,6 +25,8 @@ from flatscale.metrics.registry import measurement_pass, metric
 
 _FIRST_ROUNDS = 4
 _PARAMETERS_PER_POINT = 100_000
+_FLIPPED_POINTS = 10
+_FEWEST_GROUPS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,8 @@ class RandomSharpnessOptions:
         max_relative_error: stop once the standard error is at most this share of the estimate.
         max_evaluations: most network evaluations per point, two a pair.
         points_per_perturbation: points that share a perturbation of the parameters outside plain
-            Linear layers; None balances the cost of drawing one against their correlation.
+            Linear layers, of convolutions and token-wise layers up to signs; None balances the
+            cost of drawing one against their correlation.
     """
 
     rho: float = 0.1
@@ -137,10 +140,13 @@ def average_sharpness(rises: LossRises, options: RandomSharpnessOptions) -> Meas
 
 
 def parameter_count(shard: Shard) -> Arrays:
-    """Number of parameters that need a perturbation drawn for them, once per point."""
-    spared = LayerNoise(layers=noisy_layers(shard), adaptive=True).parameters
+    """Parameters shifted in the network, and weights shared up to signs, once per point."""
+    noise = layer_noise(shard, adaptive=True)
+    spared = noise.parameters
     sizes = [p.numel() for n, p in float_parameters(shard.model).items() if n not in spared]
-    return {"parameters": np.full(shard.num_points, sum(sizes))}
+    flipped = [weight.numel() for weight in noise.shared().values()]
+    count = shard.num_points
+    return {"shifted": np.full(count, sum(sizes)), "flipped": np.full(count, sum(flipped))}
 
 
 def paired_rises(
@@ -151,7 +157,7 @@ def paired_rises(
     Point i of the set belongs to group i // group, whose points share the z drawn from (seed,
     round, group); Linear layers that read one vector a point are perturbed anew for every point.
     """
-    noise = LayerNoise(layers=noisy_layers(shard), adaptive=adaptive)
+    noise = layer_noise(shard, adaptive=adaptive)
     parameters = {
         name: p.detach()
         for name, p in float_parameters(shard.model).items()
@@ -160,14 +166,19 @@ def paired_rises(
     scale = {name: p.abs() if adaptive else torch.ones_like(p) for name, p in parameters.items()}
     everyone = torch.arange(shard.num_points, device=shard.x.device)
     base = _losses_of(shard, parameters, everyone)
-    groups = shard.indices // group if parameters else np.zeros(shard.num_points, dtype=int)
+    shared = noise.shared()
+    drawn = {**parameters, **shared}
+    groups = shard.indices // group if drawn else np.zeros(shard.num_points, dtype=int)
     rises = np.empty((shard.num_points, rounds[1] - rounds[0]))
     with noise_added(noise):
         for g in np.unique(groups):
             at = np.flatnonzero(groups == g)
             for column, number in enumerate(range(*rounds)):
-                z = standard_normal(parameters, draw_seed(seed, number, 0, int(g)))
-                direction = {name: scale[name] * z[name] for name in z}
+                z = standard_normal(drawn, draw_seed(seed, number, 0, int(g)))
+                direction = {name: scale[name] * z[name] for name in parameters}
+                noise.directions = {
+                    n: w.abs() * z[n] if adaptive else z[n] for n, w in shared.items()
+                }
                 pair = np.zeros(len(at))
                 for step in (rho, -rho):
                     noise.step = step
@@ -180,10 +191,7 @@ def paired_rises(
 def _rises(
     observer: Observer, options: RandomSharpnessOptions, seed: int, *, adaptive: bool
 ) -> LossRises:
-    count = int(observer.gather(parameter_count)["parameters"][0])
-    group = options.points_per_perturbation or max(1, round(count / _PARAMETERS_PER_POINT))
-    if count == 0:
-        group = 1
+    group = _group_size(observer, options)
     most = options.max_evaluations // 2
     groups = np.arange(observer.num_points) // group
     rises = np.empty((observer.num_points, 0))
@@ -211,6 +219,20 @@ def _rises(
             return found
         needed = target * (error / max(options.max_relative_error * abs(mean), 1e-300)) ** 2
         target = min(most, int(np.clip(np.ceil(1.1 * needed), target + 1, 2 * target)))
+
+
+def _group_size(observer: Observer, options: RandomSharpnessOptions) -> int:
+    """Points that share a perturbation."""
+    counts = observer.gather(parameter_count)
+    moved, flipped = int(counts["shifted"][0]), int(counts["flipped"][0])
+    if moved + flipped == 0:
+        return 1
+    if options.points_per_perturbation is not None:
+        return options.points_per_perturbation
+    balanced = max(1, round((moved + flipped) / _PARAMETERS_PER_POINT))
+    if moved == 0:
+        balanced = max(balanced, min(_FLIPPED_POINTS, observer.num_points // _FEWEST_GROUPS))
+    return balanced
 
 
 def _measurement(name: str, rises: LossRises, options: RandomSharpnessOptions) -> Measurement:

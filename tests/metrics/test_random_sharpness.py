@@ -1,11 +1,15 @@
 """Sharpness under random perturbations: closed forms, calibration, honest convergence."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from flatscale.metrics import measure
+from flatscale.metrics.layer_noise import LayerNoise, noise_added
+from flatscale.metrics.perturbation import standard_normal
 from tests.oracles.networks import case
 
 
@@ -30,11 +34,18 @@ def as_convolution(model, x):
     return nn.Sequential(convolution, nn.Flatten()), x.reshape(-1, 1, 1, 4)
 
 
-@pytest.mark.parametrize(("form", "group"), [("linear", 1), ("convolution", 3)])
+def as_tokens(model, x):
+    """The same function as a Linear layer that acts on every token of one."""
+    return nn.Sequential(copy.deepcopy(model), nn.Flatten()), x[:, None]
+
+
+FORMS = {"linear": lambda *pair: pair, "convolution": as_convolution, "tokens": as_tokens}
+
+
+@pytest.mark.parametrize(("form", "group"), [("linear", 1), ("convolution", 3), ("tokens", 2)])
 def test_200_seeds_cover_the_closed_form(form, group):
     model, x, y, adaptive, average = linear_problem()
-    if form == "convolution":
-        model, x = as_convolution(model, x)
+    model, x = FORMS[form](model, x)
     hits = {"adaptive_sharpness": 0, "average_sharpness": 0}
     truth = {"adaptive_sharpness": adaptive, "average_sharpness": average}
     seeds = 200
@@ -48,6 +59,31 @@ def test_200_seeds_cover_the_closed_form(form, group):
             assert not found.converged
     for name, count in hits.items():
         assert 0.90 <= count / seeds <= 0.99, (name, count / seeds)
+
+
+def test_points_that_share_a_perturbation_up_to_signs_are_each_perturbed_by_standard_normals():
+    torch.manual_seed(1)
+    layer = nn.Conv2d(4, 6, 3, groups=2, padding=1)
+    x = torch.randn(1, 4, 5, 5).expand(400, -1, -1, -1)
+    noise = LayerNoise(flipped={"model": layer}, adaptive=True, step=0.5)
+    with torch.no_grad():
+        center, moved = layer(x[:1]), []
+        for number in range(10):
+            draws = standard_normal(noise.shared(), number)
+            noise.directions = {"model": layer.weight.abs() * draws["model"]}
+            noise.draw(0, number, np.arange(400), x)
+            with noise_added(noise):
+                moved.append(layer(x) - center)
+        spread = torch.cat(moved).double()
+        squared = nn.functional.conv2d(
+            x[:1].square(), layer.weight.square(), layer.bias.square(), padding=1, groups=2
+        )
+    expected = 0.25 * squared.double()
+    # ten shared draws of 18 weights each bound how well a variance can be known
+    assert torch.allclose(spread.var(dim=0).mean(), expected.mean(), rtol=0.15)
+    assert spread.mean(dim=0).abs().max() < 5 * (expected.max() / 4000).sqrt()
+    pairs = (spread[0::2] * spread[1::2]).mean()
+    assert abs(pairs) < 0.1 * expected.mean()
 
 
 def test_stops_once_the_standard_error_is_small_enough():
