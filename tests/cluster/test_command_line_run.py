@@ -110,3 +110,32 @@ def test_a_trial_that_fails_makes_the_command_fail_and_still_reports(
     assert "broken on purpose" in done.stdout
     assert "4 failed, 4 finished" in done.stdout
     assert (tmp_path / "store" / "report" / "report.html").is_file()
+
+
+def test_the_cifar_study_runs_on_real_images(cifar10_folder: Path, tmp_path: Path) -> None:
+    config = Path(__file__).resolve().parents[2] / "configs" / "cifar10_vgg.yaml"
+    overrides = [
+        f"data.path={cifar10_folder}",
+        "data.train_size=40",
+        "data.test_size=20",
+        "design.learning_rate=[0.1]",
+        "design.batch_size=[10, 20]",
+        "design.num_seeds=1",
+        "training.max_steps=60",
+        "measurement.probe_size=12",
+        "analysis.num_resamples=100",
+        "tracking.enabled=false",
+    ]
+    command = [sys.executable, "-m", "flatscale", "run", str(config)]
+    for override in overrides:
+        command += ["--set", override]
+    store = tmp_path / "store"
+    done = subprocess.run(
+        [*command, "--store", str(store)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    table = Store(store).read().table()
+    assert table["status"].to_list() == ["finished"] * 2
+    assert (table["num_classes"] == 2).all()
+    assert table["mls"].is_finite().all()
+    assert (store / "report" / "report.html").is_file()
