@@ -9,7 +9,7 @@ fail; its violations are counted.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -26,6 +26,7 @@ from flatscale.metrics.compression import (
     volume_rank,
 )
 from flatscale.metrics.jacobian import JacobianPoints
+from flatscale.metrics.jacobian_estimates import JacobianEstimates, Sums
 from flatscale.metrics.layer_norms import LayerNorms
 from flatscale.metrics.reduction import mean_over_points
 from flatscale.metrics.registry import metric
@@ -52,7 +53,7 @@ class Factors:
         a: ||W_l||_2 / ||x_i^l|| (n, L).
         g: ||grad_{W_l} f(x_i)||_F (n, L).
         sharpness: S_i, the squared gradient norm over all parameters (n,).
-        spectra: singular values of J_i^l (n, L, N).
+        spectra: singular values of J_i^l (n, L, N), or the largest alone (n, L, 1).
     """
 
     a: np.ndarray
@@ -61,31 +62,57 @@ class Factors:
     spectra: np.ndarray
 
 
-def factors(
-    jacobian: JacobianPoints, norms: LayerNorms, form: Literal["unrolled", "shared"]
-) -> Factors:
+@dataclass(frozen=True, kw_only=True)
+class Norms:
+    """Squared norms of every layer at the finite points (n, L), sharpness (n,), spectra."""
+
+    layer_names: tuple[str, ...]
+    x2: np.ndarray
+    delta2: np.ndarray
+    weight2: np.ndarray
+    sharpness: np.ndarray
+    spectra: np.ndarray
+
+
+def _norms(jacobian: Jacobian) -> Norms:
+    source: JacobianPoints | Sums
+    if isinstance(jacobian, JacobianPoints):
+        spectra, rows, source = layer_values(jacobian), jacobian.finite, jacobian
+        names = jacobian.layer_names
+    else:
+        leading, source = jacobian.leading(1, layers=True), jacobian.sums
+        spectra, rows = leading["sigma"], jacobian.finite
+        names = tuple(str(name) for name in leading["layer_names"][0])
+    return Norms(
+        layer_names=names,
+        x2=source.layer_input_norm2[rows],
+        delta2=source.layer_delta_norm2[rows],
+        weight2=source.layer_weight_gradient2[rows],
+        sharpness=source.parameter_gradient2[rows].sum(axis=1),
+        spectra=spectra[rows],
+    )
+
+
+def factors(jacobian: Jacobian, norms: LayerNorms, form: Literal["unrolled", "shared"]) -> Factors:
     """The factors at the finite points.
 
     Raises:
         MetricError: no linear layer, or a layer that reads zeros only.
     """
-    spectra = layer_values(jacobian)
-    rows = jacobian.finite
-    x = jacobian.layer_input_norm2[rows]
+    found = _norms(jacobian)
+    x = found.x2
     if (x == 0.0).any():
-        layer = jacobian.layer_names[int(np.flatnonzero((x == 0.0).any(axis=0))[0])]
+        layer = found.layer_names[int(np.flatnonzero((x == 0.0).any(axis=0))[0])]
         raise MetricError(
             f"layer {layer} reads only zeros at a probe point: ||W||/||x|| is infinite"
         )
-    total = jacobian.parameter_gradient2[rows].sum(axis=1)
-    shared = jacobian.layer_weight_gradient2[rows]
-    unrolled = jacobian.layer_delta_norm2[rows] * x
+    total, unrolled = found.sharpness, found.delta2 * x
     if form == "shared":
-        spectral, g2 = norms.kernel, shared
+        spectral, g2 = norms.kernel, found.weight2
     else:
         spectral, g2 = norms.unrolled, unrolled
-        total = total - shared.sum(axis=1) + unrolled.sum(axis=1)
-    return Factors(a=spectral / np.sqrt(x), g=np.sqrt(g2), sharpness=total, spectra=spectra[rows])
+        total = total - found.weight2.sum(axis=1) + unrolled.sum(axis=1)
+    return Factors(a=spectral / np.sqrt(x), g=np.sqrt(g2), sharpness=total, spectra=found.spectra)
 
 
 @metric(
@@ -96,12 +123,22 @@ def factors(
     source=_PAPER,
     default=True,
 )
-def bound_a(jacobian: Jacobian, options: None) -> Measurement:
+def bound_a(jacobian: Jacobian) -> Measurement:
     """Left side of A ≤ B ≤ C ≤ D: the sensitivity to the first linear layer's input."""
-    jacobian = all_rows(jacobian)
-    note = None
-    if not jacobian.first_layer_reads_input:
-        note = f"J¹ is taken at the input of {jacobian.layer_names[0]}, not at the network's"
+    if isinstance(jacobian, JacobianEstimates):
+        leading = jacobian.leading(1, layers=True)
+        names, reads = leading["layer_names"][0], bool(leading["reads_input"].all())
+        note = None if reads else _elsewhere(str(names[0]))
+        return replace(
+            mean_over_points(
+                "bound_a",
+                leading["sigma"][:, 0, 0],
+                num_evaluations=1 + 3 * int(leading["steps"].max()),
+                note=note,
+            ),
+            converged=bool(leading["settled"].all()),
+        )
+    note = None if jacobian.first_layer_reads_input else _elsewhere(jacobian.layer_names[0])
     return mean_over_points(
         "bound_a",
         layer_values(jacobian)[:, 0, 0],
@@ -119,9 +156,8 @@ def bound_a(jacobian: Jacobian, options: None) -> Measurement:
     source=_PAPER,
     default=True,
 )
-def bound_b(jacobian: Jacobian, norms: LayerNorms, options: None) -> Measurement:
+def bound_b(jacobian: Jacobian, norms: LayerNorms) -> Measurement:
     """First upper bound on MLS, holding at every point."""
-    jacobian = all_rows(jacobian)
 
     def sides(f: Factors) -> Sides:
         right = f.a[:, 0] * f.g[:, 0]
@@ -138,9 +174,8 @@ def bound_b(jacobian: Jacobian, norms: LayerNorms, options: None) -> Measurement
     source=_PAPER,
     default=True,
 )
-def bound_c(jacobian: Jacobian, norms: LayerNorms, options: None) -> Measurement:
+def bound_c(jacobian: Jacobian, norms: LayerNorms) -> Measurement:
     """Second upper bound on MLS: B with its two factors averaged apart."""
-    jacobian = all_rows(jacobian)
 
     def sides(f: Factors) -> Sides:
         right = float(np.sqrt((f.a[:, 0] ** 2).mean() * (f.g[:, 0] ** 2).mean()))
@@ -157,9 +192,8 @@ def bound_c(jacobian: Jacobian, norms: LayerNorms, options: None) -> Measurement
     source=_PAPER,
     default=True,
 )
-def bound_d(jacobian: Jacobian, norms: LayerNorms, options: None) -> Measurement:
+def bound_d(jacobian: Jacobian, norms: LayerNorms) -> Measurement:
     """Third upper bound on MLS: through the sharpness of all parameters."""
-    jacobian = all_rows(jacobian)
 
     def sides(f: Factors) -> Sides:
         a2 = (f.a[:, 0] ** 2).mean()
@@ -177,9 +211,8 @@ def bound_d(jacobian: Jacobian, norms: LayerNorms, options: None) -> Measurement
     source=_PAPER,
     default=True,
 )
-def nmls_bound(jacobian: Jacobian, norms: LayerNorms, options: None) -> Measurement:
+def nmls_bound(jacobian: Jacobian, norms: LayerNorms) -> Measurement:
     """Upper bound on NMLS through sharpness; the inequality is also checked at every point."""
-    jacobian = all_rows(jacobian)
 
     def sides(f: Factors) -> Sides:
         a2 = (f.a**2).sum(axis=1)
@@ -246,7 +279,7 @@ def nvr_bound(jacobian: Jacobian, norms: LayerNorms, options: VolumeOptions) -> 
     source=_PAPER,
     default=True,
 )
-def input_invariant_bound(jacobian: Jacobian, options: None) -> Measurement:
+def input_invariant_bound(jacobian: Jacobian) -> Measurement:
     """Upper bound on the input-invariant MLS through the first layer's adaptive sharpness."""
     jacobian = all_rows(jacobian)
     rows = jacobian.finite
@@ -261,6 +294,10 @@ def input_invariant_bound(jacobian: Jacobian, options: None) -> Measurement:
         Sides(left=left, right=unrolled, value=float(unrolled.mean())),
         Sides(left=left, right=shared, value=float(shared.mean())),
     )
+
+
+def _elsewhere(layer: str) -> str:
+    return f"J¹ is taken at the input of {layer}, not at the network's"
 
 
 def _of_means(left: float, right: float) -> Sides:
@@ -281,7 +318,7 @@ def _log_volume_bound(a: np.ndarray, sharpness: np.ndarray, rank: int) -> float:
 
 def _checked(
     name: str,
-    jacobian: JacobianPoints,
+    jacobian: Jacobian,
     norms: LayerNorms,
     sides: Callable[[Factors], Sides],
     *,
@@ -293,7 +330,7 @@ def _checked(
 
 
 def _compared(
-    name: str, jacobian: JacobianPoints, unrolled: Sides, shared: Sides, *, logs: bool = False
+    name: str, jacobian: Jacobian, unrolled: Sides, shared: Sides, *, logs: bool = False
 ) -> Measurement:
     """The bound with both sides' slack (right - left) and how often each form was violated."""
     slack, slack_shared = _slack(unrolled), _slack(shared)
@@ -304,9 +341,20 @@ def _compared(
         notes.append(f"the bound is violated {broken} times")
     if not np.isfinite(unrolled.value):
         raise MetricError("the bound is not finite: a layer's weights or gradients vanish")
+    converged = True
+    if isinstance(jacobian, JacobianEstimates):
+        sums = jacobian.sums
+        converged = sums.converged and bool(jacobian.leading(1, layers=True)["settled"].all())
+        error = (
+            0.5
+            * sums.sharpness_error
+            / max(float(np.nanmean(sums.parameter_gradient2.sum(axis=1))), 1e-300)
+        )
+        notes.append(f"gradient norms estimated (relative error of √S {error:.1%})")
     return Measurement(
         name=name,
         value=unrolled.value,
+        converged=converged,
         num_evaluations=jacobian.num_evaluations,
         num_points=int(jacobian.finite.sum()),
         reason="; ".join(notes) or None,

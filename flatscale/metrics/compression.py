@@ -18,6 +18,8 @@ from flatscale.metrics.registry import metric
 Jacobian = JacobianPoints | JacobianEstimates
 
 _PAPER = "arXiv 2310.01770"
+MOST_ITERATED_VALUES = 16
+"""Most leading singular values computed where no Jacobian is held whole."""
 _RESCALING = ("layer rescaling of ReLU networks",)
 
 
@@ -45,10 +47,10 @@ class VolumeOptions:
     source=_PAPER,
     default=True,
 )
-def mls(jacobian: Jacobian, options: None) -> Measurement:
+def mls(jacobian: Jacobian) -> Measurement:
     """Maximum Local Sensitivity: how far the output moves per unit of the worst input change."""
     if isinstance(jacobian, JacobianEstimates):
-        return _iterated("mls", jacobian, jacobian.largest["sigma"])
+        return _iterated("mls", jacobian, jacobian.largest["sigma"][:, 0])
     return mean_over_points(
         "mls", jacobian.singular_values[:, 0], num_evaluations=jacobian.num_evaluations
     )
@@ -62,9 +64,13 @@ def mls(jacobian: Jacobian, options: None) -> Measurement:
     source=_PAPER,
     default=True,
 )
-def nmls(jacobian: Jacobian, options: None) -> Measurement:
+def nmls(jacobian: Jacobian) -> Measurement:
     """Network-wide MLS: the sensitivities to the inputs of all linear layers, summed."""
-    jacobian = all_rows(jacobian)
+    if isinstance(jacobian, JacobianEstimates):
+        found = jacobian.leading(1, layers=True)
+        sigma = found["sigma"][:, :, 0]
+        named = {str(name): sigma[:, i] for i, name in enumerate(found["layer_names"][0])}
+        return _iterated("nmls", jacobian, sigma.sum(axis=1), found, named)
     largest = layer_values(jacobian)[:, :, 0]
     return mean_over_points(
         "nmls",
@@ -88,7 +94,12 @@ def nmls(jacobian: Jacobian, options: None) -> Measurement:
 )
 def log_lvr(jacobian: Jacobian, options: VolumeOptions) -> Measurement:
     """Local Volumetric Ratio, in logs: how the network scales volumes of the input space."""
-    jacobian = all_rows(jacobian)
+    if isinstance(jacobian, JacobianEstimates):
+        rank = _few_values(jacobian, options)
+        found = jacobian.leading(rank, layers=False)
+        logs, deficient = _log_leading(found["sigma"], rank)
+        out = {f"rank below {rank}": deficient}
+        return _iterated("log_lvr", jacobian, logs, found, left_out=out)
     rank = volume_rank(jacobian, options)
     logs = log_volumes(jacobian.singular_values, rank, jacobian.dtype_epsilon)
     deficient = np.asarray(np.isneginf(logs))
@@ -116,7 +127,13 @@ def log_lvr(jacobian: Jacobian, options: VolumeOptions) -> Measurement:
 )
 def log_nvr(jacobian: Jacobian, options: VolumeOptions) -> Measurement:
     """Network-wide volume ratio, in logs: the volume ratios of all linear layers, summed."""
-    jacobian = all_rows(jacobian)
+    if isinstance(jacobian, JacobianEstimates):
+        rank = _few_values(jacobian, options)
+        found = jacobian.leading(rank, layers=True)
+        logs, deficient = _log_leading(found["sigma"], rank)
+        out = {f"rank below {rank} at a layer": np.asarray(deficient.any(axis=1))}
+        named = {str(name): logs[:, i] for i, name in enumerate(found["layer_names"][0])}
+        return _iterated("log_nvr", jacobian, logsumexp(logs, axis=1), found, named, out)
     rank = volume_rank(jacobian, options)
     spectra = layer_values(jacobian)
     logs = log_volumes(spectra, rank, jacobian.dtype_epsilon)
@@ -147,7 +164,7 @@ def log_nvr(jacobian: Jacobian, options: VolumeOptions) -> Measurement:
     source=_PAPER,
     default=True,
 )
-def local_dimensionality(jacobian: Jacobian, options: None) -> Measurement:
+def local_dimensionality(jacobian: Jacobian) -> Measurement:
     """Participation ratio of the local output directions: how many of them share the variance."""
     if isinstance(jacobian, JacobianEstimates):
         return _summed("local_dimensionality", jacobian, jacobian.sums.dimensionality)
@@ -172,7 +189,7 @@ def local_dimensionality(jacobian: Jacobian, options: None) -> Measurement:
     source="Ma & Ying 2021",
     default=True,
 )
-def input_gradient(jacobian: Jacobian, options: None) -> Measurement:
+def input_gradient(jacobian: Jacobian) -> Measurement:
     """Squared norm of the gradient with respect to the input, summed over outputs."""
     if isinstance(jacobian, JacobianEstimates):
         sums = jacobian.sums
@@ -194,11 +211,13 @@ def input_gradient(jacobian: Jacobian, options: None) -> Measurement:
     source=f"{_PAPER}, Figure 4 (with sigmoid outputs)",
     default=True,
 )
-def normalized_mls(jacobian: Jacobian, options: None) -> Measurement:
+def normalized_mls(jacobian: Jacobian) -> Measurement:
     """Squared sensitivity to a relative change of the input."""
     if isinstance(jacobian, JacobianEstimates):
         found = jacobian.largest
-        return _iterated("normalized_mls", jacobian, found["sigma"] ** 2 * found["input_norm2"])
+        return _iterated(
+            "normalized_mls", jacobian, found["sigma"][:, 0] ** 2 * found["input_norm2"]
+        )
     return mean_over_points(
         "normalized_mls",
         jacobian.singular_values[:, 0] ** 2 * jacobian.input_norm2,
@@ -215,7 +234,7 @@ def normalized_mls(jacobian: Jacobian, options: None) -> Measurement:
     source=_PAPER,
     default=True,
 )
-def input_invariant_mls(jacobian: Jacobian, options: None) -> Measurement:
+def input_invariant_mls(jacobian: Jacobian) -> Measurement:
     """Squared output change along the input itself, per input dimension."""
     if isinstance(jacobian, JacobianEstimates):
         along = jacobian.along_input
@@ -246,15 +265,47 @@ def all_rows(jacobian: Jacobian) -> JacobianPoints:
     return jacobian
 
 
-def _iterated(name: str, jacobian: JacobianEstimates, values: np.ndarray) -> Measurement:
-    found = jacobian.largest
+def _iterated(
+    name: str,
+    jacobian: JacobianEstimates,
+    values: np.ndarray,
+    found: Mapping[str, np.ndarray] | None = None,
+    layers: Mapping[str, np.ndarray] | None = None,
+    left_out: Mapping[str, np.ndarray] | None = None,
+) -> Measurement:
+    found = jacobian.largest if found is None else found
     measured = mean_over_points(
         name,
         values,
         num_evaluations=1 + 3 * int(found["steps"].max()),
+        layers=layers,
+        left_out=left_out,
         note="; ".join(jacobian.attention_notes) or None,
     )
     return replace(measured, converged=bool(found["settled"].all()))
+
+
+def _few_values(jacobian: JacobianEstimates, options: VolumeOptions) -> int:
+    """The asked rank, where it is small enough to be iterated for.
+
+    Raises:
+        MetricError: it is not.
+    """
+    rank = options.volume_rank
+    if rank is None or rank > MOST_ITERATED_VALUES:
+        raise MetricError(
+            "needs the whole spectrum of Jacobians whose rows would exceed 256 MB a point: set "
+            f"volume_rank to at most {MOST_ITERATED_VALUES} for the leading singular values alone, "
+            'or options={"jacobian": {"method": "exact"}} for all of them'
+        )
+    return rank
+
+
+def _log_leading(sigma: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """sum_{k<=rank} log sigma_k, and where the rank is smaller (the sum is then 0)."""
+    logs = log_volumes(sigma, rank, float(np.finfo(np.float32).eps))
+    deficient = np.asarray(np.isneginf(logs))
+    return np.where(deficient, 0.0, logs), deficient
 
 
 def _summed(

@@ -20,7 +20,7 @@ from flatscale.metrics.registry import metric
     source="arXiv 2310.01770",
     default=True,
 )
-def sharpness(jacobian: JacobianPoints | JacobianEstimates, options: None) -> Measurement:
+def sharpness(jacobian: JacobianPoints | JacobianEstimates) -> Measurement:
     """Trace of the Gauss-Newton matrix: the Hessian trace of 1/2 MSE at interpolation."""
     source = jacobian.sums if isinstance(jacobian, JacobianEstimates) else jacobian
     if not source.parameter_names:

@@ -15,8 +15,9 @@ import torch
 
 from flatscale.errors import MetricError
 from flatscale.metrics.gradient_routes import find_routes
-from flatscale.metrics.jacobian_estimates import JacobianEstimates, JacobianOptions
+from flatscale.metrics.jacobian_estimates import JacobianEstimates
 from flatscale.metrics.jacobian_rows import exact_rows, refuse_integers, trace_calls
+from flatscale.metrics.leading_values import JacobianOptions
 from flatscale.metrics.passes import required
 from flatscale.metrics.probe import Arrays, Observer, Shard
 from flatscale.metrics.registry import measurement_pass
@@ -65,6 +66,11 @@ class JacobianPoints:
     finite: np.ndarray
     dtype_epsilon: float
     num_evaluations: int
+
+    @property
+    def squared_norms(self) -> np.ndarray:
+        """||J_i||_F^2 = tr J_i J_i^T (n)."""
+        return np.square(self.singular_values).sum(axis=1)
 
 
 @measurement_pass("jacobian", options=JacobianOptions)

@@ -1,7 +1,7 @@
 """The Jacobian pass for many outputs: nothing of size outputs x inputs x points is ever held.
 
-sigma_1 by Lanczos on u -> J (J^T u), one vector-Jacobian and one Jacobian-vector product a step;
-sums over outputs by Hutchinson's estimator, from vector-Jacobian products of random signs.
+Leading singular values by Lanczos on u -> J (J^T u); sums over outputs by Hutchinson's estimator,
+from vector-Jacobian products of random signs.
 """
 
 from __future__ import annotations
@@ -17,39 +17,17 @@ from flatscale.errors import MetricError
 from flatscale.metrics.attention import attention_notes, twice_differentiable
 from flatscale.metrics.gradient_routes import find_routes
 from flatscale.metrics.jacobian_rows import mixed_rows, refuse_integers, trace_calls
+from flatscale.metrics.leading_values import (
+    SAMPLES_A_ROUND,
+    JacobianOptions,
+    jacobian_vector_product,
+    layer_leading_rows,
+    leading_rows,
+)
 from flatscale.metrics.perturbation import draw_seed
 from flatscale.metrics.probe import Arrays, Observer, Shard
 
-_SAMPLES_A_ROUND = 4
 _FIRST_ROUNDS = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class JacobianOptions:
-    """Options of the Jacobian pass.
-
-    Attributes:
-        method: exact (all N rows at once), estimate, or auto: estimate where one point's rows and
-            their layer-wise parts would exceed 256 MB.
-        tolerance: relative change of sigma_1 at which the iteration stops.
-        max_steps: most Lanczos steps.
-        max_relative_error: of the sums over outputs, over random signs.
-        max_samples: most random vectors a point.
-    """
-
-    method: str = "auto"
-    tolerance: float = 1e-3
-    max_steps: int = 60
-    max_relative_error: float = 0.05
-    max_samples: int = 64
-
-    def __post_init__(self) -> None:
-        if self.method not in ("auto", "exact", "estimate"):
-            raise ValueError(f"method must be auto, exact or estimate; found {self.method!r}")
-        if not self.tolerance > 0 or not self.max_relative_error > 0:
-            raise ValueError("tolerance and max_relative_error must be positive")
-        if self.max_steps < 2 or self.max_samples < 2 * _SAMPLES_A_ROUND:
-            raise ValueError("max_steps must be at least 2 and max_samples at least 8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +39,9 @@ class Sums:
         dimensionality: (tr G_i)^2 / tr G_i^2.
         parameter_gradient2: sum_k ||grad_p f_k(x_i)||^2.
         parameter_names: P names.
+        layer_delta_norm2: ||delta_i^l||_F^2 (n, L).
+        layer_weight_gradient2: ||grad_{W_l} f(x_i)||_F^2 (n, L).
+        layer_input_norm2: ||x_i^l||^2 (n, L).
         frobenius_error, sharpness_error: Monte-Carlo standard errors of the means over points.
         converged: whether both are within the asked relative error.
         num_evaluations: per point.
@@ -70,6 +51,9 @@ class Sums:
     dimensionality: np.ndarray
     parameter_gradient2: np.ndarray
     parameter_names: tuple[str, ...]
+    layer_delta_norm2: np.ndarray
+    layer_weight_gradient2: np.ndarray
+    layer_input_norm2: np.ndarray
     frobenius_error: float
     sharpness_error: float
     converged: bool
@@ -87,11 +71,22 @@ class JacobianEstimates:
 
     def __init__(self, observer: Observer, options: JacobianOptions, seed: int) -> None:
         self._observer, self._options, self._seed = observer, options, seed
+        self._leading: dict[tuple[int, bool], Arrays] = {}
 
     @cached_property
     def largest(self) -> Arrays:
-        """sigma_1 (n), its convergence, steps taken, ||x||^2."""
-        return self._observer.gather(largest_rows, options=self._options, seed=self._seed)
+        """sigma_1 (n, 1), its convergence, steps taken, ||x||^2."""
+        return self.leading(1, layers=False)
+
+    def leading(self, rank: int, *, layers: bool) -> Arrays:
+        """The rank leading singular values: of J_i (n, rank), or of every J_i^l (n, L, rank)."""
+        key = (rank, layers)
+        if key not in self._leading:
+            function = layer_leading_rows if layers else leading_rows
+            self._leading[key] = self._observer.gather(
+                function, options=self._options, seed=self._seed, rank=rank
+            )
+        return self._leading[key]
 
     @cached_property
     def along_input(self) -> Arrays:
@@ -102,11 +97,28 @@ class JacobianEstimates:
     def attention_notes(self) -> tuple[str, ...]:
         return attention_notes(self._observer)
 
+    @property
+    def squared_norms(self) -> np.ndarray:
+        """||J_i||_F^2 = tr J_i J_i^T (n), estimated."""
+        return self.sums.frobenius2
+
+    @cached_property
+    def finite(self) -> np.ndarray:
+        """Points whose leading values and sums are finite (n,)."""
+        parts = [self.leading(1, layers=True)["sigma"], self.sums.parameter_gradient2]
+        return np.all([np.isfinite(part).reshape(len(part), -1).all(axis=1) for part in parts], 0)
+
+    @property
+    def num_evaluations(self) -> int:
+        """Network evaluations per point so far, all parts together."""
+        steps = sum(int(found["steps"].max()) for found in self._leading.values())
+        return 1 + 3 * steps + self.sums.num_evaluations
+
     @cached_property
     def sums(self) -> Sums:
         """Sums over outputs, in rounds until the standard errors are small enough."""
         rounds: list[Arrays] = []
-        most = self._options.max_samples // _SAMPLES_A_ROUND
+        most = self._options.max_samples // SAMPLES_A_ROUND
         target = min(_FIRST_ROUNDS, most)
         while True:
             for number in range(len(rounds), target):
@@ -118,19 +130,6 @@ class JacobianEstimates:
             target = min(most, 2 * target)
 
 
-def largest_rows(shard: Shard, *, options: JacobianOptions, seed: int) -> Arrays:
-    """sigma_1 of every point's Jacobian by Lanczos on J J^T, batched over points."""
-    refuse_integers(shard)
-
-    def compute(points: slice) -> Arrays:
-        x, indices = shard.x[points], shard.indices[points]
-        with twice_differentiable():
-            return _lanczos(shard, x, indices, options, seed)
-
-    parts = list(shard.microbatches(compute))
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-
-
 def along_input_rows(shard: Shard) -> Arrays:
     """||J_i x_i||^2 (B,) and d."""
     refuse_integers(shard)
@@ -138,7 +137,7 @@ def along_input_rows(shard: Shard) -> Arrays:
     def compute(points: slice) -> np.ndarray:
         x = shard.x[points]
         with twice_differentiable():
-            along = jacobian_vector_product(shard, x, x)
+            along = jacobian_vector_product(shard.outputs, x, x)
         return along.double().square().sum(dim=1).cpu().numpy()
 
     squares = np.concatenate(list(shard.microbatches(compute)))
@@ -151,7 +150,7 @@ def signed_rows(shard: Shard, *, seed: int) -> Arrays:
     refuse_integers(shard)
     routes = find_routes(shard)
     calls, num_outputs = trace_calls(shard)
-    per_point = 4 * _SAMPLES_A_ROUND * sum(2 * (c.x.numel() + c.h.numel()) for c in calls)
+    per_point = 4 * SAMPLES_A_ROUND * sum(2 * (c.x.numel() + c.h.numel()) for c in calls)
     at_most = max(1, int(64e6 / max(per_point, 1)))
     if any(call.of_one_point(None)[0].folded for call in calls):
         at_most = 1
@@ -169,92 +168,10 @@ def signed_rows(shard: Shard, *, seed: int) -> Arrays:
     return rows
 
 
-def jacobian_vector_product(shard: Shard, x: Tensor, v: Tensor) -> Tensor:
-    """J_i v_i (B, N): forward mode, or twice backward where an operation has no forward mode."""
-    try:
-        with torch.no_grad():
-            return torch.func.jvp(shard.outputs, (x,), (v,))[1]
-    except (NotImplementedError, RuntimeError) as error:
-        if "forward" not in str(error).lower():
-            raise
-    x = x.detach().requires_grad_()
-    with torch.enable_grad():
-        outputs = shard.outputs(x)
-        dummy = torch.zeros_like(outputs, requires_grad=True)
-        (pulled,) = torch.autograd.grad(outputs, x, dummy, create_graph=True)
-        return torch.autograd.grad(pulled, dummy, v)[0]
-
-
-def _lanczos(
-    shard: Shard, x: Tensor, indices: np.ndarray, options: JacobianOptions, seed: int
-) -> Arrays:
-    leaf = x.clone().requires_grad_()
-    with torch.enable_grad():
-        outputs = shard.outputs(leaf)
-    batch, num_outputs = outputs.shape
-    finite = outputs.isfinite().all(dim=1)
-    basis = [_unit(_start(seed, indices, num_outputs).to(x.device))]
-    diagonal: list[Tensor] = []
-    off: list[Tensor] = []
-    largest = torch.zeros(batch, dtype=torch.float64, device=x.device)
-    settled = torch.zeros(batch, dtype=torch.bool, device=x.device)
-    steps = min(options.max_steps, num_outputs)
-    for step in range(steps):
-        image = _gram_product(shard, leaf, outputs, basis[-1])
-        diagonal.append((image * basis[-1]).sum(dim=1))
-        earlier = torch.stack(basis, dim=1)
-        for _ in range(2):
-            image = image - torch.einsum(
-                "bsn,bs->bn", earlier, torch.einsum("bsn,bn->bs", earlier, image)
-            )
-        before, largest = largest, _tridiagonal_top(diagonal, off)
-        length = image.norm(dim=1)
-        change = (largest - before).abs()
-        settled = (change <= options.tolerance * largest) | (length <= 1e-9 * largest)
-        if (settled | ~finite).all() and step > 0:
-            break
-        off.append(length)
-        basis.append(_unit(image))
-    settled = settled | torch.full_like(settled, len(diagonal) == num_outputs)
-    sigma = torch.where(finite, largest.clamp(min=0).sqrt(), torch.nan)
-    return {
-        "sigma": sigma.cpu().numpy(),
-        "settled": (settled | ~finite).cpu().numpy(),
-        "steps": np.full(batch, len(diagonal)),
-        "input_norm2": x.flatten(1).double().square().sum(dim=1).cpu().numpy(),
-    }
-
-
-def _gram_product(shard: Shard, leaf: Tensor, outputs: Tensor, u: Tensor) -> Tensor:
-    (pulled,) = torch.autograd.grad(outputs, leaf, u.to(outputs.dtype), retain_graph=True)
-    pushed = jacobian_vector_product(shard, leaf.detach(), pulled).double()
-    return torch.nan_to_num(pushed, nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _tridiagonal_top(diagonal: list[Tensor], off: list[Tensor]) -> Tensor:
-    matrix = torch.diag_embed(torch.stack(diagonal, dim=1))
-    if off:
-        side = torch.stack(off, dim=1)
-        matrix = matrix + torch.diag_embed(side, 1) + torch.diag_embed(side, -1)
-    return torch.linalg.eigvalsh(matrix)[:, -1]
-
-
-def _start(seed: int, indices: np.ndarray, num_outputs: int) -> Tensor:
-    rows = []
-    for index in indices:
-        generator = torch.Generator().manual_seed(draw_seed(seed, 0, int(index)))
-        rows.append(torch.randn(num_outputs, generator=generator, dtype=torch.float64))
-    return torch.stack(rows)
-
-
 def _signs(seed: int, index: int, num_outputs: int) -> Tensor:
     generator = torch.Generator().manual_seed(draw_seed(seed, index))
-    bits = torch.randint(0, 2, (_SAMPLES_A_ROUND, num_outputs), generator=generator)
+    bits = torch.randint(0, 2, (SAMPLES_A_ROUND, num_outputs), generator=generator)
     return 2.0 * bits - 1.0
-
-
-def _unit(u: Tensor) -> Tensor:
-    return u / u.norm(dim=1, keepdim=True).clamp(min=1e-300)
 
 
 def _averaged(rounds: list[Arrays], options: JacobianOptions) -> Sums:
@@ -282,6 +199,11 @@ def _averaged(rounds: list[Arrays], options: JacobianOptions) -> Sums:
         dimensionality=dimensionality,
         parameter_gradient2=parameters.mean(axis=0),
         parameter_names=tuple(str(name) for name in rounds[0]["parameter_names"][0]),
+        layer_delta_norm2=np.mean([r["layer_delta_norm2"] for r in rounds], axis=0) / count,
+        layer_weight_gradient2=(
+            np.mean([r["layer_weight_gradient2"] for r in rounds], axis=0) / count
+        ),
+        layer_input_norm2=rounds[0]["layer_input_norm2"],
         frobenius_error=errors[0],
         sharpness_error=errors[1],
         converged=all(within),

@@ -12,12 +12,12 @@ from flatscale.errors import MetricError
 from flatscale.metrics.derivatives import ForwardPass, differentiate, run_forward
 from flatscale.metrics.gradient_routes import (
     GradientRoutes,
-    gradient_norms,
     layer_gradient_norms,
     network_gradient_norms,
 )
-from flatscale.metrics.jacobian_sums import JacobianSums, columns
+from flatscale.metrics.jacobian_sums import JacobianSums, columns, norm2
 from flatscale.metrics.layers import LayerCall, captured_calls
+from flatscale.metrics.parameter_gradients import GradientNormSums
 from flatscale.metrics.probe import Arrays, Shard
 
 _CACHED_BYTES = 1e6
@@ -41,17 +41,32 @@ def exact_rows(shard: Shard, x: Tensor, routes: GradientRoutes) -> Arrays:
 
 
 def mixed_rows(shard: Shard, x: Tensor, routes: GradientRoutes, mixes: Tensor) -> Arrays:
-    """For combinations (K, B, N) of the outputs: their gradients' products and parameter norms."""
+    """For combinations (K, B, N) of the outputs: their gradients' products and norms."""
     ran = run_forward(shard, x)
     found = differentiate(ran, mixes, layer_inputs=False)
-    calls = ran.calls_by_point()
-    norms = [gradient_norms(call, delta) for call, delta in zip(calls, found.deltas, strict=True)]
+    calls, batch = ran.calls_by_point(), len(x)
+    none = torch.zeros(batch, dtype=torch.float64, device=x.device)
+    norms: list[dict[str, Tensor]] = []
+    weights, deltas = [], []
+    for call, delta in zip(calls, found.deltas, strict=True):
+        sums = None if delta is None else GradientNormSums(call, len(mixes))
+        if sums is not None and delta is not None:
+            sums.add(delta)
+        norms.append({} if sums is None else sums.norms())
+        if call.is_linear:
+            weight = None if sums is None else sums.weight_norm()
+            weights.append(none if weight is None else weight)
+            deltas.append(none if delta is None else norm2(delta, 2).sum(dim=0))
     by_parameter = layer_gradient_norms(shard.model, calls, norms).by_parameter
     by_parameter.update(network_gradient_norms(shard, x, routes.networked, mixes))
     gradients = found.by_input.flatten(2).transpose(0, 1).double()
+    inputs = [norm2(call.x.detach(), 1) for call in calls if call.is_linear]
     rows = {
         "mixed_gram": gradients @ gradients.mT,
-        "parameter_gradient2": columns([by_parameter[n] for n in routes.names], len(x)),
+        "parameter_gradient2": columns([by_parameter[n] for n in routes.names], batch),
+        "layer_delta_norm2": columns(deltas, batch),
+        "layer_weight_gradient2": columns(weights, batch),
+        "layer_input_norm2": columns(inputs, batch),
     }
     return finite_rows(rows, ran.outputs)
 

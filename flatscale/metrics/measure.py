@@ -7,9 +7,11 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from flatscale.errors import FlatscaleError
 from flatscale.measurement import Measurement
-from flatscale.metrics.probe import Observer
+from flatscale.metrics.probe import Arrays, Observer, Shard
 from flatscale.metrics.registry import (
     MetricInfo,
     check_metric_names,
@@ -23,6 +25,7 @@ from flatscale.seeding import derive_seed
 logger = logging.getLogger(__name__)
 
 _Key = tuple[str, Any]
+_WIDENED = "half-precision weights were measured in float32 arithmetic"
 
 
 def default_metrics(given: Iterable[str]) -> list[str]:
@@ -59,9 +62,27 @@ def measure_observers(
     check_metric_names(names, options)
     resolved = resolve_options(options)
     results: dict[_Key, Any] = {}
-    return {
+    measured = {
         name: _measure_one(metric_info(name), observers, resolved, seed, results) for name in names
     }
+    notes = _precision_notes(observers)
+    return {name: with_notes(found, notes) for name, found in measured.items()}
+
+
+def precision_rows(shard: Shard) -> Arrays:
+    """Whether the model's weights are of half precision, once per point."""
+    return {"widened": np.full(shard.num_points, shard.widened)}
+
+
+def _precision_notes(observers: Mapping[str, Observer]) -> list[str]:
+    for observer in observers.values():
+        try:
+            widened = bool(observer.gather(precision_rows)["widened"].any())
+        except Exception as error:
+            _log_failure("precision of the weights", error)
+            return []
+        return [_WIDENED] if widened else []
+    return []
 
 
 def _measure_one(
@@ -80,8 +101,10 @@ def _measure_one(
         if isinstance(results[key], Exception):
             return Measurement.failed(info.name, _reason(results[key]))
         inputs.append(results[key])
+    if info.options is not None:
+        inputs.append(own)
     try:
-        measured = info.function(*inputs, own)
+        measured = info.function(*inputs)
     except Exception as error:
         _log_failure(f"metric {info.name}", error)
         return Measurement.failed(info.name, _reason(error))

@@ -68,7 +68,7 @@ def prediction_rows(shard: Shard) -> Arrays:
     default=True,
     observers=("train",),
 )
-def train_loss(predictions: Predictions, options: None) -> Measurement:
+def train_loss(predictions: Predictions) -> Measurement:
     """Mean loss on the training set."""
     return mean_over_points("train_loss", predictions.loss, num_evaluations=1)
 
@@ -81,7 +81,7 @@ def train_loss(predictions: Predictions, options: None) -> Measurement:
     default=True,
     observers=("test",),
 )
-def test_loss(predictions: Predictions, options: None) -> Measurement:
+def test_loss(predictions: Predictions) -> Measurement:
     """Mean loss on the test set."""
     return mean_over_points("test_loss", predictions.loss, num_evaluations=1)
 
@@ -95,7 +95,7 @@ def test_loss(predictions: Predictions, options: None) -> Measurement:
     default=True,
     observers=("train",),
 )
-def train_accuracy(predictions: Predictions, options: None) -> Measurement:
+def train_accuracy(predictions: Predictions) -> Measurement:
     """Share of the training set classified correctly."""
     return mean_over_points("train_accuracy", _correct(predictions), num_evaluations=1)
 
@@ -109,7 +109,7 @@ def train_accuracy(predictions: Predictions, options: None) -> Measurement:
     default=True,
     observers=("test",),
 )
-def test_accuracy(predictions: Predictions, options: None) -> Measurement:
+def test_accuracy(predictions: Predictions) -> Measurement:
     """Share of the test set classified correctly."""
     return mean_over_points("test_accuracy", _correct(predictions), num_evaluations=1)
 
@@ -123,7 +123,7 @@ def test_accuracy(predictions: Predictions, options: None) -> Measurement:
     default=True,
     observers=("train", "test"),
 )
-def generalization_gap(train: Predictions, test: Predictions, options: None) -> Measurement:
+def generalization_gap(train: Predictions, test: Predictions) -> Measurement:
     """How much more often the network errs on the test set than on the training set."""
     return _difference("generalization_gap", 1.0 - _correct(train), 1.0 - _correct(test))
 
@@ -137,7 +137,7 @@ def generalization_gap(train: Predictions, test: Predictions, options: None) -> 
     default=True,
     observers=("train", "test"),
 )
-def loss_gap(train: Predictions, test: Predictions, options: None) -> Measurement:
+def loss_gap(train: Predictions, test: Predictions) -> Measurement:
     """How much larger the mean loss is on the test set than on the training set."""
     return _difference("loss_gap", train.loss, test.loss)
 

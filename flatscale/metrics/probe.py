@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from flatscale.errors import MetricError
 from flatscale.metrics.microbatch import BatchSize
 from flatscale.metrics.output_map import output_map
-from flatscale.metrics.restore import held_for_measurement
+from flatscale.metrics.restore import held_for_measurement, widened
 from flatscale.training.losses import PointLoss, point_loss, takes_logits
 
 Arrays = dict[str, np.ndarray]
@@ -40,6 +40,7 @@ class Shard:
         loss: loss per point.
         output_map: identity, sigmoid or softmax.
         batch: the microbatch, shrinking when memory runs out.
+        widened: the model's weights are of half precision, and measured in float32.
         notebook: what shard functions keep from one call to the next (never results).
     """
 
@@ -50,6 +51,7 @@ class Shard:
     loss: PointLoss
     output_map: str = "identity"
     batch: BatchSize = field(default_factory=BatchSize)
+    widened: bool = False
     notebook: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -227,6 +229,7 @@ def make_shard(
         loss=point_loss(loss),
         output_map=output_map,
         batch=BatchSize(microbatch, on_batch),
+        widened=widened(model),
     )
 
 

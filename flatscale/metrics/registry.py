@@ -43,7 +43,7 @@ class MetricInfo:
         default: whether it is measured when no metrics are named.
         observers: the point sets it needs: probe, train, test.
         options: frozen dataclass of its settings, or None.
-        function: (pass results..., options) -> Measurement.
+        function: (pass results...) -> Measurement; with its options last where it declares any.
     """
 
     name: str
@@ -94,7 +94,10 @@ def metric(
     observers: tuple[str, ...] = ("probe",),
     options: type | None = None,
 ) -> Callable[[Any], Any]:
-    """Register a metric: a function (pass results..., options) -> Measurement."""
+    """Register a metric: a function (pass results...) -> Measurement.
+
+    A metric that declares an options dataclass is called with an instance of it as last argument.
+    """
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
         meaning = (function.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")

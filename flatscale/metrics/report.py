@@ -15,16 +15,12 @@ from torch import Tensor, nn
 
 from flatscale.errors import DataError
 from flatscale.measurement import Measurement
-from flatscale.metrics.measure import measure_observers, with_notes
+from flatscale.metrics.measure import measure_observers
 from flatscale.metrics.probe import LocalObserver
-from flatscale.metrics.restore import widened
 from flatscale.training.losses import PointLoss
 
 PointSet = tuple[Any, Any] | Iterable[Any]
 """(x, y) tensors or arrays, or an iterable of such batches (a DataLoader)."""
-
-
-_WIDENED = "half-precision weights were measured in float32 arithmetic"
 
 
 class Report(Mapping[str, Measurement]):
@@ -145,8 +141,6 @@ def measure(
                 microbatch=batch_size,
             )
     measured = measure_observers(observers, metrics, options=options, seed=seed)
-    if widened(model):
-        measured = {name: with_notes(m, [_WIDENED]) for name, m in measured.items()}
     return Report(measured, observers["probe"].content_hash)
 
 

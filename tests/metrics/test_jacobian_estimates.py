@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from flatscale.metrics import LocalObserver, measure, measure_observers
-from tests.oracles.networks import case
+from tests.oracles.networks import Residual, case
 from tests.oracles.sharded import ShardedObserver
 
 BOTH = [
@@ -40,6 +40,40 @@ def test_agrees_with_the_exact_route(name):
     assert found[metric].value == pytest.approx(exact[metric].value, rel=0.05)
 
 
+@pytest.mark.parametrize("name", ["mlp", "lenet", "vgg", "grouped", "tokens"])
+def test_layers_and_bounds_agree_with_the_exact_route(name):
+    model, x, y = case(name)
+    names = ["nmls", "log_lvr", "log_nvr", "bound_a", "bound_b", "bound_c", "bound_d", "nmls_bound"]
+    ranks = {"log_lvr": {"volume_rank": 2}, "log_nvr": {"volume_rank": 2}}
+    exact = measure(model, (x, y), names, options=ranks)
+    accurate = estimated(tolerance=1e-7, max_relative_error=0.005, max_samples=1024)
+    found = measure(model, (x, y), names, options={**accurate, **ranks})
+    for metric in ("nmls", "bound_a"):
+        assert found[metric].value == pytest.approx(exact[metric].value, rel=1e-4), metric
+    assert found["nmls"].layers == pytest.approx(exact["nmls"].layers, rel=1e-4)
+    for metric in ("log_lvr", "log_nvr"):
+        assert found[metric].value == pytest.approx(exact[metric].value, abs=1e-3), metric
+    for metric in ("bound_b", "bound_c", "bound_d", "nmls_bound"):
+        assert found[metric].value == pytest.approx(exact[metric].value, rel=0.03), metric
+        assert "estimated" in found[metric].reason
+
+
+def test_default_tolerance_finds_the_leading_value_of_every_layer():
+    model, x, y = case("vgg", num_points=4)
+    exact = measure(model, (x, y), ["nmls"])["nmls"].layers
+    found = measure(model, (x, y), ["nmls"], options=estimated())["nmls"].layers
+    assert found == pytest.approx(exact, rel=5e-3)
+
+
+def test_a_layer_used_twice_has_two_inputs_on_both_routes():
+    torch.manual_seed(0)
+    model, x, y = Residual(), torch.rand(4, 3, 6, 6), torch.tensor([0, 1, 2, 0])
+    exact = measure(model, (x, y), ["nmls"])["nmls"].layers
+    found = measure(model, (x, y), ["nmls"], options=estimated(tolerance=1e-6))["nmls"].layers
+    assert {"block", "block@2"} <= set(exact)
+    assert found == pytest.approx(exact, rel=1e-4)
+
+
 def test_200_seeds_cover_the_exact_sums():
     model, x, y = case("mlp")
     names = ["input_gradient", "sharpness"]
@@ -61,7 +95,7 @@ def test_many_outputs_are_estimated_by_themselves_and_the_rest_says_why():
     width = 12_000
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, width))
     x, y = torch.randn(3, 4), torch.tensor([0, 1, 2])
-    report = measure(model, (x, y), [*BOTH, "nmls", "bound_b"])
+    report = measure(model, (x, y), [*BOTH, "nmls", "bound_b", "log_lvr", "log_nvr", "lvr_bound"])
     model.eval()
     expected = []
     for xi in x.double():
@@ -71,9 +105,21 @@ def test_many_outputs_are_estimated_by_themselves_and_the_rest_says_why():
         expected.append(torch.linalg.matrix_norm(jacobian, 2).item())
     assert report["mls"].value == pytest.approx(np.mean(expected), rel=1e-3)
     assert report["mls"].converged
-    for name in ("nmls", "bound_b"):
+    head = torch.linalg.matrix_norm(model[2].weight.detach(), 2).item()
+    assert report["nmls"].layers["0"] == pytest.approx(np.mean(expected), rel=1e-3)
+    assert report["nmls"].layers["2"] == pytest.approx(head, rel=1e-3)
+    assert report["nmls"].value == pytest.approx(np.mean(expected) + head, rel=1e-3)
+    assert report["bound_b"].value > report["mls"].value
+    for name in ("log_lvr", "log_nvr", "lvr_bound"):
         assert report[name].value is None
         assert "256 MB" in report[name].reason
+    few = measure(model, (x, y), ["log_lvr"], options={"log_lvr": {"volume_rank": 2}})["log_lvr"]
+    gram = jacobian.T @ jacobian
+    last = 0.5 * torch.linalg.eigvalsh(gram).flip(0)[:2].log().sum().item()
+    alone = {"log_lvr": {"volume_rank": 2}}
+    one = measure(model, (x[2:], y[2:]), ["log_lvr"], options=alone)["log_lvr"]
+    assert one.value == pytest.approx(last, abs=5e-3)
+    assert few.num_points == 3
 
 
 def test_sigma_that_has_not_settled_is_flagged():

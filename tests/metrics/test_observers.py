@@ -50,6 +50,15 @@ def test_sharding_changes_no_metric(kind, local):
             assert found[name].std_error == pytest.approx(expected.std_error, rel=1e-3, abs=1e-7)
 
 
+def test_half_precision_is_said_of_shards_too():
+    model, x, y = case("mlp", num_points=7)
+    model = model.bfloat16()
+    observer = ShardedObserver(model, x.bfloat16().float(), y, cuts=[3])
+    found = measure_observers({"probe": observer}, ["mls", "log_lvr"])
+    for measured in found.values():
+        assert "measured in float32" in measured.reason
+
+
 def test_microbatches_change_no_metric(local):
     found = measure_observers(sets("local", microbatch=2), METRICS, options=QUICK, seed=3)
     for name, expected in local.items():

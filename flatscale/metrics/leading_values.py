@@ -1,0 +1,255 @@
+"""Leading singular values of the Jacobian without its rows: Lanczos on u -> J (J^T u).
+
+One vector-Jacobian and one Jacobian-vector product a step, batched over points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flatscale.errors import MetricError
+from flatscale.metrics.attention import twice_differentiable
+from flatscale.metrics.derivatives import ForwardPass, run_forward
+from flatscale.metrics.jacobian_rows import refuse_integers, trace_calls
+from flatscale.metrics.layers import LayerCall
+from flatscale.metrics.perturbation import draw_seed
+from flatscale.metrics.probe import Arrays, Shard
+
+SAMPLES_A_ROUND = 4
+_FRESH_SHARE = 0.3
+"""How much of a start vector is random where another layer's leading vector begins it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JacobianOptions:
+    """Options of the Jacobian pass.
+
+    Attributes:
+        method: exact (all N rows at once), estimate, or auto: estimate where one point's rows and
+            their layer-wise parts would exceed 256 MB.
+        tolerance: relative change of sigma_1 at which the iteration stops.
+        max_steps: most Lanczos steps.
+        max_relative_error: of the sums over outputs, over random signs.
+        max_samples: most random vectors a point.
+    """
+
+    method: str = "auto"
+    tolerance: float = 1e-3
+    max_steps: int = 60
+    max_relative_error: float = 0.05
+    max_samples: int = 64
+
+    def __post_init__(self) -> None:
+        if self.method not in ("auto", "exact", "estimate"):
+            raise ValueError(f"method must be auto, exact or estimate; found {self.method!r}")
+        if not self.tolerance > 0 or not self.max_relative_error > 0:
+            raise ValueError("tolerance and max_relative_error must be positive")
+        if self.max_steps < 2 or self.max_samples < 2 * SAMPLES_A_ROUND:
+            raise ValueError("max_steps must be at least 2 and max_samples at least 8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leading:
+    """Leading singular values (B, r), whether they settled (B,), steps, and u_1 (B, N)."""
+
+    sigma: Tensor
+    settled: Tensor
+    steps: int
+    vector: Tensor
+
+
+def leading_rows(shard: Shard, *, options: JacobianOptions, seed: int, rank: int) -> Arrays:
+    """Leading singular values of every point's Jacobian (B, rank)."""
+    refuse_integers(shard)
+
+    def compute(points: slice) -> Arrays:
+        x = shard.x[points]
+        with twice_differentiable():
+            leaf = x.clone().requires_grad_()
+            with torch.enable_grad():
+                outputs = shard.outputs(leaf)
+            start = _start(seed, shard.indices[points], outputs)
+            gram = _gram_product(outputs, leaf, shard.outputs, x)
+            found = _lanczos(gram, start, outputs, options, rank)
+        return {
+            "sigma": found.sigma.cpu().numpy(),
+            "settled": found.settled.cpu().numpy(),
+            "steps": np.full(len(x), found.steps),
+            "input_norm2": x.flatten(1).double().square().sum(dim=1).cpu().numpy(),
+        }
+
+    parts = list(shard.microbatches(compute))
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def layer_leading_rows(shard: Shard, *, options: JacobianOptions, seed: int, rank: int) -> Arrays:
+    """Leading singular values at every linear layer's input (B, L, rank), and the layers' names."""
+    refuse_integers(shard)
+    calls, _ = trace_calls(shard)
+    names = [call.name for call in calls if call.is_linear]
+    if not names:
+        raise MetricError("the network has no linear layer (Linear or Conv) that its outputs use")
+    at_most = 1 if any(call.of_one_point(None)[0].folded for call in calls) else None
+
+    def compute(points: slice) -> Arrays:
+        x = shard.x[points]
+        with twice_differentiable():
+            ran = run_forward(shard, x)
+            start = _start(seed, shard.indices[points], ran.outputs)
+            found = _layer_by_layer(shard, ran, start, options, rank)
+        return {
+            "sigma": torch.stack([f.sigma for f in found], dim=1).cpu().numpy(),
+            "settled": torch.stack([f.settled for f in found], dim=1).all(dim=1).cpu().numpy(),
+            "steps": np.full(len(x), sum(f.steps for f in found)),
+            "reads_input": np.full(len(x), _reads_input(ran)),
+        }
+
+    parts = list(shard.microbatches(compute, at_most))
+    rows = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    rows["layer_names"] = np.tile(np.array(names, dtype=np.str_), (shard.num_points, 1))
+    return rows
+
+
+def _layer_by_layer(
+    shard: Shard, ran: ForwardPass, start: Tensor, options: JacobianOptions, rank: int
+) -> list[Leading]:
+    """Layer after layer, each begun near the leading output direction of the one before."""
+    found: list[Leading] = []
+    x, begin = ran.x.detach(), start
+    for call in (call for call in ran.calls if call.is_linear):
+
+        def moved(v: Tensor, call: LayerCall = call) -> Tensor:
+            with _added_to_input(call, v):
+                return shard.outputs(x)
+
+        gram = _gram_product(ran.outputs, call.x, moved, torch.zeros_like(call.x))
+        found.append(_lanczos(gram, begin, ran.outputs, options, rank))
+        begin = _unit(found[-1].vector + _FRESH_SHARE * _unit(start))
+    return found
+
+
+def _reads_input(ran: ForwardPass) -> bool:
+    first = next(call for call in ran.calls if call.is_linear)
+    return first.x.shape == ran.x.shape and torch.equal(first.x, ran.x)
+
+
+@contextmanager
+def _added_to_input(call: LayerCall, v: Tensor) -> Iterator[None]:
+    """Inside, v is added to what that call's layer reads, in that use of it alone."""
+    use, count = int(call.name.partition("@")[2] or 1), 0
+
+    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        nonlocal count
+        count += 1
+        return (args[0] + v,) if count == use else None
+
+    handle = call.module.register_forward_pre_hook(before)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def jacobian_vector_product(function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Tensor:
+    """J_i v_i (B, N): forward mode, or twice backward where an operation has no forward mode."""
+    try:
+        with torch.no_grad():
+            return torch.func.jvp(function, (x,), (v,))[1]
+    except (NotImplementedError, RuntimeError) as error:
+        if "forward" not in str(error).lower():
+            raise
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        outputs = function(x)
+        dummy = torch.zeros_like(outputs, requires_grad=True)
+        (pulled,) = torch.autograd.grad(outputs, x, dummy, create_graph=True)
+        return torch.autograd.grad(pulled, dummy, v)[0]
+
+
+def _lanczos(
+    gram: Callable[[Tensor], Tensor],
+    start: Tensor,
+    outputs: Tensor,
+    options: JacobianOptions,
+    rank: int,
+) -> Leading:
+    """With full reorthogonalization, until the rank largest Ritz values stop changing."""
+    batch, num_outputs = outputs.shape
+    finite = outputs.detach().isfinite().all(dim=1)
+    basis = [_unit(start)]
+    diagonal: list[Tensor] = []
+    off: list[Tensor] = []
+    values = torch.zeros(batch, rank, dtype=torch.float64, device=outputs.device)
+    settled = torch.zeros(batch, dtype=torch.bool, device=outputs.device)
+    for step in range(min(options.max_steps, num_outputs)):
+        image = gram(basis[-1])
+        diagonal.append((image * basis[-1]).sum(dim=1))
+        earlier = torch.stack(basis, dim=1)
+        for _ in range(2):
+            image = image - torch.einsum(
+                "bsn,bs->bn", earlier, torch.einsum("bsn,bn->bs", earlier, image)
+            )
+        before, (values, ritz) = values, _ritz(diagonal, off, rank)
+        length = image.norm(dim=1)
+        change = (values - before).abs()
+        settled = (change <= options.tolerance * values).all(dim=1) & (step >= rank)
+        settled = settled | (length <= 1e-9 * values[:, 0])
+        if (settled | ~finite).all() and step > 0:
+            break
+        off.append(length)
+        basis.append(_unit(image))
+    settled = settled | torch.full_like(settled, len(diagonal) == num_outputs)
+    sigma = torch.where(finite[:, None], values.clamp(min=0).sqrt(), torch.nan)
+    return Leading(
+        sigma=sigma,
+        settled=settled | ~finite,
+        steps=len(diagonal),
+        vector=torch.einsum("bsn,bs->bn", earlier, ritz),
+    )
+
+
+def _gram_product(
+    outputs: Tensor, leaf: Tensor, function: Callable[[Tensor], Tensor], at: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """u -> J (J^T u), J the derivative of function at `at`, whose graph leads from leaf."""
+
+    def product(u: Tensor) -> Tensor:
+        (pulled,) = torch.autograd.grad(
+            outputs, leaf, u.to(outputs.dtype), retain_graph=True, allow_unused=True
+        )
+        if pulled is None:
+            return torch.zeros_like(u)
+        pushed = jacobian_vector_product(function, at, pulled).double()
+        return torch.nan_to_num(pushed, nan=0.0, posinf=0.0, neginf=0.0)
+
+    return product
+
+
+def _ritz(diagonal: list[Tensor], off: list[Tensor], rank: int) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalues (B, rank), zeros where there are fewer, and the first's vector."""
+    matrix = torch.diag_embed(torch.stack(diagonal, dim=1))
+    if off:
+        side = torch.stack(off, dim=1)
+        matrix = matrix + torch.diag_embed(side, 1) + torch.diag_embed(side, -1)
+    values, vectors = torch.linalg.eigh(matrix)
+    found = values.flip(1)[:, :rank]
+    return torch.nn.functional.pad(found, (0, rank - found.shape[1])), vectors[:, :, -1]
+
+
+def _start(seed: int, indices: np.ndarray, outputs: Tensor) -> Tensor:
+    rows = []
+    for index in indices:
+        generator = torch.Generator().manual_seed(draw_seed(seed, 0, int(index)))
+        rows.append(torch.randn(outputs.shape[1], generator=generator, dtype=torch.float64))
+    return torch.stack(rows).to(outputs.device)
+
+
+def _unit(u: Tensor) -> Tensor:
+    return u / u.norm(dim=1, keepdim=True).clamp(min=1e-300)
