@@ -5,6 +5,7 @@ One vector-Jacobian and one Jacobian-vector product a step, batched over points.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ from flatscale.metrics.attention import twice_differentiable
 from flatscale.metrics.derivatives import ForwardPass, run_forward
 from flatscale.metrics.jacobian_rows import refuse_integers, trace_calls
 from flatscale.metrics.layers import LayerCall
+from flatscale.metrics.microbatch import is_out_of_memory
 from flatscale.metrics.perturbation import draw_seed
 from flatscale.metrics.probe import Arrays, Shard
+
+logger = logging.getLogger(__name__)
 
 SAMPLES_A_ROUND = 4
 _FRESH_SHARE = 0.3
@@ -218,16 +222,32 @@ def _lanczos(
 def _gram_product(
     outputs: Tensor, leaf: Tensor, function: Callable[[Tensor], Tensor], at: Tensor
 ) -> Callable[[Tensor], Tensor]:
-    """u -> J (J^T u), J the derivative of function at `at`, whose graph leads from leaf."""
+    """u -> J (J^T u), J the derivative of function at `at`, whose graph leads from leaf.
+
+    J v comes from the graph of w -> J^T w, kept over all steps, as its own transpose: no forward
+    pass a step. In forward mode where that graph cannot be built.
+    """
+    dummy = torch.zeros_like(outputs, requires_grad=True)
+    kept: Tensor | None = None
+    try:
+        with torch.enable_grad():
+            (kept,) = torch.autograd.grad(
+                outputs, leaf, dummy, create_graph=True, allow_unused=True
+            )
+        if kept is None:
+            return torch.zeros_like
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        logger.info("Jacobian-vector products in forward mode (%s)", error)
 
     def product(u: Tensor) -> Tensor:
-        (pulled,) = torch.autograd.grad(
-            outputs, leaf, u.to(outputs.dtype), retain_graph=True, allow_unused=True
-        )
-        if pulled is None:
-            return torch.zeros_like(u)
-        pushed = jacobian_vector_product(function, at, pulled).double()
-        return torch.nan_to_num(pushed, nan=0.0, posinf=0.0, neginf=0.0)
+        (pulled,) = torch.autograd.grad(outputs, leaf, u.to(outputs.dtype), retain_graph=True)
+        if kept is None or not kept.requires_grad:
+            pushed = jacobian_vector_product(function, at, pulled)
+        else:
+            (pushed,) = torch.autograd.grad(kept, dummy, pulled, retain_graph=True)
+        return torch.nan_to_num(pushed.double(), nan=0.0, posinf=0.0, neginf=0.0)
 
     return product
 
