@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
@@ -129,22 +130,22 @@ def test_nodes_leave_and_join_and_the_store_is_that_of_one_node(
     from ray.cluster_utils import Cluster
 
     ray.shutdown()
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
         cluster.wait_for_nodes()
         ray.init(address=cluster.address, log_to_driver=False)
-
-        def change() -> None:
-            time.sleep(6)
+        with ThreadPoolExecutor(1) as thread:
+            study = thread.submit(run, small_study(**LONG), tmp_path)
+            # Both trials have begun to train, one on each node.
+            while len(list(tmp_path.glob("checkpoints/partial/*/training.safetensors"))) < 2:
+                assert not study.done()
+                time.sleep(0.05)
             cluster.remove_node(nodes[0])
             cluster.add_node(num_cpus=1)
-
-        changer = threading.Thread(target=change)
-        changer.start()
-        results = run(small_study(**LONG), tmp_path)
-        changer.join()
+            results = study.result(timeout=200)
     finally:
         ray.shutdown()
         cluster.shutdown()
+    assert results.trials["num_attempts"].max() >= 2
     assert_same(results, undisturbed)
