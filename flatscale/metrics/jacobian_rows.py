@@ -20,7 +20,7 @@ from flatscale.metrics.layers import LayerCall, captured_calls
 from flatscale.metrics.parameter_gradients import GradientNormSums
 from flatscale.metrics.probe import Arrays, Shard
 
-_CACHED_BYTES = 1e6
+_CACHED_BYTES = 20e6
 
 
 def exact_rows(shard: Shard, x: Tensor, routes: GradientRoutes) -> Arrays:
