@@ -4,7 +4,6 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONFIG ?= configs/quickstart.yaml
-export OMP_NUM_THREADS ?= 1
 
 .PHONY: setup quickstart test test-slow test-gpu lint audit bench clean help
 
@@ -21,6 +20,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 quickstart: $(STAMP) ## Run configs/quickstart.yaml on this machine and print where the report is
 	$(BIN)/flatscale run $(CONFIG)
+
+test test-slow test-gpu: export OMP_NUM_THREADS ?= 1
 
 test: $(STAMP) ## The whole quick test suite
 	$(BIN)/pytest
