@@ -18,6 +18,7 @@ import numpy as np
 import ray
 import torch
 
+from flatscale.allocator import keep_freed_memory
 from flatscale.config import ResourcesConfig
 from flatscale.metrics.probe import (
     Shard,
@@ -57,6 +58,7 @@ class _ProbeActor:
 
     def __init__(self, plugins: tuple[str, ...], num_threads: int) -> None:
         torch.set_num_threads(num_threads)
+        keep_freed_memory()
         import_plugins(plugins)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._shards: OrderedDict[str, dict[str, Shard]] = OrderedDict()

@@ -16,6 +16,7 @@ from typing import Any
 import ray
 import torch
 
+from flatscale.allocator import keep_freed_memory
 from flatscale.cluster.measurer import Measurer
 from flatscale.cluster.probe_pool import Network, ProbePool
 from flatscale.data import Dataset
@@ -59,6 +60,7 @@ class Workshop:
 def run_trial(config: Mapping[str, Any], workshop: Workshop) -> dict[str, Any]:
     """The function Tune runs; whatever happens in it ends as a record, never as a lost trial."""
     torch.set_num_threads(workshop.num_threads)
+    keep_freed_memory()
     import_plugins(workshop.plugins)
     spec = TrialSpec.model_validate(config["spec"])
     ray.get(workshop.mailbox.announce.remote(spec.trial_id))

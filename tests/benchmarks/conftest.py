@@ -1,4 +1,4 @@
-"""Benchmarks run as a user's program does: with a thread for every core."""
+"""Benchmarks run with a thread for every core, and with the allocator as in flatscale's workers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from flatscale.allocator import keep_freed_memory
+
 
 @pytest.fixture(autouse=True)
 def _every_core() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(os.cpu_count() or 1)
+    keep_freed_memory()
     yield
     torch.set_num_threads(before)
