@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -25,11 +26,17 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def page_faults(mode: str) -> int:
     command = [sys.executable, "-c", CODE, mode]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # Without what other libraries put into the environment, such as another allocator.
+    kept = ("PATH", "HOME", "PYTHONPATH", "VIRTUAL_ENV", "LANG")
+    clean = {name: os.environ[name] for name in kept if name in os.environ}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=clean)
     if done.stdout.strip() == "cannot":
         pytest.skip("the C library has no mallopt")
     return int(done.stdout)
 
 
 def test_memory_that_was_freed_is_used_again() -> None:
-    assert page_faults("keep") < page_faults("default") / 10
+    by_default = page_faults("default")
+    if by_default < 100:
+        pytest.skip("this system keeps freed memory, or has huge pages, without being told")
+    assert page_faults("keep") < by_default / 10
