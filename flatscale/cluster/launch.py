@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,9 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 from ray import tune
+from ray.exceptions import AuthenticationError
 
+from flatscale.cluster.local_ray import local_ray
 from flatscale.cluster.mailbox import make_mailbox
 from flatscale.cluster.probe_pool import make_pool
 from flatscale.cluster.trial import Workshop, describe, run_trial
@@ -289,16 +291,19 @@ def _connected(address: str | None) -> Iterator[None]:
         return
     # A cluster's address in the environment (as in a submitted job) is joined by default.
     local = address is None and "RAY_ADDRESS" not in os.environ
-    options: dict[str, Any] = {"include_dashboard": False} if local else {}
-    try:
-        ray.init(
-            address="local" if local else address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **options,
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise FlatscaleError(f"cannot reach Ray at {address or 'this machine'}: {error}") from error
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(local_ray() if local else _joined_ray(address))
+        except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
+            where = address or ("this machine" if local else os.environ["RAY_ADDRESS"])
+            raise FlatscaleError(f"cannot reach Ray at {where}: {error}") from error
+        yield
+
+
+@contextmanager
+def _joined_ray(address: str | None) -> Iterator[None]:
+    """A cluster that somebody else started, with the token, if any, of the environment."""
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
     finally:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import yaml
 
+from flatscale.cluster.local_ray import local_ray
 from flatscale.config import StudyConfig
 from flatscale.study_file import parse_config
 
@@ -35,9 +34,8 @@ SMALL: dict[str, Any] = {
 @pytest.fixture(scope="session")
 def small_ray() -> Iterator[None]:
     """Two CPUs, shared by the tests of this folder that run in this process."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
-    ray.shutdown()
+    with local_ray(num_cpus=2):
+        yield
 
 
 @pytest.fixture

@@ -1,0 +1,157 @@
+"""Nobody gets in: what a run listens on, and what it answers to whom."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import grpc
+import pytest
+
+from flatscale.results import Store
+from tests.cluster.sockets import Listening, listening, process_tree
+from tests.records_by_hand import study
+
+MakeFile = Callable[..., Path]
+LONG = {"kind": "grid", "learning_rate": [0.1, 0.2], "batch_size": [20], "num_seeds": 300}
+
+# A call that each kind of Ray's servers knows: the one that knows it says who may call.
+METHODS = (
+    "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
+    "/ray.rpc.NodeManagerService/GetNodeStats",
+    "/ray.rpc.ObjectManagerService/Push",
+    "/ray.rpc.CoreWorkerService/GetCoreWorkerStats",
+    "/ray.rpc.ReporterService/GetTraceback",
+)
+
+
+@contextmanager
+def running(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`flatscale …`, ended with everything it started."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flatscale", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **environment},
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                for pid in process_tree(process.pid):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                process.wait()
+
+
+def wait_until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not true():
+        assert process.poll() is None, "the command ended"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def answer(server: Listening, method: str, token: str | None) -> grpc.StatusCode:
+    metadata = [] if token is None else [("authorization", f"Bearer {token}")]
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        try:
+            channel.unary_unary(method)(b"", timeout=10, metadata=metadata)
+        except grpc.RpcError as error:
+            return error.code()
+    return grpc.StatusCode.OK
+
+
+def token_file(pid: int) -> Path:
+    """What a worker of the run was told; the driver's own environment is not to be read so."""
+    for child in process_tree(pid)[1:]:
+        with suppress(OSError):
+            for entry in (Path("/proc") / str(child) / "environ").read_bytes().split(b"\0"):
+                name, _, value = entry.partition(b"=")
+                if name == b"RAY_AUTH_TOKEN_PATH":
+                    return Path(value.decode())
+    raise AssertionError("no process of the run has a token of its own")
+
+
+def test_a_run_listens_on_loopback_alone_and_answers_only_to_its_token(
+    study_file: MakeFile, tmp_path: Path
+) -> None:
+    config = study_file(design=LONG)
+    store = tmp_path / "store"
+    with running("run", str(config), "--store", str(store)) as process:
+        wait_until(lambda: len(list((store / "records").glob("[!.]*.parquet"))) > 4, process)
+        sockets = listening(process.pid)
+        path = token_file(process.pid)
+        token = path.read_text()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        assert len(token) == 64
+        for name in ("gcs_server", "raylet", "ray::"):
+            assert any(name in server.title for server in sockets), name
+        assert [server for server in sockets if not server.on_loopback] == []
+
+        known = {}
+        for server in sockets:
+            for method in METHODS:
+                code = answer(server, method, token)
+                if code in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAVAILABLE):
+                    continue  # another kind of server
+                known[method] = code
+                for stranger in (None, "0" * 64):
+                    refused = answer(server, method, stranger)
+                    assert refused == grpc.StatusCode.UNAUTHENTICATED, (server, method)
+        assert set(known) == set(METHODS)
+        assert set(known.values()) == {grpc.StatusCode.OK}
+    assert not path.parent.exists()
+
+
+@pytest.mark.slow
+def test_what_the_user_has_set_is_left_alone(study_file: MakeFile, tmp_path: Path) -> None:
+    token = tmp_path / "mine"
+    token.write_text("a" * 64)
+    store = tmp_path / "store"
+    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    command = ("run", str(study_file(design=LONG)), "--store", str(store))
+    with running(*command, **environment) as process:
+        wait_until(lambda: any("gcs_server" in s.title for s in listening(process.pid)), process)
+        (gcs,) = [s for s in listening(process.pid) if "gcs_server" in s.title]
+        wait_until(lambda: answer(gcs, METHODS[0], "a" * 64) == grpc.StatusCode.OK, process)
+        assert answer(gcs, METHODS[0], None) == grpc.StatusCode.UNAUTHENTICATED
+    assert token.read_text() == "a" * 64
+
+
+@pytest.mark.slow
+def test_the_tracking_page_listens_on_loopback_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    store.prepare(study())
+    (store.root / "mlflow.db").touch()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+
+    def answers() -> bool:
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                return True
+        except (URLError, OSError):
+            return False
+
+    with running("ui", str(store.root), "--port", str(port)) as process:
+        wait_until(answers, process)
+        sockets = listening(process.pid)
+        assert port in {server.port for server in sockets}
+        assert [server for server in sockets if not server.on_loopback] == []
