@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from flatscale.results import Store
+from tests.cluster.sockets import listening
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,16 +39,19 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         **os.environ,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
+        # A head node for this machine alone binds to loopback.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "2",
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
+        "CLIENT_PORT": str(free_port()),
     }
     # Ray's sockets need a short path.
     scratch = tempfile.mkdtemp(prefix="ray")
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
     command += ["--node-ip-address", "127.0.0.1", "--port", str(free_port()), "--num-cpus", "2"]
     command += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)]
-    command += ["--ray-client-server-port", str(free_port()), "--temp-dir", scratch]
+    command += ["--ray-client-server-port", environment["CLIENT_PORT"], "--temp-dir", scratch]
     log = (folder / "head.log").open("wb")
     process = subprocess.Popen(
         command, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -58,6 +62,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
             assert process.poll() is None, (folder / "head.log").read_text()
             assert time.monotonic() < deadline
             time.sleep(1)
+        assert [server for server in listening(process.pid) if not server.on_loopback] == []
         yield environment
     finally:
         process.send_signal(signal.SIGTERM)
@@ -111,18 +116,15 @@ def test_a_job_that_must_fail_says_why(
 def test_a_cluster_is_reached_through_the_client_too(
     head: dict[str, str], study_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    # The head's client port is in the command line that started it.
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if "--ray-client-server-port" in words and "--head" in words:
-            port = words[words.index("--ray-client-server-port") + 1]
     command = [sys.executable, "-m", "flatscale", "run", str(study_file())]
-    command += ["--address", f"ray://127.0.0.1:{port}", "--store", str(tmp_path / "store")]
-    done = subprocess.run(
-        command, env=head, capture_output=True, text=True, cwd=tmp_path, check=False
-    )
+    command += ["--address", f"ray://127.0.0.1:{head['CLIENT_PORT']}"]
+    command += ["--store", str(tmp_path / "store")]
+    for _ in range(3):
+        done = subprocess.run(
+            command, env=head, capture_output=True, text=True, cwd=tmp_path, check=False
+        )
+        # Ray forks the client's server while its threads are at work, which now and then fails.
+        if "Starting Ray client server failed" not in done.stderr:
+            break
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 finished" in done.stdout
