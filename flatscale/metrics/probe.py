@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from flatscale.errors import MetricError
 from flatscale.metrics.microbatch import BatchSize
 from flatscale.metrics.output_map import output_map
+from flatscale.metrics.output_map import output_map as check_output_map
 from flatscale.metrics.restore import held_for_measurement, widened
 from flatscale.training.losses import PointLoss, point_loss, takes_logits
 
@@ -78,11 +79,17 @@ class Shard:
         """f(x) after the output map (B, N)."""
         return self.map_outputs(self.logits(x))
 
-    def map_outputs(self, logits: Tensor) -> Tensor:
-        return output_map(self.output_map)(logits)
+    def map_outputs(self, logits: Any) -> Tensor:
+        """The output map of raw outputs, of a model's own output type too."""
+        return output_map(self.output_map)(getattr(logits, "logits", logits))
 
-    def losses(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Loss of each point (B,) from raw outputs; a loss of logits sees no output map."""
+    def losses(self, logits: Any, y: Tensor) -> Tensor:
+        """Loss of each point (B,) from raw outputs; a loss of logits sees no output map.
+
+        Raises:
+            MetricError: the outputs are not (batch, classes), or the losses not one per point.
+        """
+        logits = check_logits(logits, y.shape[0])
         outputs = logits if takes_logits(self.loss) else self.map_outputs(logits)
         losses = self.loss(outputs, y)
         if losses.shape != logits.shape[:1]:
@@ -199,10 +206,10 @@ def make_shard(
     """A shard, its points checked and moved to where the model is.
 
     Raises:
-        MetricError: no points, or as many targets as points are missing.
+        MetricError: not a module, no points, or inputs and targets of different number.
     """
-    from flatscale.metrics.output_map import output_map as check_output_map
-
+    if not isinstance(model, nn.Module):
+        raise MetricError(f"the model must be a torch.nn.Module; found {type(model).__name__}")
     check_output_map(output_map)
     if x.ndim < 1 or x.shape[0] == 0:
         raise MetricError(f"a point set needs at least one point; found inputs {tuple(x.shape)}")
@@ -220,11 +227,10 @@ def make_shard(
     dtype = torch.float32
     if example is not None and example.dtype == torch.float64:
         dtype = torch.float64
-    inputs = x.detach().to(device=place, dtype=dtype if x.is_floating_point() else None)
     return Shard(
         model=model,
-        x=inputs,
-        y=y.detach().to(place),
+        x=_plain(x).to(device=place, dtype=dtype if x.is_floating_point() else None),
+        y=_plain(y).to(place),
         indices=np.arange(x.shape[0]) if indices is None else np.asarray(indices, dtype=np.int64),
         loss=point_loss(loss),
         output_map=output_map,
@@ -300,6 +306,12 @@ def check_logits(outputs: Any, batch_size: int) -> Tensor:
             f"the network's output must be (batch, classes) = ({batch_size}, N); found {found}"
         )
     return outputs
+
+
+def _plain(values: Tensor) -> Tensor:
+    """Detached; a copy where the tensor was made in inference mode and refuses derivatives."""
+    with torch.inference_mode(False):
+        return values.clone() if values.is_inference() else values.detach()
 
 
 def _common_keys(parts: Sequence[Mapping[str, np.ndarray]]) -> list[str]:

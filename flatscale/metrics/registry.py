@@ -181,11 +181,24 @@ def resolve_options(options: Mapping[str, Mapping[str, Any]] | None) -> dict[str
         for key in values:
             if key not in fields:
                 raise ConfigError(_unknown(f"option of {name}:", key, fields))
-        try:
-            resolved[name] = owner.options(**values)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"options.{name}: {error}") from error
+        resolved[name] = _of_declared_types(name, owner.options, values)
     return resolved
+
+
+def _of_declared_types(name: str, declared: type, values: Mapping[str, Any]) -> Any:
+    """The options dataclass with values of its fields' types: a list where a tuple is declared."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(declared).validate_python(dict(values))
+    except ValidationError as error:
+        lines = [
+            f"options.{'.'.join([name, *map(str, problem['loc'])])}: "
+            f"{problem['msg'].removeprefix('Value error, ')}"
+            + ("" if problem["type"] == "value_error" else f"; found {problem['input']!r}")
+            for problem in error.errors()
+        ]
+        raise ConfigError("; ".join(lines)) from error
 
 
 def _unknown(what: str, name: str, allowed: Iterable[str]) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -17,6 +20,7 @@ from flatscale.errors import DataError
 from flatscale.measurement import Measurement
 from flatscale.metrics.measure import measure_observers
 from flatscale.metrics.probe import LocalObserver
+from flatscale.metrics.registry import check_metric_names
 from flatscale.training.losses import PointLoss
 
 PointSet = tuple[Any, Any] | Iterable[Any]
@@ -87,11 +91,14 @@ class Report(Mapping[str, Measurement]):
                 "-" if measured.value is None else f"{measured.value:.6g}",
                 "-" if measured.std_error is None else f"{measured.std_error:.2g}",
                 "yes" if measured.converged else "no",
-                measured.reason or "",
+                escape(measured.reason or ""),
             )
         sink = io.StringIO()
         Console(file=sink, width=110).print(table)
         return sink.getvalue().rstrip()
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def measure(
@@ -126,27 +133,38 @@ def measure(
     Raises:
         ConfigError: an unknown metric, option, loss or output map.
         DataError: data that is not (x, y).
+        MetricError: the model is no module, or inputs and targets differ in number.
     """
-    model = _on_device(model, device)
+    names = list(metrics) if metrics is not None else None
+    check_metric_names(names, options)
     observers = {}
-    for name, points in (("probe", data), ("train", train), ("test", test)):
-        if points is not None:
-            x, y = _points(points, name)
-            observers[name] = LocalObserver(
-                model,
-                x,
-                y,
-                loss=loss,
-                output_map=output_map,
-                microbatch=batch_size,
-            )
-    measured = measure_observers(observers, metrics, options=options, seed=seed)
+    with _random_state_kept():
+        held = _on_device(model, device)
+        for name, points in (("probe", data), ("train", train), ("test", test)):
+            if points is not None:
+                x, y = _points(points, name)
+                observers[name] = LocalObserver(
+                    held, x, y, loss=loss, output_map=output_map, microbatch=batch_size
+                )
+        measured = measure_observers(observers, names, options=options, seed=seed)
     return Report(measured, observers["probe"].content_hash)
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Inside, torch's and numpy's global generators may be drawn from (a loader does)."""
+    state = np.random.get_state()  # noqa: NPY002
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
 
 
 def _on_device(model: nn.Module, device: torch.device | str | None) -> nn.Module:
     """The model itself where it is there already, else a copy moved there."""
-    if device is None:
+    if device is None or not isinstance(model, nn.Module):
         return model
     place = torch.device(device)
     if all(p.device.type == place.type for p in model.parameters()):

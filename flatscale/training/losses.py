@@ -71,7 +71,13 @@ def target_vectors(outputs: Tensor, targets: Tensor) -> Tensor:
             f"targets must be class indices ({outputs.shape[0]},) or vectors "
             f"{tuple(outputs.shape)}; found {tuple(targets.shape)} of {targets.dtype}"
         )
-    return F.one_hot(targets.long(), outputs.shape[1]).to(outputs.dtype)
+    try:
+        return F.one_hot(targets.long(), outputs.shape[1]).to(outputs.dtype)
+    except RuntimeError as error:
+        raise ModelError(
+            f"class indices must lie in 0..{outputs.shape[1] - 1}, one per output; found "
+            f"{int(targets.min())}..{int(targets.max())}"
+        ) from error
 
 
 @register_loss("squared_error")

@@ -7,48 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from flatscale.errors import ConfigError, DataError
+from flatscale.errors import ConfigError, DataError, MetricError
 from flatscale.metrics import check_metric_names, measure, metric, metric_catalog
 from flatscale.training.losses import point_loss
-from tests.oracles.networks import Residual, case
-
-QUICK = {
-    "adaptive_sharpness": {"max_evaluations": 8},
-    "average_sharpness": {"max_evaluations": 8},
-    "spectral_density": {"num_probes": 2, "num_steps": 4},
-    "hessian_trace": {"sketch_size": 2, "max_products": 8},
-    "reparametrization_check": {"metrics": ("mls", "sharpness")},
-}
-METRICS = [info.name for info in metric_catalog()]
-
-
-def test_the_model_comes_back_exactly_as_it_was():
-    torch.manual_seed(0)
-    model = Residual().train()
-    model.norm.eval()
-    model.head.weight.requires_grad_(False)
-    calls = []
-    model.stem.register_forward_hook(lambda *args: calls.append(1))
-    x, y = torch.rand(4, 3, 6, 6), torch.tensor([0, 1, 2, 0])
-    before = copy.deepcopy(model.state_dict())
-    modes = {name: m.training for name, m in model.named_modules()}
-    flags = {name: p.requires_grad for name, p in model.named_parameters()}
-    storage = {name: p.data_ptr() for name, p in model.named_parameters()}
-    hooks = {
-        n: (len(m._forward_hooks), len(m._forward_pre_hooks)) for n, m in model.named_modules()
-    }
-    report = measure(model, (x, y), METRICS, options=QUICK, train=(x, y), test=(x, y))
-    assert any(m.value is not None for m in report.values())
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name]), name
-    assert {name: m.training for name, m in model.named_modules()} == modes
-    assert {name: p.requires_grad for name, p in model.named_parameters()} == flags
-    assert {name: p.data_ptr() for name, p in model.named_parameters()} == storage
-    assert all(p.grad is None for p in model.parameters())
-    assert hooks == {
-        n: (len(m._forward_hooks), len(m._forward_pre_hooks)) for n, m in model.named_modules()
-    }
-    assert calls
+from tests.metrics.quick import QUICK
+from tests.oracles.networks import case
 
 
 def test_train_mode_frozen_parameters_and_grad_mode_do_not_matter():
@@ -80,7 +43,7 @@ def test_bfloat16_model_is_measured_in_float32_on_its_own_weights():
         assert torch.equal(value, before[name])
 
 
-def test_an_error_inside_leaves_the_model_as_it_was():
+def test_an_error_inside_becomes_the_reason():
     class Broken(nn.Module):
         def __init__(self):
             super().__init__()
@@ -93,8 +56,6 @@ def test_an_error_inside_leaves_the_model_as_it_was():
     report = measure(model, (torch.rand(2, 3), torch.tensor([0, 1])), ["mls", "test_loss"])
     assert report["mls"].reason == "RuntimeError: no forward today"
     assert "no test set was given" in report["test_loss"].reason
-    assert model.training
-    assert model.layer.weight.requires_grad
 
 
 def test_what_cannot_be_computed_says_why_and_spoils_nothing_else():
@@ -141,6 +102,68 @@ def test_data_loader_and_ragged_last_batch_equal_tensors():
     expected, found = measure(model, (x, y), ["mls"]), measure(model, loader, ["mls"])
     assert found["mls"].value == expected["mls"].value
     assert found.probe_hash == expected.probe_hash
+
+
+def test_a_reason_with_brackets_prints_as_it_is():
+    class Broken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x):
+            raise RuntimeError("no [batch] in [/here]")
+
+    report = measure(Broken(), (torch.rand(2, 3), torch.tensor([0, 1])), ["mls"])
+    assert "no [batch] in [/here]" in str(report)
+    assert repr(report) == str(report)
+
+
+def test_a_models_own_output_type_with_logits_is_measured():
+    class Outputs:
+        def __init__(self, logits):
+            self.logits = logits
+
+    class Wrapped(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return Outputs(self.inner(x))
+
+    model, x, y = case("mlp")
+    names = [info.name for info in metric_catalog()]
+    sets = {"train": (x, y), "test": (x, y)}
+    expected = measure(model, (x, y), names, options=QUICK, **sets)
+    found = measure(Wrapped(model), (x, y), names, options=QUICK, **sets)
+    for name in names:
+        assert found[name].value == pytest.approx(expected[name].value, rel=1e-5, abs=1e-9), name
+
+
+def test_options_are_taken_in_their_declared_types_or_refused():
+    model, x, y = case("mlp")
+    shares = {"finite_mls": {"radius_shares": [1.0, 0.1], "num_steps": 2}}
+    assert measure(model, (x, y), ["finite_mls"], options=shares)["finite_mls"].value > 0
+    with pytest.raises(ConfigError, match=r"options\.finite_mls\.num_steps: .*found 'many'"):
+        check_metric_names(None, {"finite_mls": {"num_steps": "many"}})
+    with pytest.raises(
+        ConfigError, match=r"options\.worst_case_sharpness\.num_steps: .*found 2\.5"
+    ):
+        check_metric_names(None, {"worst_case_sharpness": {"num_steps": 2.5}})
+
+
+def test_what_is_no_module_is_refused():
+    with pytest.raises(MetricError, match=r"must be a torch\.nn\.Module; found function"):
+        measure(lambda x: x, (torch.rand(2, 2), torch.tensor([0, 1])), ["mls"])
+
+
+def test_class_indices_beyond_the_outputs_are_named():
+    report = measure(
+        nn.Linear(3, 2), (torch.rand(2, 3), torch.tensor([0, 2])), ["keskar_sharpness"]
+    )
+    assert "class indices must lie in 0..1, one per output; found 0..2" in (
+        report["keskar_sharpness"].reason
+    )
 
 
 def test_report_prints_and_converts():

@@ -5,19 +5,10 @@ import torch
 
 from flatscale.errors import MetricError
 from flatscale.metrics import LocalObserver, measure, measure_observers, metric_catalog
+from tests.metrics.quick import QUICK
 from tests.oracles.networks import case
 from tests.oracles.sharded import ShardedObserver
 
-QUICK = {
-    "spectral_density": {"num_probes": 2, "num_steps": 4},
-    "hessian_trace": {"sketch_size": 2, "max_products": 8},
-    "reparametrization_check": {"metrics": ("mls", "sharpness")},
-    "worst_case_sharpness": {"num_steps": 2},
-    "pac_bayes_bound": {"num_steps": 2},
-    "keskar_sharpness": {"num_steps": 2},
-    "adaptive_sharpness": {"max_evaluations": 8, "points_per_perturbation": 2},
-    "average_sharpness": {"max_evaluations": 8, "points_per_perturbation": 2},
-}
 METRICS = [info.name for info in metric_catalog()]
 
 
