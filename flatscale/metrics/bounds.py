@@ -28,7 +28,7 @@ from flatscale.metrics.compression import (
 from flatscale.metrics.jacobian import JacobianPoints
 from flatscale.metrics.jacobian_estimates import JacobianEstimates, Sums
 from flatscale.metrics.layer_norms import LayerNorms
-from flatscale.metrics.reduction import mean_over_points
+from flatscale.metrics.reduction import mean_over_points, who_is_left_out
 from flatscale.metrics.registry import metric
 
 _PAPER = "arXiv 2310.01770"
@@ -334,8 +334,8 @@ def _compared(
 ) -> Measurement:
     """The bound with both sides' slack (right - left) and how often each form was violated."""
     slack, slack_shared = _slack(unrolled), _slack(shared)
-    missing = int((~jacobian.finite).sum())
-    notes = [f"{missing} of {len(jacobian.finite)} points left out, not finite"] if missing else []
+    lost = ~jacobian.finite
+    notes = [who_is_left_out("not finite", lost)] if lost.any() else []
     broken = _violations(unrolled, logs)
     if broken:
         notes.append(f"the bound is violated {broken} times")

@@ -32,13 +32,14 @@ def unrolled_norm(module: nn.Module, input_shape: tuple[int, ...]) -> float:
     if isinstance(module, nn.Linear):
         return kernel_norm(module)
     layer = copy.deepcopy(module).eval()
-    device = next(layer.parameters()).device
+    example = next(layer.parameters())
+    device, dtype = example.device, example.dtype
     size = int(np.prod(input_shape))
     with torch.no_grad():
-        offset = layer(torch.zeros(1, *input_shape, device=device))
+        offset = layer(torch.zeros(1, *input_shape, device=device, dtype=dtype))
 
     def gram(v: np.ndarray) -> np.ndarray:
-        x = torch.from_numpy(np.asarray(v, dtype=np.float32)).reshape(1, *input_shape).to(device)
+        x = torch.from_numpy(v).reshape(1, *input_shape).to(device=device, dtype=dtype)
         with torch.no_grad():
             image = layer(x) - offset
         with torch.enable_grad():

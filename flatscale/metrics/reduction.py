@@ -36,9 +36,12 @@ def mean_over_points(
     """
     reasons = {"not finite": ~np.isfinite(values)}
     for reason, mask in (left_out or {}).items():
-        reasons[reason] = mask & ~reasons["not finite"]
+        if reason == "not finite":
+            reasons[reason] |= mask
+        else:
+            reasons[reason] = mask & ~reasons["not finite"]
     kept = ~np.any(list(reasons.values()), axis=0)
-    lines = [_who(reason, mask) for reason, mask in reasons.items() if mask.any()]
+    lines = [who_is_left_out(reason, mask) for reason, mask in reasons.items() if mask.any()]
     if not kept.any():
         raise MetricError(f"no probe point is left: {'; '.join(lines)}")
     used = values[kept]
@@ -55,7 +58,8 @@ def mean_over_points(
     )
 
 
-def _who(reason: str, mask: np.ndarray) -> str:
+def who_is_left_out(reason: str, mask: np.ndarray) -> str:
+    """Which points (n,) bool a measurement does not rest on, and why."""
     places = np.flatnonzero(mask)
     shown = ", ".join(str(i) for i in places[:10]) + (", ..." if len(places) > 10 else "")
     return f"{len(places)} of {len(mask)} points left out, {reason}: {shown}"

@@ -78,13 +78,15 @@ def reparametrization(
     if not claimed:
         raise MetricError(f"no invariant measure could be taken: {'; '.join(failed)}")
     moved = max(abs(ratios[name] - 1.0) for name in claimed)
-    note = f"layers {pair[0]} and {pair[1]} rescaled by {options.alpha}"
+    notes = [f"layers {pair[0]} and {pair[1]} rescaled by {options.alpha}"]
+    notes += [f"not compared: {name}" for name in failed]
+    notes += [f"{n}: {m.reason}" for n, m in before.items() if n in ratios and m.reason]
     return Measurement(
         name="reparametrization_check",
         value=moved,
         num_evaluations=sum(m.num_evaluations for m in (*before.values(), *after.values())),
         num_points=probe.num_points,
-        reason="; ".join([note, *(f"not compared: {name}" for name in failed)]),
+        reason="; ".join(notes),
         extras={name: (ratio,) for name, ratio in ratios.items()},
     )
 
@@ -170,9 +172,13 @@ def output_rows(shard: Shard) -> Arrays:
 def _rescalable_pair(observer: Observer, alpha: float) -> tuple[str, str]:
     names = [str(name) for name in observer.gather(candidate_pairs)["layers"][0]]
     before = observer.gather(output_rows)["outputs"]
+    finite = np.isfinite(before).all(axis=1)
+    if not finite.any():
+        raise MetricError("the outputs are not finite at any point")
     for pair in itertools.pairwise(names):
         after = RescaledObserver(observer, pair, alpha).gather(output_rows)["outputs"]
-        if np.abs(after - before).max() <= _SAME_OUTPUTS * np.abs(before).max():
+        moved = np.abs(after - before)[finite].max()
+        if moved <= _SAME_OUTPUTS * np.abs(before[finite]).max():
             return pair
     raise MetricError(
         "no two consecutive linear layers can be rescaled without changing the outputs: between "

@@ -15,6 +15,7 @@ from flatscale.metrics.attention import attention_notes, twice_differentiable
 from flatscale.metrics.gradient_routes import float_parameters
 from flatscale.metrics.layers import captured_calls
 from flatscale.metrics.probe import Arrays, Observer, Shard
+from flatscale.metrics.reduction import who_is_left_out
 
 _KEPT_GRAPH_BYTES = 1e9
 
@@ -25,7 +26,7 @@ class LossSurface:
 
     Attributes:
         observer: the model held against the points.
-        theta: the parameters as one vector (P,), in the model's own dtype.
+        theta: the parameters as one vector (P,), in float64.
         left_out: points whose loss is not finite at theta.
         num_points: points that count.
         loss: mean loss at theta.
@@ -64,22 +65,22 @@ def loss_surface(observer: Observer) -> LossSurface:
     found = observer.gather(finite_loss_rows)
     theta = observer.total(theta_once)
     losses = found["loss"]
-    bad = tuple(int(i) for i in np.flatnonzero(~np.isfinite(losses)))
-    if len(bad) == len(losses):
+    lost = ~np.isfinite(losses)
+    bad = tuple(int(i) for i in np.flatnonzero(lost))
+    if lost.all():
         raise MetricError("the loss is not finite at any point")
     vector = theta["theta"] / theta["shards"]
     if not vector.size:
         raise MetricError("the network has no floating-point parameter")
     notes = attention_notes(observer)
     if bad:
-        shown = ", ".join(str(i) for i in bad[:10])
-        notes = (f"{len(bad)} of {len(losses)} points left out, not finite: {shown}", *notes)
+        notes = (who_is_left_out("not finite", lost), *notes)
     return LossSurface(
         observer=observer,
         theta=vector,
         left_out=bad,
         num_points=len(losses) - len(bad),
-        loss=float(losses[np.isfinite(losses)].mean()),
+        loss=float(losses[~lost].mean()),
         notes=notes,
     )
 
@@ -221,7 +222,7 @@ def _product(graph: GradientGraph, direction: Mapping[str, Tensor]) -> np.ndarra
 
 def _batch_loss(shard: Shard, parameters: dict[str, Tensor], points: slice) -> Tensor:
     logits = torch.func.functional_call(shard.model, parameters, (shard.x[points],))
-    return shard.losses(logits, shard.y[points]).sum()
+    return shard.losses(logits, shard.y[points]).double().sum()
 
 
 def _sum_of_losses(shard: Shard, parameters: dict[str, Tensor], points: slice) -> float:
