@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from flatscale.metrics.probe import Shard, check_logits
 logger = logging.getLogger(__name__)
 
 _AGREEMENT = 1e-3
+_POINTS_TRIED = 4
 _NETWORK_ROUTE_BYTES = 256e6
 
 
@@ -24,17 +25,15 @@ class GradientRoutes:
     """How every parameter's gradient norm is computed.
 
     Attributes:
+        names: all of them, in the network's order.
         layered: parameters whose norm comes from what their one layer read and its delta.
         networked: parameters differentiated per point through the whole network: used more than
             once, outside a plain layer, or by a layer whose weight is itself computed.
     """
 
+    names: tuple[str, ...]
     layered: tuple[str, ...]
     networked: tuple[str, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.layered + self.networked
 
 
 def float_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -81,10 +80,10 @@ def gradient_norms(call: LayerCall, delta: Tensor | None) -> dict[str, Tensor]:
 
 
 def find_routes(shard: Shard) -> GradientRoutes:
-    """The route of every parameter, found on one point, once for a shard.
+    """The route of every parameter, found on the first points, once for a shard.
 
     A layer's formula is trusted only where it agrees with backpropagation along one random
-    direction of the outputs.
+    direction of the outputs, at a point where the gradient does not vanish.
     """
     if "gradient_routes" not in shard.notebook:
         shard.notebook["gradient_routes"] = _compared_routes(shard)
@@ -93,8 +92,37 @@ def find_routes(shard: Shard) -> GradientRoutes:
 
 def _compared_routes(shard: Shard) -> GradientRoutes:
     parameters = float_parameters(shard.model)
-    leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-    calls, outputs = _one_finite_point(shard, leaves)
+    used: set[str] = set()
+    agree: set[str] = set()
+    differ: set[str] = set()
+    for calls, outputs, leaves in _finite_points(shard):
+        found = _formulas_against_backward(shard, calls, outputs, leaves)
+        used |= found.reached
+        agree |= found.agree
+        differ |= found.differ
+        if used <= agree | differ:
+            break
+    trusted = agree - differ
+    names = tuple(name for name in parameters if name in used)
+    others = tuple(name for name in names if name not in trusted)
+    if others:
+        logger.debug("differentiated through the whole network: %s", ", ".join(others))
+    layered = tuple(name for name in names if name in trusted)
+    return GradientRoutes(names=names, layered=layered, networked=others)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Compared:
+    """Parameters that the outputs depend on; whose formula agrees with backpropagation; or not."""
+
+    reached: set[str]
+    agree: set[str]
+    differ: set[str]
+
+
+def _formulas_against_backward(
+    shard: Shard, calls: list[LayerCall], outputs: Tensor, leaves: dict[str, Tensor]
+) -> _Compared:
     direction = torch.randn(
         outputs.shape, generator=torch.Generator().manual_seed(0), dtype=outputs.dtype
     ).to(outputs.device)
@@ -109,19 +137,17 @@ def _compared_routes(shard: Shard) -> GradientRoutes:
     norms = [gradient_norms(call, delta) for call, delta in pairs]
     layers = layer_gradient_norms(shard.model, [call for call, _ in pairs], norms)
     layered = layers.by_parameter
-    trusted, others = [], []
-    for name, gradient in zip(parameters, truth, strict=True):
+    compared = _Compared(reached=set(), agree=set(), differ=set())
+    for name, gradient in zip(leaves, truth, strict=True):
         exact = 0.0 if gradient is None else float(gradient.square().sum())
         fast = float(layered[name]) if name in layered else 0.0
-        agrees = abs(fast - exact) <= _AGREEMENT * abs(exact)
-        if agrees and name not in layers.repeated and (name in layered or gradient is None):
-            if gradient is not None:
-                trusted.append(name)
-        else:
-            others.append(name)
-    if others:
-        logger.debug("differentiated through the whole network: %s", ", ".join(others))
-    return GradientRoutes(layered=tuple(trusted), networked=tuple(others))
+        if gradient is not None or fast != 0.0:
+            compared.reached.add(name)
+        if name in layers.repeated or abs(fast - exact) > _AGREEMENT * abs(exact):
+            compared.differ.add(name)
+        elif name in layered and exact > 0.0:
+            compared.agree.add(name)
+    return compared
 
 
 def network_gradient_norms(
@@ -184,16 +210,28 @@ def _one_point_by_backward(
     return norms
 
 
-def _one_finite_point(shard: Shard, leaves: dict[str, Tensor]) -> tuple[list[LayerCall], Tensor]:
-    """The layers' calls and the outputs of the first point whose outputs are finite, if any."""
+def _finite_points(
+    shard: Shard,
+) -> Iterator[tuple[list[LayerCall], Tensor, dict[str, Tensor]]]:
+    """Calls, outputs and parameters of the first points with finite outputs; of the first if none.
+
+    The parameters are new leaves of each point's graph.
+    """
+    tried = 0
     for start in range(shard.num_points):
+        parameters = float_parameters(shard.model)
+        leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
         x = shard.x[start : start + 1].clone().requires_grad_(shard.x.is_floating_point())
         with captured_calls(shard.model) as calls, torch.enable_grad():
             outputs = shard.map_outputs(
                 check_logits(torch.func.functional_call(shard.model, leaves, (x,)), 1)
             )
         if start == 0:
-            first = calls, outputs
+            first = calls, outputs, leaves
         if bool(outputs.isfinite().all()):
-            return calls, outputs
-    return first
+            yield calls, outputs, leaves
+            tried += 1
+        if tried == _POINTS_TRIED:
+            return
+    if not tried:
+        yield first
