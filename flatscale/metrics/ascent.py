@@ -25,7 +25,7 @@ class BallOptions:
 
     Attributes:
         rho: radius.
-        num_steps: ascent steps of each start; 1 is SAM's own value.
+        num_steps: ascent steps of each start; 1 is SAM's own value, which always counts as settled.
         num_restarts: starts: the first from theta itself, the others from random points of the
             ball's surface.
         adaptive: the ellipsoid ||eps / |theta| || <= rho (ASAM) instead of the ball.
@@ -90,7 +90,8 @@ class WorstLoss:
         one_step: the loss after the first step from theta (SAM's own value).
         settled: whether the second half of the steps raised the best by less than 5%.
         squared_norm: ||theta||^2; num_parameters: P.
-        num_train_points: size of the training set, or of the probe where none was given.
+        num_train_points: size of the training set, or the probe's points that count where none
+            was given.
         train_given: whether it was.
         num_evaluations, num_points, notes: for the measurement.
     """
@@ -228,10 +229,16 @@ def _ascend(
 def _worst(
     observers: Mapping[str, Observer], surface: LossSurface, runs: list[list[float]]
 ) -> WorstLoss:
-    losses = [loss for run in runs for loss in run if np.isfinite(loss)]
+    visited = [loss for run in runs for loss in run]
+    losses = [loss for loss in visited if np.isfinite(loss)]
     worst = max([surface.loss, *losses])
-    half = max([surface.loss, *(v for run in runs for v in run[: 1 + len(run) // 2])])
+    early = [loss for run in runs for loss in run[: 1 + len(run) // 2]]
+    half = max([surface.loss, *(loss for loss in early if np.isfinite(loss))])
     train = observers.get("train")
+    notes = list(surface.notes)
+    if len(losses) < len(visited):
+        lost = len(visited) - len(losses)
+        notes.append(f"the loss was not finite at {lost} of {len(visited)} places tried nearby")
     return WorstLoss(
         loss=surface.loss,
         worst=worst,
@@ -239,11 +246,11 @@ def _worst(
         settled=worst - half <= 0.05 * (worst - surface.loss),
         squared_norm=float(surface.theta @ surface.theta),
         num_parameters=len(surface.theta),
-        num_train_points=(train or observers["probe"]).num_points,
+        num_train_points=train.num_points if train is not None else surface.num_points,
         train_given=train is not None,
-        num_evaluations=1 + sum(2 * len(run) for run in runs),
+        num_evaluations=1 + 2 * len(visited),
         num_points=surface.num_points,
-        notes=surface.notes,
+        notes=tuple(notes),
     )
 
 

@@ -13,6 +13,9 @@ from flatscale.metrics.probe import Observer
 from flatscale.metrics.registry import measurement_pass, metric
 from flatscale.metrics.theta import loss_surface
 
+_FEWEST_SAMPLES = 10
+"""Fewer say too little about their own spread to count as converged."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TraceOptions:
@@ -64,7 +67,8 @@ def hessian_trace_samples(
         spent += more
         value = exact + float(np.mean(samples))
         error = float(np.std(samples, ddof=1) / np.sqrt(len(samples)))
-        converged = error <= options.max_relative_error * abs(value)
+        enough = len(samples) >= _FEWEST_SAMPLES or sketch == size
+        converged = enough and error <= options.max_relative_error * abs(value)
         if converged or spent >= options.max_products - 1 or sketch == size:
             break
     return Measurement(

@@ -14,19 +14,26 @@ from flatscale.metrics.probe import Observer
 from flatscale.metrics.registry import measurement_pass, metric
 from flatscale.metrics.theta import LossSurface, loss_surface
 
+_FEWEST_PROBES = 8
+"""Fewer say too little about their own spread to count as converged."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DensityOptions:
     """Options of the spectral density.
 
     Attributes:
-        num_probes: random start vectors.
+        num_probes: random start vectors drawn first.
+        max_probes: most start vectors, where the mean is not accurate with the first.
+        max_relative_error: stop once the mean's standard error is at most this share of it.
         num_steps: Lanczos steps from each.
         num_bins: points of the grid.
         relative_width: the broadening's standard deviation as a share of the spectrum's range.
     """
 
     num_probes: int = 8
+    max_probes: int = 32
+    max_relative_error: float = 0.05
     num_steps: int = 40
     num_bins: int = 200
     relative_width: float = 0.01
@@ -34,8 +41,9 @@ class DensityOptions:
     def __post_init__(self) -> None:
         if self.num_probes < 2 or self.num_steps < 2 or self.num_bins < 2:
             raise ValueError("num_probes, num_steps and num_bins must be at least 2")
-        if not self.relative_width > 0:
-            raise ValueError(f"relative_width must be positive; found {self.relative_width}")
+        for name in ("relative_width", "max_relative_error"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive; found {getattr(self, name)}")
 
 
 @measurement_pass("lanczos_quadrature", options=DensityOptions)
@@ -46,18 +54,29 @@ def lanczos_quadrature(
     surface = loss_surface(required(observers, "probe"))
     size, rng = len(surface.theta), np.random.default_rng(seed)
     steps = min(options.num_steps, size)
-    nodes, weights = [], []
-    for _ in range(options.num_probes):
-        values, vectors = _tridiagonal_spectrum(surface, rng.standard_normal(size), steps)
-        nodes.append(values)
-        weights.append(vectors[0] ** 2)
-    means = np.array([float(v @ w) for v, w in zip(nodes, weights, strict=True)])
+    nodes: list[np.ndarray] = []
+    weights: list[np.ndarray] = []
+    means: list[float] = []
+    target = options.num_probes
+    while True:
+        while len(means) < target:
+            values, vectors = _tridiagonal_spectrum(surface, rng.standard_normal(size), steps)
+            nodes.append(values)
+            weights.append(vectors[0] ** 2)
+            means.append(float(nodes[-1] @ weights[-1]))
+        value, error = float(np.mean(means)), float(np.std(means, ddof=1) / np.sqrt(target))
+        within = error <= options.max_relative_error * abs(value)
+        converged = within and target >= _FEWEST_PROBES
+        if converged or target >= options.max_probes:
+            break
+        target = min(2 * target, options.max_probes)
     grid, density = _broadened(nodes, weights, options)
     return Measurement(
         name="spectral_density",
-        value=float(means.mean()),
-        std_error=float(means.std(ddof=1) / np.sqrt(len(means))),
-        num_evaluations=4 * steps * options.num_probes,
+        value=value,
+        std_error=error,
+        converged=converged,
+        num_evaluations=4 * steps * target,
         num_points=surface.num_points,
         reason="; ".join(surface.notes) or None,
         extras={
