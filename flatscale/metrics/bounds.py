@@ -138,10 +138,11 @@ def bound_a(jacobian: Jacobian) -> Measurement:
             ),
             converged=bool(leading["settled"].all()),
         )
+    values = layer_values(jacobian)[:, 0, 0]
     note = None if jacobian.first_layer_reads_input else _elsewhere(jacobian.layer_names[0])
     return mean_over_points(
         "bound_a",
-        layer_values(jacobian)[:, 0, 0],
+        values,
         num_evaluations=jacobian.num_evaluations,
         left_out={"not finite": ~jacobian.finite},
         note=note,

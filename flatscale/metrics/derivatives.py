@@ -101,6 +101,8 @@ def differentiate(ran: ForwardPass, mixes: Tensor, *, layer_inputs: bool = True)
     Raises:
         MetricError: the outputs do not depend on the inputs.
     """
+    if not ran.outputs.requires_grad:
+        raise MetricError("the outputs do not depend on the inputs")
     linear = [call for call in ran.calls if call.is_linear] if layer_inputs else []
     wanted = [ran.x, *(call.h for call in ran.calls), *(call.x for call in linear)]
     gradients = vector_jacobian_products(ran.outputs, wanted, mixes)

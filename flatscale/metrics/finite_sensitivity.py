@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flatscale.errors import MetricError
 from flatscale.measurement import Measurement
+from flatscale.metrics.jacobian_rows import refuse_integers
 from flatscale.metrics.passes import required
 from flatscale.metrics.perturbation import draw_seed
 from flatscale.metrics.probe import Arrays, Observer, Shard
@@ -80,6 +82,7 @@ def finite_mls(estimate: Measurement, options: FiniteMlsOptions) -> Measurement:
 
 def finite_ratio_rows(shard: Shard, *, options: FiniteMlsOptions, seed: int) -> Arrays:
     """The best ratio found at each point (B,), and the best of the first half of the steps."""
+    refuse_integers(shard)
 
     def compute(points: slice) -> np.ndarray:
         x = shard.x[points]
@@ -114,6 +117,8 @@ def _climb(
         delta = delta.detach().requires_grad_()
         with torch.enable_grad():
             change = (shard.outputs(x + delta) - center).square().sum(dim=1)
+            if not change.requires_grad:
+                raise MetricError("the outputs do not depend on the inputs")
             (gradient,) = torch.autograd.grad(change.sum(), delta)
         length = (delta.detach().flatten(1)).double().norm(dim=1)
         best = torch.fmax(best, change.detach().double().sqrt() / length)

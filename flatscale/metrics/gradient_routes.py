@@ -92,6 +92,8 @@ def find_routes(shard: Shard) -> GradientRoutes:
 
 def _compared_routes(shard: Shard) -> GradientRoutes:
     parameters = float_parameters(shard.model)
+    if not parameters:
+        return GradientRoutes(names=(), layered=(), networked=())
     used: set[str] = set()
     agree: set[str] = set()
     differ: set[str] = set()

@@ -104,7 +104,7 @@ def trace_calls(shard: Shard) -> tuple[list[LayerCall], int]:
 
 def _trace(shard: Shard) -> tuple[list[LayerCall], int]:
     with captured_calls(shard.model) as calls, torch.enable_grad():
-        outputs = shard.outputs(shard.x[:1].clone().requires_grad_())
+        outputs = shard.outputs(shard.x[:1].clone().requires_grad_(shard.x.is_floating_point()))
     return list(calls), outputs.shape[1]
 
 

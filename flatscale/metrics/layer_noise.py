@@ -70,10 +70,11 @@ class LayerNoise:
         for name, layer in self.flipped.items():
             outgoing, incoming = _channels(layer)
             widths[name] = 2 * outgoing + incoming
-        rows = torch.empty(len(indices), sum(widths.values()), dtype=like.dtype)
+        dtype = like.dtype if like.is_floating_point() else torch.float32
+        rows = torch.empty(len(indices), sum(widths.values()), dtype=dtype)
         for i, index in enumerate(indices):
             generator = torch.Generator().manual_seed(draw_seed(seed, number, 1, int(index)))
-            torch.randn(rows.shape[1], generator=generator, dtype=like.dtype, out=rows[i])
+            torch.randn(rows.shape[1], generator=generator, dtype=dtype, out=rows[i])
         pieces = rows.to(like.device).split(list(widths.values()), dim=1)
         self.rows = dict(zip(widths, pieces, strict=True))
 

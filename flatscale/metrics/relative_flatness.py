@@ -70,7 +70,8 @@ def relative_flatness_rows(shard: Shard, *, layer: str) -> Arrays:
     def compute(points: slice) -> np.ndarray:
         nonlocal name, products
         with captured_calls(shard.model) as calls, torch.enable_grad(), twice_differentiable():
-            logits = shard.logits(shard.x[points].clone().requires_grad_())
+            x = shard.x[points].clone()
+            logits = shard.logits(x.requires_grad_(x.is_floating_point()))
             losses = shard.losses(logits, shard.y[points])
         call = _linear_call(calls, layer)
         name = call.name

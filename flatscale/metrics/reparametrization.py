@@ -85,7 +85,7 @@ def reparametrization(
         name="reparametrization_check",
         value=moved,
         num_evaluations=sum(m.num_evaluations for m in (*before.values(), *after.values())),
-        num_points=probe.num_points,
+        num_points=min(before[name].num_points for name in claimed),
         reason="; ".join(notes),
         extras={name: (ratio,) for name, ratio in ratios.items()},
     )
