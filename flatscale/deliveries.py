@@ -23,7 +23,7 @@ class Deliveries:
         self.folder = store.root / "tracking" / hashlib.sha256(uri.encode()).hexdigest()[:16]
 
     def waiting(self) -> Iterator[tuple[str, str]]:
-        """(trial id, mark) of every record that was not delivered as it is now."""
+        """(trial id, mark) of every record not delivered as it is now, oldest first."""
         return _waiting(self._store, self.folder)
 
     def mark(self, trial_id: str, mark: str) -> None:
@@ -42,8 +42,8 @@ def num_waiting(store: Store) -> int:
 
 
 def _waiting(store: Store, folder: Path) -> Iterator[tuple[str, str]]:
-    for path in store.record_paths():
-        stat = path.stat()
+    records = [(path, path.stat()) for path in store.record_paths()]
+    for path, stat in sorted(records, key=lambda record: record[1].st_mtime_ns):
         mark = f"{stat.st_mtime_ns}-{stat.st_size}"
         delivered = folder / path.stem
         if not delivered.is_file() or delivered.read_text() != mark:

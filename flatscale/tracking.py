@@ -4,6 +4,10 @@ The store's records are the spool. A record is delivered by finding its run by a
 own key (or creating it), logging in batches with the record's own timestamps, and ending the run; a
 mark is written after that. Every step can be repeated without a second run or a second point, so a
 driver killed in between, or a server that was away, changes nothing but the time of delivery.
+
+Creating a run is the one request that must not be sent twice: a slow server may carry it out after
+the client has given it up. It is not sent again until there has been time for that, and where one
+was given up, the end of the study looks for second runs and deletes them.
 """
 
 from __future__ import annotations
@@ -13,17 +17,24 @@ import logging
 import math
 import os
 import threading
+import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-# A dead server would block a call for minutes; the writer has its own patience.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+# A dead server would block a call for minutes; the writer has its own patience. MLflow's retries
+# would send the creation of a run again.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag
+from mlflow.environment_variables import (
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES,
+    MLFLOW_HTTP_REQUEST_TIMEOUT,
+)
 from mlflow.exceptions import MlflowException
 
 from flatscale.config import StudyConfig
@@ -37,6 +48,8 @@ logger = logging.getLogger(__name__)
 _KEY = "flatscale.key"
 _MAX_METRICS = 1_000
 _MAX_VALUE_LENGTH = 5_000
+_LAST_ATTEMPTS = 3
+_TIMEOUTS_BEFORE_A_SECOND_REQUEST = 3
 _PARAMS = (
     "family",
     "architecture",
@@ -85,6 +98,8 @@ class TrackingWriter:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tracking writer", daemon=True)
         self._warned = False
+        self._given_up: dict[str, float] = {}
+        self._may_have_doubles = int(MLFLOW_HTTP_REQUEST_MAX_RETRIES.get()) > 0
 
     def __enter__(self) -> TrackingWriter:
         self._thread.start()
@@ -123,9 +138,11 @@ class TrackingWriter:
             TrackingError: as `deliver`.
         """
         self._stop_thread()
-        self.deliver()
+        self._deliver_the_rest()
         try:
             client, parent = self._study_run()
+            if self._may_have_doubles:
+                self._delete_doubles(client, parent)
             for path in artifacts:
                 if path.is_dir():
                     client.log_artifacts(parent.info.run_id, str(path), path.name)
@@ -137,6 +154,16 @@ class TrackingWriter:
                 f"MLflow at {without_password(self.uri)} did not take the report: "
                 f"{self._harmless(error)}"
             ) from error
+
+    def _deliver_the_rest(self) -> None:
+        for attempt in range(1, _LAST_ATTEMPTS + 1):
+            try:
+                self.deliver()
+                return
+            except TrackingError:
+                if attempt == _LAST_ATTEMPTS:
+                    raise
+                time.sleep(max([self._retry_seconds, *map(self._seconds_to_wait, self._given_up)]))
 
     def num_waiting(self) -> int:
         """Records on disk that have not been delivered."""
@@ -166,14 +193,14 @@ class TrackingWriter:
         if self._parent is None:
             self._experiment = self._find_experiment(self._client)
             key = self._store.store_id()
-            self._parent = self._find_run(self._client, key) or self._client.create_run(
-                self._experiment.experiment_id,
+            found = self._find_run(self._client, key)
+            # An earlier driver may have been killed between a request and its answer.
+            self._may_have_doubles |= found is not None
+            self._parent = found or self._create_run(
+                self._client,
+                key,
                 run_name=f"{self._config.name} (study)",
-                tags={
-                    _KEY: key,
-                    "flatscale.kind": "study",
-                    "mlflow.note.content": self._config.description,
-                },
+                tags={"flatscale.kind": "study", "mlflow.note.content": self._config.description},
             )
             run_id = self._parent.info.run_id
             self._client.set_tag(run_id, "config_hash", self._config.content_hash)
@@ -202,15 +229,76 @@ class TrackingWriter:
         )
         return runs[0] if runs else None
 
+    def _create_run(
+        self,
+        client: MlflowClient,
+        key: str,
+        *,
+        tags: dict[str, str],
+        run_name: str,
+        start_time: int | None = None,
+    ) -> Run:
+        """A run that holds our key; asked for once, as long as the server may still be at it.
+
+        Raises:
+            TrackingError: an earlier request was given up, and may yet be carried out.
+            MlflowException: the server refused, or did not answer in time.
+        """
+        if self._experiment is None:
+            raise RuntimeError("the experiment is found before its runs")
+        if (seconds := self._seconds_to_wait(key)) > 0:
+            raise TrackingError(
+                f"MLflow at {without_password(self.uri)} did not say whether it made a run; it is "
+                f"asked again in {seconds:.0f} s"
+            )
+        try:
+            return client.create_run(
+                self._experiment.experiment_id,
+                start_time=start_time,
+                run_name=run_name,
+                tags={_KEY: key, **tags},
+            )
+        except (MlflowException, OSError):
+            self._given_up[key] = time.monotonic()
+            self._may_have_doubles = True
+            raise
+
+    def _seconds_to_wait(self, key: str) -> float:
+        """How long a request that was given up may still be carried out; a file has no queue."""
+        if key not in self._given_up or not self.uri.startswith("http"):
+            return 0.0
+        patience = _TIMEOUTS_BEFORE_A_SECOND_REQUEST * float(MLFLOW_HTTP_REQUEST_TIMEOUT.get())
+        return self._given_up[key] + patience - time.monotonic()
+
+    def _delete_doubles(self, client: MlflowClient, parent: Run) -> None:
+        """Delete the runs that a server made of requests it had not answered in time."""
+        runs: dict[str, list[Run]] = defaultdict(list)
+        query, token = f"tags.`{_KEY}` LIKE '{self._store.store_id()}%'", None
+        while True:
+            page = client.search_runs(
+                [parent.info.experiment_id], query, max_results=1_000, page_token=token
+            )
+            for run in page:
+                runs[run.data.tags[_KEY]].append(run)
+            token = page.token
+            if not token:
+                break
+        for key, same in runs.items():
+            # The one that the records went to; a second one was made and then never written to.
+            same.sort(key=lambda run: (run.info.run_id != parent.info.run_id, not _is_written(run)))
+            for run in same[1:]:
+                logger.warning("MLflow had made a second run of %s; it is deleted", key)
+                client.delete_run(run.info.run_id)
+
     def _deliver_trial(self, record: dict[str, Any]) -> None:
         client, parent = self._study_run()
         key = f"{self._store.store_id()}:{record['trial_id']}"
-        run = self._find_run(client, key) or client.create_run(
-            parent.info.experiment_id,
+        run = self._find_run(client, key) or self._create_run(
+            client,
+            key,
             start_time=_milliseconds(record, "started_at"),
             run_name=_run_name(record),
             tags={
-                _KEY: key,
                 "flatscale.kind": "trial",
                 "mlflow.parentRunId": parent.info.run_id,
                 "family": record["family"],
@@ -257,6 +345,10 @@ def _connect(uri: str) -> MlflowClient:
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
         return client
+
+
+def _is_written(run: Run) -> bool:
+    return "trial_id" in run.data.tags
 
 
 def _run_name(record: dict[str, Any]) -> str:
