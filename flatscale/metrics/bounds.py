@@ -120,6 +120,7 @@ def factors(jacobian: Jacobian, norms: LayerNorms, form: Literal["unrolled", "sh
     passes=("jacobian",),
     formula="A = mean_i ‖J_i¹‖₂",
     group="bound",
+    invariances=("layer rescaling of ReLU networks",),
     source=_PAPER,
     default=True,
 )
@@ -154,6 +155,7 @@ def bound_a(jacobian: Jacobian) -> Measurement:
     passes=("jacobian", "layer_norms"),
     formula="B = mean_i (‖W₁‖₂/‖x_i‖) ‖∇_{W₁} f(x_i)‖_F",
     group="bound",
+    invariances=("layer rescaling of ReLU networks",),
     source=_PAPER,
     default=True,
 )
@@ -172,6 +174,7 @@ def bound_b(jacobian: Jacobian, norms: LayerNorms) -> Measurement:
     passes=("jacobian", "layer_norms"),
     formula="C = √mean_i (a_i¹)² √mean_i (g_i¹)²",
     group="bound",
+    invariances=("layer rescaling of ReLU networks",),
     source=_PAPER,
     default=True,
 )
@@ -277,6 +280,7 @@ def nvr_bound(jacobian: Jacobian, norms: LayerNorms, options: VolumeOptions) -> 
     passes=("jacobian",),
     formula="m₁ mean_i ‖W₁ ∘ ∇_{W₁} f(x_i)‖_F² ≥ mean_i ‖J_i x_i‖²/d",
     group="bound",
+    invariances=("layer rescaling of ReLU networks",),
     source=_PAPER,
     default=True,
 )

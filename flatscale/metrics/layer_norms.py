@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import nn
 
-from flatscale.metrics.layers import captured_calls
+from flatscale.metrics.jacobian_rows import trace_calls
 from flatscale.metrics.operator_norm import kernel_norm, unrolled_norm
 from flatscale.metrics.passes import required
 from flatscale.metrics.probe import Arrays, Observer, Shard
@@ -38,9 +37,7 @@ def layer_norms(observers: Mapping[str, Observer], options: None, seed: int) -> 
 
 def layer_norm_rows(shard: Shard) -> Arrays:
     """The norms (L), repeated for every point."""
-    with captured_calls(shard.model) as calls, torch.enable_grad():
-        shard.outputs(shard.x[:1].clone().requires_grad_(shard.x.is_floating_point()))
-    linear = [call for call in calls if call.is_linear]
+    linear = [call for call in trace_calls(shard)[0] if call.is_linear]
     kernel = [kernel_norm(call.module) for call in linear]
     unrolled = [
         of_kernel

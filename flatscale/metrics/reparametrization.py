@@ -15,7 +15,7 @@ import torch
 from flatscale.errors import MetricError
 from flatscale.measurement import Measurement
 from flatscale.metrics.gradient_routes import float_parameters
-from flatscale.metrics.layers import captured_calls
+from flatscale.metrics.jacobian_rows import trace_calls
 from flatscale.metrics.passes import required
 from flatscale.metrics.probe import Arrays, Observer, Shard, ShardFunction
 from flatscale.metrics.registry import measurement_pass, metric, metric_info
@@ -150,9 +150,7 @@ def on_rescaled(
 
 def candidate_pairs(shard: Shard) -> Arrays:
     """Names of the linear layers in forward order, used once and with a plain weight, per point."""
-    with captured_calls(shard.model) as calls, torch.enable_grad():
-        shard.outputs(shard.x[:1].clone().requires_grad_(shard.x.is_floating_point()))
-    names = [call.name for call in calls if call.is_linear]
+    names = [call.name for call in trace_calls(shard)[0] if call.is_linear]
     twice = {name.partition("@")[0] for name in names if "@" in name}
     parameters = float_parameters(shard.model)
     kept = [n for n in names if n not in twice and _owned(n, "weight") in parameters]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from flatscale.errors import MetricError
 from flatscale.metrics.attention import attention_notes, twice_differentiable
 from flatscale.metrics.gradient_routes import float_parameters
-from flatscale.metrics.layers import captured_calls
+from flatscale.metrics.jacobian_rows import trace_calls
 from flatscale.metrics.probe import Arrays, Observer, Shard
 from flatscale.metrics.reduction import who_is_left_out
 
@@ -39,11 +38,6 @@ class LossSurface:
     num_points: int
     loss: float
     notes: tuple[str, ...]
-
-    def losses(self, shifts: np.ndarray) -> np.ndarray:
-        """Mean loss at theta + each row of shifts (K, P): (K,)."""
-        total = self.observer.total(shifted_losses, shifts=shifts, left_out=self.left_out)
-        return total["loss"] / self.num_points
 
     def gradient(self, shift: np.ndarray) -> tuple[float, np.ndarray]:
         """Mean loss and its gradient (P,) at theta + shift."""
@@ -103,16 +97,6 @@ def theta_once(shard: Shard) -> Arrays:
     flat = [p.detach().double().reshape(-1) for p in float_parameters(shard.model).values()]
     vector = torch.cat(flat).cpu().numpy() if flat else np.zeros(0)
     return {"theta": vector, "shards": np.ones(1)}
-
-
-def shifted_losses(shard: Shard, *, shifts: np.ndarray, left_out: tuple[int, ...]) -> Arrays:
-    """Summed loss at theta + each shift (K,)."""
-    shard = shard.without(left_out)
-    sums = np.zeros(len(shifts))
-    for k, shift in enumerate(shifts):
-        moved = shifted_parameters(shard, shift)
-        sums[k] = sum(shard.microbatches(partial(_sum_of_losses, shard, moved)))
-    return {"loss": sums}
 
 
 def loss_gradient(shard: Shard, *, shift: np.ndarray, left_out: tuple[int, ...]) -> Arrays:
@@ -195,8 +179,7 @@ def _gradient_graphs(shard: Shard, left_out: tuple[int, ...]) -> Iterator[Gradie
 
 def _graph_bytes(shard: Shard) -> float:
     """About what the gradient's graph holds: a few times every layer's input and output."""
-    with captured_calls(shard.model) as calls, torch.enable_grad():
-        shard.logits(shard.x[:1].clone().requires_grad_(shard.x.is_floating_point()))
+    calls, _ = trace_calls(shard)
     return 4.0 * 8.0 * shard.num_points * sum(c.x.numel() + c.h.numel() for c in calls)
 
 
@@ -225,10 +208,14 @@ def _batch_loss(shard: Shard, parameters: dict[str, Tensor], points: slice) -> T
     return shard.losses(logits, shard.y[points]).double().sum()
 
 
-def _sum_of_losses(shard: Shard, parameters: dict[str, Tensor], points: slice) -> float:
-    with torch.no_grad():
-        logits = torch.func.functional_call(shard.model, parameters, (shard.x[points],))
-        return float(shard.losses(logits, shard.y[points]).double().sum())
+def sum_of_losses(shard: Shard, parameters: dict[str, Tensor]) -> float:
+    """Summed loss of the shard's points at these parameters."""
+
+    def compute(points: slice) -> float:
+        with torch.no_grad():
+            return float(_batch_loss(shard, parameters, points))
+
+    return sum(shard.microbatches(compute))
 
 
 def _unflatten(vector: np.ndarray, like: Mapping[str, Tensor]) -> dict[str, Tensor]:

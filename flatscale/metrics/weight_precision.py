@@ -15,7 +15,7 @@ from flatscale.metrics.gradient_routes import float_parameters
 from flatscale.metrics.passes import required
 from flatscale.metrics.probe import Arrays, Observer, Shard
 from flatscale.metrics.registry import measurement_pass, metric
-from flatscale.metrics.theta import loss_surface
+from flatscale.metrics.theta import loss_surface, sum_of_losses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +86,7 @@ def rounded_losses(shard: Shard, *, bits: tuple[int, ...], left_out: tuple[int, 
     sums = np.zeros(len(bits))
     for place, count in enumerate(bits):
         rounded = {name: round_to_bits(p.detach(), count) for name, p in parameters.items()}
-
-        def compute(points: slice, rounded: dict[str, Tensor] = rounded) -> float:
-            with torch.no_grad():
-                x = shard.x[points]
-                logits = torch.func.functional_call(shard.model, rounded, (x,))
-                return float(shard.losses(logits, shard.y[points]).double().sum())
-
-        sums[place] = sum(shard.microbatches(compute))
+        sums[place] = sum_of_losses(shard, rounded)
     return {"loss": sums}
 
 
