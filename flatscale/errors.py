@@ -23,6 +23,11 @@ class MetricError(FlatscaleError):
     """A metric cannot be computed for this network; the text becomes its measurement's reason."""
 
 
+class LostWorkerError(FlatscaleError):
+    """Processes that were measuring are gone: says nothing about the network or the metric, so it
+    is no metric's failure; the trial is tried again."""
+
+
 class StoreError(FlatscaleError):
     """The results store cannot be read or written: names the file."""
 

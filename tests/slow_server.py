@@ -1,4 +1,4 @@
-"""A proxy in front of an MLflow server that answers slowly, or only after carrying a request out."""
+"""A proxy before an MLflow server: answers slowly, or only after carrying a request out."""
 
 from __future__ import annotations
 

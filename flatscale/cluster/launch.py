@@ -34,7 +34,7 @@ from flatscale.cluster.mailbox import make_mailbox
 from flatscale.cluster.probe_pool import make_pool
 from flatscale.cluster.trial import Workshop, describe, run_trial
 from flatscale.config import StudyConfig
-from flatscale.errors import FlatscaleError, StoreError
+from flatscale.errors import FlatscaleError, LostWorkerError, StoreError
 from flatscale.plan import TrialSpec
 from flatscale.preflight import Points
 from flatscale.results import DIVERGED, FAILED, FINISHED, Store, TrialRecord
@@ -239,9 +239,9 @@ def _record_loss(
     writer: _Writer,
     listeners: Sequence[Listener],
 ) -> None:
-    """A trial whose worker died more often than the retry limit allows ends as failed."""
+    """A trial that lost processes more often than the retry limit allows ends as failed."""
     attempts = max(1, writer.attempts(spec.trial_id))
-    reason = f"its worker died in each of {attempts} attempts: {_last_line(error)}"
+    reason = f"in each of {attempts} attempts {_what_was_lost(error)}"
     now = datetime.now(UTC)
     record = replace(
         describe(spec, points.dataset),
@@ -256,7 +256,14 @@ def _record_loss(
         listener.ended(record)
 
 
-def _last_line(error: BaseException) -> str:
+def _what_was_lost(error: BaseException) -> str:
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, LostWorkerError):
+        return str(cause)
+    return f"its worker died: {_first_line(error)}"
+
+
+def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 

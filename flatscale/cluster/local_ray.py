@@ -93,9 +93,7 @@ def _own_token() -> Iterator[None]:
 
 
 @contextmanager
-def _environment(
-    changes: Mapping[str, str], also_restored: tuple[str, ...] = ()
-) -> Iterator[None]:
+def _environment(changes: Mapping[str, str], also_restored: tuple[str, ...] = ()) -> Iterator[None]:
     """Environment variables set in here, and as they were after."""
     before = {name: os.environ.get(name) for name in {*changes, *also_restored}}
     os.environ.update(changes)

@@ -20,6 +20,7 @@ import torch
 
 from flatscale.allocator import keep_freed_memory
 from flatscale.config import ResourcesConfig
+from flatscale.errors import LostWorkerError
 from flatscale.metrics.probe import (
     Shard,
     ShardFunction,
@@ -170,6 +171,15 @@ class ShardedObserver:
             return ray.get(answers)
         except ray.exceptions.RayTaskError as error:
             raise (error.cause or error) from None
+        except ray.exceptions.RayError as error:
+            raise LostWorkerError(
+                f"the probe actors did not answer, and Ray gave them up: {_said(error)}"
+            ) from error
+
+
+def _said(error: BaseException) -> str:
+    """What Ray says in one line; its texts run over many."""
+    return " ".join(str(error).split())[:500]
 
 
 def make_pool(

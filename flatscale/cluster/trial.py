@@ -20,7 +20,7 @@ from flatscale.allocator import keep_freed_memory
 from flatscale.cluster.measurer import Measurer
 from flatscale.cluster.probe_pool import Network, ProbePool
 from flatscale.data import Dataset
-from flatscale.errors import FlatscaleError
+from flatscale.errors import FlatscaleError, LostWorkerError
 from flatscale.models import architecture_family, build_model
 from flatscale.plan import TrialSpec
 from flatscale.plugins import import_plugins
@@ -58,7 +58,12 @@ class Workshop:
 
 
 def run_trial(config: Mapping[str, Any], workshop: Workshop) -> dict[str, Any]:
-    """The function Tune runs; whatever happens in it ends as a record, never as a lost trial."""
+    """The function Tune runs; whatever happens in it ends as a record, never as a lost trial.
+
+    Raises:
+        LostWorkerError: other processes were lost; Tune tries the trial again, a limited number of
+            times.
+    """
     torch.set_num_threads(workshop.num_threads)
     keep_freed_memory()
     import_plugins(workshop.plugins)
@@ -67,6 +72,8 @@ def run_trial(config: Mapping[str, Any], workshop: Workshop) -> dict[str, Any]:
     record = replace(describe(spec, workshop.dataset), started_at=datetime.now(UTC))
     try:
         record = _train_and_measure(spec, workshop, record)
+    except LostWorkerError:
+        raise
     except Exception as error:
         logger.exception("trial %s failed", spec.trial_id)
         known = isinstance(error, FlatscaleError)

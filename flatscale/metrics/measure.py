@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from flatscale.errors import FlatscaleError
+from flatscale.errors import FlatscaleError, LostWorkerError
 from flatscale.measurement import Measurement
 from flatscale.metrics.probe import Arrays, Observer, Shard
 from flatscale.metrics.registry import (
@@ -57,6 +57,7 @@ def measure_observers(
 
     Raises:
         ConfigError: an unknown metric or option.
+        LostWorkerError: an observer's processes are gone.
     """
     names = list(dict.fromkeys(metrics)) if metrics is not None else default_metrics(observers)
     check_metric_names(names, options)
@@ -78,6 +79,8 @@ def _precision_notes(observers: Mapping[str, Observer]) -> list[str]:
     for observer in observers.values():
         try:
             widened = bool(observer.gather(precision_rows)["widened"].any())
+        except LostWorkerError:
+            raise
         except Exception as error:
             _log_failure("precision of the weights", error)
             return []
@@ -105,6 +108,8 @@ def _measure_one(
         inputs.append(own)
     try:
         measured = info.function(*inputs)
+    except LostWorkerError:
+        raise
     except Exception as error:
         _log_failure(f"metric {info.name}", error)
         return Measurement.failed(info.name, _reason(error))
@@ -126,6 +131,8 @@ def _run_pass(key: _Key, observers: Mapping[str, Observer], seed: int) -> Any:
     name, options = key
     try:
         return pass_info(name).function(observers, options, derive_seed(seed, "pass", name))
+    except LostWorkerError:
+        raise
     except Exception as error:
         _log_failure(f"pass {name}", error)
         return error

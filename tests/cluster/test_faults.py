@@ -7,11 +7,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
+import ray
 
 from flatscale.cluster import run_trials
+from flatscale.cluster.probe_pool import ProbePool, make_pool
 from flatscale.config import StudyConfig
 from flatscale.preflight import check_study, load_points
 from flatscale.results import Results, Store, TrialRecord
@@ -98,6 +101,43 @@ def test_a_probe_actor_killed_in_measuring_is_made_again_with_the_same_numbers(
     assert_same(results, undisturbed)
 
 
+def test_a_probe_pool_gone_for_good_fails_the_trial_after_its_retries_and_no_metric(
+    small_study: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools = []
+
+    def make_and_keep(*arguments: Any) -> ProbePool:
+        pools.append(make_pool(*arguments))
+        return pools[-1]
+
+    class Finisher:
+        def started(self, trial_id: str) -> None:
+            if not first:
+                first.append(trial_id)
+                for actor in pools[0].actors:
+                    ray.kill(actor, no_restart=True)
+
+        def ended(self, record: TrialRecord) -> None:
+            pass
+
+    first: list[str] = []
+    monkeypatch.setattr("flatscale.cluster.launch.make_pool", make_and_keep)
+    design = {"kind": "grid", "learning_rate": [0.1, 0.3], "batch_size": [20]}
+    config = small_study(design=design, resources={"max_retries": 1})
+    results = run(config, tmp_path, Finisher())
+    assert results.trials["status"].to_list() == ["failed"] * 2
+    assert results.trials["num_attempts"].to_list() == [2] * 2
+    assert results.measurements.height == 0
+    for reason in results.trials["reason"]:
+        assert "in each of 2 attempts the probe actors did not answer" in reason
+        assert len(reason.splitlines()) == 1
+
+    # The same command makes a new pool and tries them again.
+    again = run(config, tmp_path)
+    assert again.trials["status"].to_list() == ["finished"] * 2
+    assert again.measurements["value"].is_finite().all()
+
+
 def test_running_out_of_memory_shrinks_the_batch_and_then_fails_with_the_reason(
     small_study: Make, tmp_path: Path
 ) -> None:
@@ -126,7 +166,6 @@ def test_running_out_of_memory_shrinks_the_batch_and_then_fails_with_the_reason(
 def test_nodes_leave_and_join_and_the_store_is_that_of_one_node(
     small_study: Make, tmp_path: Path, undisturbed: Results
 ) -> None:
-    import ray
     from ray.cluster_utils import Cluster
 
     ray.shutdown()
