@@ -9,20 +9,11 @@ from typing import TypeVar
 import torch
 
 from flatscale.errors import MetricError
+from flatscale.training.memory import is_out_of_memory
 
 Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on a GPU or on the host."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "not enough memory" in text or "can't allocate memory" in text or "out of memory" in text
-    )
 
 
 class BatchSize:

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from flatscale.errors import ModelError
 from flatscale.seeding import derive_seed
 from flatscale.training.checkpoint import load_checkpoint, save_checkpoint
 from flatscale.training.losses import PointLoss, mean_loss, point_loss
+from flatscale.training.memory import Microbatches
 from flatscale.training.optimizers import build_optimizer
 from flatscale.training.order import BatchOrder
 
@@ -68,6 +70,9 @@ def train(
 ) -> TrainingResult:
     """Train a network in place, on the device it is on.
 
+    Where memory runs out, a batch is computed in microbatches whose gradients add up to its own,
+    except where the network normalises over the batch.
+
     Everything random (data order, dropout) depends on the seed and the step alone, so resuming from
     a checkpoint gives bit for bit what an undisturbed run gives; torch's global generators are left
     as they were found. Evaluation is in eval mode; the network is in training mode again after it
@@ -90,7 +95,8 @@ def train(
             checkpoint written if there is a `checkpoint`.
 
     Raises:
-        ModelError: images, classes and network do not fit together.
+        ModelError: images, classes and network do not fit together, or memory runs out with one
+            image, or with a batch that cannot be split.
         StoreError: the checkpoint is broken, of another training, or cannot be written.
     """
     started = time.perf_counter()
@@ -112,6 +118,8 @@ def train(
         seed=seed,
         checkpoint=checkpoint,
         settings=_settings(config, learning_rate, batch_size, seed, len(images)),
+        microbatches=Microbatches(model),
+        evaluation_batches=Microbatches(model),
     )
     snapshots = frozenset(snapshot_steps) if on_snapshot is not None else frozenset()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -150,6 +158,8 @@ class _Run:
     seed: int
     checkpoint: Path | None
     settings: dict[str, Any]
+    microbatches: Microbatches
+    evaluation_batches: Microbatches
     history: list[tuple[int, float]] = field(default_factory=list)
 
     def resume(self) -> int:
@@ -175,25 +185,45 @@ class _Run:
     def step(self, step: int) -> Tensor:
         """One optimizer step; the batch's mean loss before it."""
         rows = self.order.rows(step)
-        _seed_layers(self.seed, step, rows.device)
-        self.optimizer.zero_grad(set_to_none=True)
-        outputs = self.model(self.images.index_select(0, rows))
-        loss = mean_loss(self.loss, outputs, self.classes.index_select(0, rows))
-        loss.backward()
+
+        def accumulate() -> Tensor:
+            _seed_layers(self.seed, step, rows.device)
+            self.optimizer.zero_grad(set_to_none=True)
+            total = torch.zeros((), device=rows.device)
+            for part in self.microbatches.slices(len(rows)):
+                chosen = rows[part]
+                outputs = self.model(self.images.index_select(0, chosen))
+                loss = mean_loss(self.loss, outputs, self.classes.index_select(0, chosen))
+                if len(chosen) < len(rows):
+                    loss = loss * (len(chosen) / len(rows))
+                loss.backward()
+                total = total + loss.detach()
+            return total
+
+        loss = self.microbatches.until_it_fits(len(rows), accumulate, training=True)
         self.optimizer.step()
-        return loss.detach()
+        return loss
 
     @torch.no_grad()
     def evaluate(self) -> float:
         """Mean loss over the whole training set, in eval mode; training mode again after it."""
         self.model.eval()
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64)
         for start in range(0, len(self.images), _EVALUATION_CHUNK):
-            chunk = slice(start, start + _EVALUATION_CHUNK)
-            values = self.loss(self.model(self.images[chunk].clone()), self.classes[chunk])
-            total += values.double().sum().item()
+            images = self.images[start : start + _EVALUATION_CHUNK]
+            classes = self.classes[start : start + _EVALUATION_CHUNK]
+            total += self.evaluation_batches.until_it_fits(
+                len(images), partial(self._sum_of_losses, images, classes), training=False
+            )
         self.model.train()
-        return total / len(self.images)
+        return total.item() / len(self.images)
+
+    def _sum_of_losses(self, images: Tensor, classes: Tensor) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64)
+        for part in self.evaluation_batches.slices(len(images)):
+            values = self.loss(self.model(images[part].clone()), classes[part])
+            total += values.double().sum().cpu()
+        return total
 
 
 def _descend(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,40 @@ def small_memory(
             return self.layer(x.flatten(1))
 
     return SmallMemory(input_shape, num_classes)
+
+
+@model("small_gpu", family="plugin")
+def small_gpu(
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    limit: int = 1,
+    normalises: bool = False,
+) -> nn.Module:
+    """Computes at most `limit` images at once in training, as a GPU with little memory would."""
+
+    class SmallGpu(_Linear):
+        def __init__(self) -> None:
+            super().__init__(input_shape, num_classes)
+            self.norm = nn.BatchNorm1d(num_classes) if normalises else nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.training and len(x) > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return self.norm(self.layer(x.flatten(1)))
+
+    return SmallGpu()
+
+
+@model("devours_memory", family="plugin")
+def devours_memory(
+    input_shape: tuple[int, int, int], num_classes: int, *, gib: int = 1
+) -> nn.Module:
+    """Takes so much of the host's memory in training and keeps it."""
+
+    class DevoursMemory(_Linear):
+        def misbehave(self) -> None:
+            self.eaten = [torch.ones(2**26) for _ in range(4 * gib)]
+            time.sleep(60)
+
+    return DevoursMemory(input_shape, num_classes)

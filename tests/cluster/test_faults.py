@@ -122,19 +122,18 @@ def test_a_probe_pool_gone_for_good_fails_the_trial_after_its_retries_and_no_met
 
     first: list[str] = []
     monkeypatch.setattr("flatscale.cluster.launch.make_pool", make_and_keep)
-    design = {"kind": "grid", "learning_rate": [0.1, 0.3], "batch_size": [20]}
+    design = {"kind": "grid", "learning_rate": [0.1], "batch_size": [20]}
     config = small_study(design=design, resources={"max_retries": 1})
     results = run(config, tmp_path, Finisher())
-    assert results.trials["status"].to_list() == ["failed"] * 2
-    assert results.trials["num_attempts"].to_list() == [2] * 2
+    (trial,) = results.trials.iter_rows(named=True)
+    assert (trial["status"], trial["num_attempts"]) == ("failed", 2)
+    assert "in each of 2 attempts the probe actors did not answer" in trial["reason"]
+    assert len(trial["reason"].splitlines()) == 1
     assert results.measurements.height == 0
-    for reason in results.trials["reason"]:
-        assert "in each of 2 attempts the probe actors did not answer" in reason
-        assert len(reason.splitlines()) == 1
 
     # The same command makes a new pool and tries them again.
     again = run(config, tmp_path)
-    assert again.trials["status"].to_list() == ["finished"] * 2
+    assert again.trials["status"].to_list() == ["finished"]
     assert again.measurements["value"].is_finite().all()
 
 
@@ -160,6 +159,40 @@ def test_running_out_of_memory_shrinks_the_batch_and_then_fails_with_the_reason(
     assert "memory" in reason
     assert results.trials["status"].to_list() == ["finished"] * 3
     assert values['{"limit": 4}'] == pytest.approx(values['{"limit": 1000}'], rel=0.5)
+
+
+def test_running_out_of_memory_in_training_shrinks_the_batch_or_fails_with_the_reason(
+    small_study: Make, tmp_path: Path
+) -> None:
+    models = [
+        {"architecture": "small_gpu", "options": {"limit": 1000}, "family": "sound"},
+        {"architecture": "small_gpu", "options": {"limit": 3}, "family": "split"},
+        {"architecture": "small_gpu", "options": {"limit": 0}, "family": "nothing fits"},
+        {
+            "architecture": "small_gpu",
+            "options": {"limit": 3, "normalises": True},
+            "family": "cannot be split",
+        },
+    ]
+    config = small_study(
+        models=models,
+        design={"kind": "grid", "learning_rate": [0.1], "batch_size": [20]},
+        measurement={"probe_size": 21, "metrics": ["mls", "train_loss"]},
+        training={"stop_loss": 1e-9, "max_steps": 30},
+        plugins=["tests.cluster.plugin"],
+    )
+    results = run(config, tmp_path)
+    rows = {row["family"]: row for row in results.table().iter_rows(named=True)}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "sound": "finished",
+        "split": "finished",
+        "nothing fits": "failed",
+        "cannot be split": "failed",
+    }
+    assert "out of memory with one image at a time" in rows["nothing fits"]["reason"]
+    assert "normalises over the batch" in rows["cannot be split"]["reason"]
+    assert rows["split"]["num_steps"] == 30
+    assert 0 < rows["split"]["train_loss"] < 1
 
 
 @pytest.mark.slow
