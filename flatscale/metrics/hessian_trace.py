@@ -10,6 +10,7 @@ import numpy as np
 from flatscale.measurement import Measurement
 from flatscale.metrics.passes import required
 from flatscale.metrics.probe import Observer
+from flatscale.metrics.reduction import error_of_draws
 from flatscale.metrics.registry import measurement_pass, metric
 from flatscale.metrics.theta import loss_surface
 
@@ -66,7 +67,7 @@ def hessian_trace_samples(
         samples.extend(np.sum(probes * surface.hessian_products(probes), axis=1))
         spent += more
         value = exact + float(np.mean(samples))
-        error = float(np.std(samples, ddof=1) / np.sqrt(len(samples)))
+        error = error_of_draws(samples)
         enough = len(samples) >= _FEWEST_SAMPLES or sketch == size
         converged = enough and error <= options.max_relative_error * abs(value)
         if converged or spent >= options.max_products - 1 or sketch == size:

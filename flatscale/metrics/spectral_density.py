@@ -11,6 +11,7 @@ from scipy.linalg import eigh_tridiagonal
 from flatscale.measurement import Measurement
 from flatscale.metrics.passes import required
 from flatscale.metrics.probe import Observer
+from flatscale.metrics.reduction import error_of_draws
 from flatscale.metrics.registry import measurement_pass, metric
 from flatscale.metrics.theta import LossSurface, loss_surface
 
@@ -64,7 +65,7 @@ def lanczos_quadrature(
             nodes.append(values)
             weights.append(vectors[0] ** 2)
             means.append(float(nodes[-1] @ weights[-1]))
-        value, error = float(np.mean(means)), float(np.std(means, ddof=1) / np.sqrt(target))
+        value, error = float(np.mean(means)), error_of_draws(means)
         within = error <= options.max_relative_error * abs(value)
         converged = within and target >= _FEWEST_PROBES
         if converged or target >= options.max_probes:
