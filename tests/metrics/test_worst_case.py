@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from flatscale.metrics import LocalObserver, measure
-from flatscale.metrics.ascent import _ascend
-from flatscale.metrics.theta import loss_surface
+from flatscale.metrics import LocalObserver, measure, measure_observers
+from flatscale.metrics.theta import loss_gradient
 from tests.oracles.dense_hessian import dense_hessian, half_squared
 from tests.oracles.networks import case
 
@@ -94,30 +93,123 @@ def test_keskar_one_step_is_the_corner_the_gradient_points_to():
     assert found["keskar_sharpness"].value == pytest.approx(expected.item(), rel=1e-3)
 
 
-def test_the_region_is_respected_and_the_best_value_is_kept():
+class Recorded(LocalObserver):
+    """Keeps every shift the ascent asks for, with the mean loss and gradient it is told."""
+
+    visits: list
+
+    def total(self, function, /, **arguments):
+        found = super().total(function, **arguments)
+        if function is loss_gradient:
+            loss, gradient = found["loss"] / self.num_points, found["gradient"] / self.num_points
+            self.visits.append((arguments["shift"], float(loss), gradient))
+        return found
+
+
+REGIONS = {
+    "ball": ("worst_case_sharpness", {"rho": 2.0, "num_steps": 8}),
+    "ellipsoid": ("worst_case_sharpness", {"rho": 2.0, "adaptive": True, "num_steps": 5}),
+    "box": ("keskar_sharpness", {"epsilon": 0.2, "num_steps": 5}),
+}
+
+
+def wavy(outputs, targets):
+    """A loss with many maxima, which steps overshoot."""
+    return (1.0 - torch.cos(2.0 * outputs)).sum(dim=1)
+
+
+@pytest.fixture(params=REGIONS)
+def ascent(request):
+    """One start, and so many steps that the last one falls."""
+    name, settings = REGIONS[request.param]
     model, x, y = case("mlp", num_points=8)
-    surface = loss_surface(LocalObserver(model, x, y))
-    seen = []
+    probe = Recorded(model, x, y, loss=wavy)
+    probe.visits = []
+    restarts = {"num_restarts": 1} if name == "worst_case_sharpness" else {}
+    options = {name: {**settings, **restarts}}
+    found = measure_observers({"probe": probe}, [name], options=options)[name]
+    theta = np.concatenate([p.detach().double().numpy().ravel() for p in model.parameters()])
+    return request.param, theta, probe.visits, found
 
-    class Watched:
-        def gradient(self, shift):
-            loss, gradient = surface.gradient(shift)
-            seen.append((np.linalg.norm(shift), loss))
-            return loss, gradient
 
-    def project(u):
-        return u * min(1.0, 0.3 / max(np.linalg.norm(u), 1e-300))
+def in_region(kind, theta, shift):
+    """The shift in units of the region: its largest extent is 1."""
+    if kind == "box":
+        return np.abs(shift / (0.2 * (np.abs(theta) + 1))).max()
+    return np.linalg.norm(shift if kind == "ball" else shift / np.abs(theta)) / 2.0
 
-    zero = np.zeros_like(surface.theta)
-    # a step that overshoots: the ascent must go on from the best point, and keep its value
-    losses = _ascend(Watched(), zero, np.ones_like(zero), project, lambda g: -g * 50, 6)
-    assert losses == [loss for _, loss in seen]
-    assert max(norm for norm, _ in seen) <= 0.3 * (1 + 1e-6)
-    options = {"worst_case_sharpness": {"rho": 0.3, "num_steps": 6}}
-    found = measure(model, (x, y), ["worst_case_sharpness"], options=options)[
-        "worst_case_sharpness"
-    ]
-    assert found.value >= found.extras["one_step"][0] > 0
+
+def test_the_region_is_respected_and_reached(ascent):
+    kind, theta, visits, _ = ascent
+    extents = [in_region(kind, theta, shift) for shift, _, _ in visits]
+    assert extents[0] == 0.0
+    assert max(extents) == pytest.approx(1.0, abs=1e-9)
+
+
+def test_a_step_starts_from_the_best_place_and_halves_after_a_fall(ascent):
+    kind, theta, visits, _ = ascent
+    scale = {"ball": 1.0, "ellipsoid": np.abs(theta), "box": 0.2 * (np.abs(theta) + 1)}[kind]
+    best, step, falls = 0, 1.0, 0
+    for k in range(1, len(visits)):
+        shift, _, gradient = visits[best]
+        along = gradient * scale
+        direction = np.sign(along) if kind == "box" else 2.0 * along / np.linalg.norm(along)
+        wanted = shift / scale + step * direction
+        if kind == "box":
+            wanted = np.clip(wanted, -1, 1)
+        else:
+            wanted *= min(1.0, 2.0 / np.linalg.norm(wanted))
+        np.testing.assert_allclose(visits[k][0], wanted * scale, rtol=1e-9, atol=1e-12)
+        if visits[k][1] > visits[best][1]:
+            best = k
+        else:
+            step, falls = step / 2, falls + 1
+    assert falls >= 1
+
+
+def test_the_best_value_is_kept_not_the_last(ascent):
+    kind, _, visits, found = ascent
+    losses = [loss for _, loss, _ in visits]
+    highest = max(losses) - losses[0]
+    assert losses[-1] < max(losses)
+    if kind == "box":
+        highest = 100 * highest / (1 + losses[0])
+    assert found.value == pytest.approx(highest, rel=1e-9)
+    assert found.extras["one_step"][0] == pytest.approx(losses[1] - losses[0], rel=1e-9)
+    assert max(losses) >= losses[1]
+
+
+def test_restarts_only_raise_the_value_and_start_on_the_surface():
+    model, x, y = case("mlp", num_points=8)
+    probe = Recorded(model, x, y)
+    probe.visits = []
+    values = []
+    for restarts in (1, 4):
+        options = {"worst_case_sharpness": {"rho": 2.0, "num_restarts": restarts, "num_steps": 3}}
+        found = measure_observers({"probe": probe}, ["worst_case_sharpness"], options=options)
+        values.append(found["worst_case_sharpness"].value)
+    assert values[1] >= values[0]
+    starts = [probe.visits[4 + 4 * k][0] for k in range(1, 4)]
+    assert [np.linalg.norm(s) for s in starts] == pytest.approx([2.0] * 3)
+
+
+def test_places_where_the_loss_is_not_finite_are_counted():
+    model, x, y = case("mlp", num_points=8)
+    edge = half_squared(model.eval()(x), y).mean().item() + 0.5
+
+    def loss(outputs, targets):
+        losses = half_squared(outputs, targets)
+        return torch.where(losses.mean() > edge, torch.inf, losses)
+
+    found = measure(
+        model,
+        (x, y),
+        ["worst_case_sharpness"],
+        loss=loss,
+        options={"worst_case_sharpness": {"rho": 2}},
+    )["worst_case_sharpness"]
+    assert "the loss was not finite at" in found.reason
+    assert 0 <= found.value <= 0.5
 
 
 def test_pac_bayes_bound_is_its_formula():
