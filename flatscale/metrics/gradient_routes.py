@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from flatscale.metrics.layers import LayerCall, captured_calls
 from flatscale.metrics.parameter_gradients import GradientNormSums
 from flatscale.metrics.probe import Shard, check_logits
+from flatscale.metrics.swapped import call_with
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ def _one_point(
     shard: Shard,
 ) -> Callable[[dict[str, Tensor], Tensor, Tensor], dict[str, Tensor]]:
     def outputs(values: dict[str, Tensor], xi: Tensor, mix: Tensor) -> Tensor:
-        logits = torch.func.functional_call(shard.model, values, (xi.unsqueeze(0),))
+        logits = call_with(shard.model, values, xi.unsqueeze(0))
         return mix @ shard.map_outputs(logits).squeeze(0)
 
     def norms(values: dict[str, Tensor], xi: Tensor, mix: Tensor) -> dict[str, Tensor]:
@@ -199,7 +200,7 @@ def _one_point_by_backward(
 ) -> dict[str, Tensor]:
     leaves = {name: p.clone().requires_grad_() for name, p in chosen.items()}
     with torch.enable_grad():
-        outputs = shard.map_outputs(torch.func.functional_call(shard.model, leaves, (x,)))
+        outputs = shard.map_outputs(call_with(shard.model, leaves, x))
         mixed = mix @ outputs[0]
     norms = dict.fromkeys(leaves, torch.zeros((), device=x.device))
     for value in mixed:
@@ -225,9 +226,7 @@ def _finite_points(
         leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
         x = shard.x[start : start + 1].clone().requires_grad_(shard.x.is_floating_point())
         with captured_calls(shard.model) as calls, torch.enable_grad():
-            outputs = shard.map_outputs(
-                check_logits(torch.func.functional_call(shard.model, leaves, (x,)), 1)
-            )
+            outputs = shard.map_outputs(check_logits(call_with(shard.model, leaves, x), 1))
         if start == 0:
             first = calls, outputs, leaves
         if bool(outputs.isfinite().all()):

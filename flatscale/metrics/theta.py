@@ -15,6 +15,7 @@ from flatscale.metrics.gradient_routes import float_parameters
 from flatscale.metrics.jacobian_rows import trace_calls
 from flatscale.metrics.probe import Arrays, Observer, Shard
 from flatscale.metrics.reduction import who_is_left_out
+from flatscale.metrics.swapped import call_with
 
 _KEPT_GRAPH_BYTES = 1e9
 
@@ -204,7 +205,7 @@ def _product(graph: GradientGraph, direction: Mapping[str, Tensor]) -> np.ndarra
 
 
 def _batch_loss(shard: Shard, parameters: dict[str, Tensor], points: slice) -> Tensor:
-    logits = torch.func.functional_call(shard.model, parameters, (shard.x[points],))
+    logits = call_with(shard.model, parameters, shard.x[points])
     return shard.losses(logits, shard.y[points]).double().sum()
 
 

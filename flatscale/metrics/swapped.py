@@ -1,0 +1,27 @@
+"""Evaluating a network with other values for its parameters, the network itself untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def call_with(model: nn.Module, values: Mapping[str, Tensor], x: Tensor) -> Any:
+    """model(x) with these values in place of the parameters of these names.
+
+    A parameter held by several modules is replaced in all of them. `torch.func.functional_call`
+    does so by name, and leaves a module that is registered under two names with the values.
+    """
+    places: dict[int, list[str]] = {}
+    for prefix, module in model.named_modules():
+        for local, parameter in module._parameters.items():
+            if parameter is not None:
+                name = f"{prefix}.{local}" if prefix else local
+                places.setdefault(id(parameter), []).append(name)
+    everywhere = {
+        name: values[same[0]] for same in places.values() if same[0] in values for name in same
+    }
+    return torch.func.functional_call(model, everywhere, (x,), tie_weights=False)
