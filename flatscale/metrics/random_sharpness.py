@@ -7,6 +7,7 @@ every point through their outputs, and groups of points have a perturbation each
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,11 +23,14 @@ from flatscale.metrics.passes import required
 from flatscale.metrics.perturbation import draw_seed, shifted, standard_normal
 from flatscale.metrics.probe import Arrays, Observer, Shard
 from flatscale.metrics.registry import measurement_pass, metric
+from flatscale.metrics.swapped import call_with
 
-_FIRST_ROUNDS = 4
+_DEGREES_OF_FREEDOM = 12
+"""Fewest, of groups times rounds less one, that a standard error is taken from."""
 _PARAMETERS_PER_POINT = 100_000
-_FLIPPED_POINTS = 10
+_POINTS_PER_GROUP = 25
 _FEWEST_GROUPS = 4
+_DRAWN_BYTES = 64e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +41,10 @@ class RandomSharpnessOptions:
         rho: standard deviation of the perturbation (relative to |theta| when adaptive).
         max_relative_error: stop once the standard error is at most this share of the estimate.
         max_evaluations: most network evaluations per point, two a pair.
-        points_per_perturbation: points that share a perturbation of the parameters outside plain
-            Linear layers, of convolutions and token-wise layers up to signs; None balances the
-            cost of drawing one against their correlation.
+        points_per_perturbation: points that share a perturbation of what is not perturbed anew for
+            every point: large convolutions and token-wise layers, up to signs, and parameters
+            outside known layers; None balances the cost of drawing one against the points'
+            correlation.
     """
 
     rho: float = 0.1
@@ -155,7 +160,7 @@ def paired_rises(
     """(loss(+z) + loss(-z)) / 2 - loss of every point, for the rounds [first, last).
 
     Point i of the set belongs to group i // group, whose points share the z drawn from (seed,
-    round, group); Linear layers that read one vector a point are perturbed anew for every point.
+    round, group); what can be perturbed anew for every point is.
     """
     noise = layer_noise(shard, adaptive=adaptive)
     parameters = {
@@ -164,27 +169,20 @@ def paired_rises(
         if name not in noise.parameters
     }
     scale = {name: p.abs() if adaptive else torch.ones_like(p) for name, p in parameters.items()}
-    everyone = torch.arange(shard.num_points, device=shard.x.device)
-    base = _losses_of(shard, parameters, everyone)
     shared = noise.shared()
     drawn = {**parameters, **shared}
     groups = shard.indices // group if drawn else np.zeros(shard.num_points, dtype=int)
     rises = np.empty((shard.num_points, rounds[1] - rounds[0]))
-    with noise_added(noise):
-        for g in np.unique(groups):
-            at = np.flatnonzero(groups == g)
-            for column, number in enumerate(range(*rounds)):
-                z = standard_normal(drawn, draw_seed(seed, number, 0, int(g)))
-                direction = {name: scale[name] * z[name] for name in parameters}
-                noise.directions = {
-                    n: w.abs() * z[n] if adaptive else z[n] for n, w in shared.items()
-                }
-                pair = np.zeros(len(at))
-                for step in (rho, -rho):
-                    noise.step = step
-                    moved = shifted(parameters, direction, step)
-                    pair += _losses_of(shard, moved, everyone[at], noise, (seed, number))
-                rises[at, column] = pair / 2 - base[at]
+    base = _losses(shard, parameters, np.arange(shard.num_points))
+    for g in np.unique(groups):
+        at = np.flatnonzero(groups == g)
+        for column, number in enumerate(range(*rounds)):
+            z = standard_normal(drawn, draw_seed(seed, number, 0, int(g)))
+            direction = {name: scale[name] * z[name] for name in parameters}
+            noise.directions = {n: w.abs() * z[n] if adaptive else z[n] for n, w in shared.items()}
+            moved = {step: shifted(parameters, direction, step) for step in (rho, -rho)}
+            pairs = _paired_losses(shard, noise, moved, at, (seed, number))
+            rises[at, column] = pairs - base[at]
     return {"rises": rises}
 
 
@@ -195,7 +193,7 @@ def _rises(
     most = options.max_evaluations // 2
     groups = np.arange(observer.num_points) // group
     rises = np.empty((observer.num_points, 0))
-    target = min(_FIRST_ROUNDS, most)
+    target = min(1 + math.ceil(_DEGREES_OF_FREEDOM / (groups[-1] + 1)), most)
     while True:
         done = rises.shape[1]
         more = observer.gather(
@@ -229,10 +227,10 @@ def _group_size(observer: Observer, options: RandomSharpnessOptions) -> int:
         return 1
     if options.points_per_perturbation is not None:
         return options.points_per_perturbation
-    balanced = max(1, round((moved + flipped) / _PARAMETERS_PER_POINT))
+    most = max(1, min(_POINTS_PER_GROUP, observer.num_points // _FEWEST_GROUPS))
     if moved == 0:
-        balanced = max(balanced, min(_FLIPPED_POINTS, observer.num_points // _FEWEST_GROUPS))
-    return balanced
+        return most
+    return min(most, max(1, round((moved + flipped) / _PARAMETERS_PER_POINT)))
 
 
 def _measurement(name: str, rises: LossRises, options: RandomSharpnessOptions) -> Measurement:
@@ -253,22 +251,36 @@ def _measurement(name: str, rises: LossRises, options: RandomSharpnessOptions) -
     )
 
 
-def _losses_of(
+def _paired_losses(
     shard: Shard,
-    parameters: dict[str, Tensor],
-    members: Tensor,
-    noise: LayerNoise | None = None,
-    draw: tuple[int, int] = (0, 0),
+    noise: LayerNoise,
+    moved: Mapping[float, dict[str, Tensor]],
+    at: np.ndarray,
+    draw: tuple[int, int],
 ) -> np.ndarray:
-    """Losses of the points at these places of the shard, their layer noise drawn as they come."""
-    indices = shard.indices[members.cpu().numpy()]
+    """Mean loss over the steps of `moved`, of the points at these places of the shard."""
 
     def compute(part: slice) -> np.ndarray:
-        if noise is not None:
-            noise.draw(*draw, indices[part], shard.x)
-        points = members[part]
-        with torch.no_grad():
-            logits = torch.func.functional_call(shard.model, parameters, (shard.x[points],))
-            return shard.losses(logits, shard.y[points]).double().cpu().numpy()
+        losses = np.zeros(part.stop - part.start)
+        noise.draw(*draw, shard.indices[at[part]], shard.x)
+        with noise_added(noise):
+            for step, parameters in moved.items():
+                noise.step = step
+                losses += _losses_of(shard, parameters, at[part])
+        return losses / len(moved)
 
-    return np.concatenate(list(shard.batch.run(len(members), compute)))
+    at_most = max(1, int(_DRAWN_BYTES / (4 * max(1, noise.width))))
+    return np.concatenate(list(shard.batch.run(len(at), compute, at_most)))
+
+
+def _losses(shard: Shard, parameters: dict[str, Tensor], at: np.ndarray) -> np.ndarray:
+    parts = shard.batch.run(len(at), lambda part: _losses_of(shard, parameters, at[part]))
+    return np.concatenate(list(parts))
+
+
+def _losses_of(shard: Shard, parameters: dict[str, Tensor], members: np.ndarray) -> np.ndarray:
+    """Losses of the points at these places of the shard."""
+    points = torch.from_numpy(members).to(shard.x.device)
+    with torch.no_grad():
+        logits = call_with(shard.model, parameters, shard.x[points])
+        return shard.losses(logits, shard.y[points]).double().cpu().numpy()

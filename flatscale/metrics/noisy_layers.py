@@ -1,0 +1,216 @@
+"""One layer, its weights perturbed differently for every point of a batch: three ways.
+
+Each computes (W + step S_W z_W) x + (b + step S_b z_b) with z ~ N(0, I) for every point, S =
+|theta| or 1, and differs in what is drawn and what it costs:
+
+- `OutputNoise`, Linear layers that read one vector a point: the output is Gaussian with
+  independent entries of variance step^2 (S_W^2 x^2 + S_b^2), so the noise is drawn there (Kingma
+  et al. 2015).
+- `OwnWeights`, layers with fewer weights than outputs: every point gets weights of its own.
+- `FlippedWeights`, larger convolutions and token-wise Linear layers: points of a group share z_W
+  and flip its signs, z_W * (s t^T) with signs s, t of their own (Wen et al. 2018, flipout). Every
+  point's perturbation is N(0, I); those of two points are uncorrelated, but equally large entry
+  by entry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Norm = nn.LayerNorm | nn.GroupNorm | nn.BatchNorm1d | nn.BatchNorm2d
+Sliding = nn.Linear | nn.Conv1d | nn.Conv2d
+
+
+class NoisyLayer(Protocol):
+    """A layer that can be evaluated with its parameters perturbed.
+
+    Attributes:
+        layer: the layer itself.
+        width: how many standard normals are drawn for each point.
+        shared: the weight whose z a group of points shares; None where nothing is shared.
+    """
+
+    @property
+    def layer(self) -> Sliding | Norm: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def shared(self) -> Tensor | None: ...
+
+    def forward(self, x: Tensor, rows: Tensor, direction: Tensor | None, step: float) -> Tensor:
+        """The perturbed output for x (B, ...).
+
+        Args:
+            x: what the layer reads.
+            rows: standard normals (B, width).
+            direction: S_W z_W of the shared weight.
+            step: rho with its sign.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class OutputNoise:
+    """A Linear layer that reads one vector a point."""
+
+    layer: nn.Linear
+    adaptive: bool
+
+    @property
+    def width(self) -> int:
+        return self.layer.out_features
+
+    @property
+    def shared(self) -> Tensor | None:
+        return None
+
+    def forward(self, x: Tensor, rows: Tensor, direction: Tensor | None, step: float) -> Tensor:
+        squares = x.square()
+        if self.adaptive:
+            variance = squares @ self.layer.weight.detach().square().T
+        else:
+            variance = squares.sum(dim=1, keepdim=True)
+        if self.layer.bias is not None:
+            variance = variance + _scale(self.layer.bias, self.adaptive).square()
+        center = F.linear(x, self.layer.weight, self.layer.bias)
+        return torch.addcmul(center, rows, variance.sqrt(), value=step)
+
+
+@dataclass(frozen=True)
+class OwnWeights:
+    """A small layer: weight and bias anew for every point."""
+
+    layer: Sliding | Norm
+    adaptive: bool
+
+    @property
+    def width(self) -> int:
+        return sum(p.numel() for p in self.layer.parameters())
+
+    @property
+    def shared(self) -> Tensor | None:
+        return None
+
+    def forward(self, x: Tensor, rows: Tensor, direction: Tensor | None, step: float) -> Tensor:
+        weight, start = self._perturbed(self.layer.weight, rows, 0, step)
+        bias, _ = self._perturbed(self.layer.bias, rows, start, step)
+        if isinstance(self.layer, Norm):
+            return _affine(_normalized(self.layer, x), weight, bias, self.layer)
+        if isinstance(self.layer, nn.Linear):
+            out = torch.einsum("b...i,boi->b...o", x, weight)
+            return out if bias is None else out + _by_channel(bias, out, self.layer)
+        return _own_convolution(self.layer, x, weight, bias)
+
+    def _perturbed(
+        self, parameter: Tensor | None, rows: Tensor, start: int, step: float
+    ) -> tuple[Tensor | None, int]:
+        """theta + step S z for every point (B, *shape), and where the next parameter's z start."""
+        if parameter is None:
+            return None, start
+        end = start + parameter.numel()
+        z = rows[:, start:end].reshape(-1, *parameter.shape)
+        return torch.addcmul(
+            parameter.detach(), z, _scale(parameter, self.adaptive), value=step
+        ), end
+
+
+@dataclass(frozen=True)
+class FlippedWeights:
+    """A convolution or token-wise Linear layer whose z_W a group shares up to signs."""
+
+    layer: Sliding
+    adaptive: bool
+
+    @property
+    def width(self) -> int:
+        """Signs of the outputs and of the inputs, and z of the bias."""
+        biases = 0 if self.layer.bias is None else len(self.layer.bias)
+        return sum(_channels(self.layer)) + biases
+
+    @property
+    def shared(self) -> Tensor | None:
+        return self.layer.weight.detach()
+
+    def forward(self, x: Tensor, rows: Tensor, direction: Tensor | None, step: float) -> Tensor:
+        assert direction is not None
+        outgoing, incoming = _channels(self.layer)
+        signs = torch.where(rows[:, : outgoing + incoming] < 0, -1.0, 1.0).to(rows.dtype)
+        flip_out, flip_in = signs.split([outgoing, incoming], dim=1)
+        flipped = x * _by_channel(flip_in, x, self.layer)
+        if isinstance(self.layer, nn.Linear):
+            center = F.linear(x, self.layer.weight, self.layer.bias)
+            change = F.linear(flipped, direction)
+        else:
+            center = self.layer._conv_forward(x, self.layer.weight, self.layer.bias)
+            change = self.layer._conv_forward(flipped, direction, None)
+        moved = torch.addcmul(center, change, _by_channel(flip_out, change, self.layer), value=step)
+        if self.layer.bias is None:
+            return moved
+        z = rows[:, outgoing + incoming :]
+        bias = step * _scale(self.layer.bias, self.adaptive) * z
+        return moved + _by_channel(bias, moved, self.layer)
+
+
+def _scale(parameter: Tensor, adaptive: bool) -> Tensor:
+    """S: |theta|, or one."""
+    return parameter.detach().abs() if adaptive else torch.ones_like(parameter)
+
+
+def _own_convolution(
+    layer: nn.Conv1d | nn.Conv2d, x: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    """A convolution with a weight (B, out, in, ...) for every point: one of B times the groups."""
+    assert weight is not None
+    count = len(x)
+    function = F.conv1d if isinstance(layer, nn.Conv1d) else F.conv2d
+    out = function(
+        x.reshape(1, count * x.shape[1], *x.shape[2:]),
+        weight.flatten(0, 1),
+        None if bias is None else bias.flatten(),
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        count * layer.groups,
+    )
+    return out.reshape(count, -1, *out.shape[2:])
+
+
+def _normalized(layer: Norm, x: Tensor) -> Tensor:
+    """What a normalization layer multiplies with its weight."""
+    if isinstance(layer, nn.LayerNorm):
+        return F.layer_norm(x, layer.normalized_shape, None, None, layer.eps)
+    if isinstance(layer, nn.GroupNorm):
+        return F.group_norm(x, layer.num_groups, None, None, layer.eps)
+    return F.batch_norm(x, layer.running_mean, layer.running_var, eps=layer.eps)
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None, layer: Norm) -> Tensor:
+    for values, combine in ((weight, torch.mul), (bias, torch.add)):
+        if values is None:
+            continue
+        ones = [1] * (x.ndim - values.ndim)
+        last = isinstance(layer, nn.LayerNorm)
+        shape = [len(x), *ones, *values.shape[1:]] if last else [len(x), values.shape[1], *ones]
+        x = combine(x, values.reshape(shape))
+    return x
+
+
+def _channels(layer: Sliding) -> tuple[int, int]:
+    if isinstance(layer, nn.Linear):
+        return layer.out_features, layer.in_features
+    return layer.out_channels, layer.in_channels
+
+
+def _by_channel(rows: Tensor, like: Tensor, layer: Sliding) -> Tensor:
+    """(B, C) shaped to multiply the channels of a layer's inputs or outputs."""
+    ones = [1] * (like.ndim - 2)
+    if isinstance(layer, nn.Linear):
+        return rows.reshape(len(rows), *ones, -1)
+    return rows.reshape(len(rows), -1, *ones)
