@@ -17,11 +17,11 @@ from flatscale.errors import MetricError
 from flatscale.metrics.attention import attention_notes, twice_differentiable
 from flatscale.metrics.gradient_routes import find_routes
 from flatscale.metrics.jacobian_rows import mixed_rows, refuse_integers, trace_calls
+from flatscale.metrics.layer_subspace import layer_leading_rows
 from flatscale.metrics.leading_values import (
     SAMPLES_A_ROUND,
     JacobianOptions,
     jacobian_vector_product,
-    layer_leading_rows,
     leading_rows,
 )
 from flatscale.metrics.perturbation import draw_seed

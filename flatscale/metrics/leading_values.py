@@ -6,20 +6,15 @@ One vector-Jacobian and one Jacobian-vector product a step, batched over points.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from flatscale.errors import MetricError
 from flatscale.metrics.attention import twice_differentiable
-from flatscale.metrics.derivatives import ForwardPass, run_forward
-from flatscale.metrics.jacobian_rows import refuse_integers, trace_calls
-from flatscale.metrics.layers import LayerCall
+from flatscale.metrics.jacobian_rows import refuse_integers
 from flatscale.metrics.microbatch import is_out_of_memory
 from flatscale.metrics.perturbation import draw_seed
 from flatscale.metrics.probe import Arrays, Shard
@@ -27,8 +22,6 @@ from flatscale.metrics.probe import Arrays, Shard
 logger = logging.getLogger(__name__)
 
 SAMPLES_A_ROUND = 4
-_FRESH_SHARE = 0.3
-"""How much of a start vector is random where another layer's leading vector begins it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +72,9 @@ def leading_rows(shard: Shard, *, options: JacobianOptions, seed: int, rank: int
             leaf = x.clone().requires_grad_()
             with torch.enable_grad():
                 outputs = shard.outputs(leaf)
-            start = _start(seed, shard.indices[points], outputs)
+            start = start_rows(seed, shard.indices[points], outputs)
             gram = _gram_product(outputs, leaf, shard.outputs, x)
-            found = _lanczos(gram, start, outputs, options, rank)
+            found = lanczos(gram, start, outputs, options, rank)
         return {
             "sigma": found.sigma.cpu().numpy(),
             "settled": found.settled.cpu().numpy(),
@@ -91,74 +84,6 @@ def leading_rows(shard: Shard, *, options: JacobianOptions, seed: int, rank: int
 
     parts = list(shard.microbatches(compute))
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-
-
-def layer_leading_rows(shard: Shard, *, options: JacobianOptions, seed: int, rank: int) -> Arrays:
-    """Leading singular values at every linear layer's input (B, L, rank), and the layers' names."""
-    refuse_integers(shard)
-    calls, _ = trace_calls(shard)
-    names = [call.name for call in calls if call.is_linear]
-    if not names:
-        raise MetricError("the network has no linear layer (Linear or Conv) that its outputs use")
-    at_most = 1 if any(call.of_one_point(None)[0].folded for call in calls) else None
-
-    def compute(points: slice) -> Arrays:
-        x = shard.x[points]
-        with twice_differentiable():
-            ran = run_forward(shard, x)
-            start = _start(seed, shard.indices[points], ran.outputs)
-            found = _layer_by_layer(shard, ran, start, options, rank)
-        return {
-            "sigma": torch.stack([f.sigma for f in found], dim=1).cpu().numpy(),
-            "settled": torch.stack([f.settled for f in found], dim=1).all(dim=1).cpu().numpy(),
-            "steps": np.full(len(x), sum(f.steps for f in found)),
-            "reads_input": np.full(len(x), _reads_input(ran)),
-        }
-
-    parts = list(shard.microbatches(compute, at_most))
-    rows = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    rows["layer_names"] = np.tile(np.array(names, dtype=np.str_), (shard.num_points, 1))
-    return rows
-
-
-def _layer_by_layer(
-    shard: Shard, ran: ForwardPass, start: Tensor, options: JacobianOptions, rank: int
-) -> list[Leading]:
-    """Layer after layer, each begun near the leading output direction of the one before."""
-    found: list[Leading] = []
-    x, begin = ran.x.detach(), start
-    for call in (call for call in ran.calls if call.is_linear):
-
-        def moved(v: Tensor, call: LayerCall = call) -> Tensor:
-            with _added_to_input(call, v):
-                return shard.outputs(x)
-
-        gram = _gram_product(ran.outputs, call.x, moved, torch.zeros_like(call.x))
-        found.append(_lanczos(gram, begin, ran.outputs, options, rank))
-        begin = _unit(found[-1].vector + _FRESH_SHARE * _unit(start))
-    return found
-
-
-def _reads_input(ran: ForwardPass) -> bool:
-    first = next(call for call in ran.calls if call.is_linear)
-    return first.x.shape == ran.x.shape and torch.equal(first.x, ran.x)
-
-
-@contextmanager
-def _added_to_input(call: LayerCall, v: Tensor) -> Iterator[None]:
-    """Inside, v is added to what that call's layer reads, in that use of it alone."""
-    use, count = int(call.name.partition("@")[2] or 1), 0
-
-    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        nonlocal count
-        count += 1
-        return (args[0] + v,) if count == use else None
-
-    handle = call.module.register_forward_pre_hook(before)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def jacobian_vector_product(function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Tensor:
@@ -177,21 +102,21 @@ def jacobian_vector_product(function: Callable[[Tensor], Tensor], x: Tensor, v: 
         return torch.autograd.grad(pulled, dummy, v)[0]
 
 
-def _lanczos(
+def lanczos(
     gram: Callable[[Tensor], Tensor],
     start: Tensor,
     outputs: Tensor,
     options: JacobianOptions,
     rank: int,
 ) -> Leading:
-    """With full reorthogonalization, until the rank largest Ritz values stop changing."""
+    """With full reorthogonalization, until the rank largest Ritz values stop changing, twice."""
     batch, num_outputs = outputs.shape
     finite = outputs.detach().isfinite().all(dim=1)
-    basis = [_unit(start)]
+    basis = [unit(start)]
     diagonal: list[Tensor] = []
     off: list[Tensor] = []
     values = torch.zeros(batch, rank, dtype=torch.float64, device=outputs.device)
-    settled = torch.zeros(batch, dtype=torch.bool, device=outputs.device)
+    settled = still_before = torch.zeros(batch, dtype=torch.bool, device=outputs.device)
     for step in range(min(options.max_steps, num_outputs)):
         image = gram(basis[-1])
         diagonal.append((image * basis[-1]).sum(dim=1))
@@ -202,13 +127,13 @@ def _lanczos(
             )
         before, (values, ritz) = values, _ritz(diagonal, off, rank)
         length = image.norm(dim=1)
-        change = (values - before).abs()
-        settled = (change <= options.tolerance * values).all(dim=1) & (step >= rank)
-        settled = settled | (length <= 1e-9 * values[:, 0])
+        still = ((values - before).abs() <= options.tolerance * values).all(dim=1) & (step >= rank)
+        settled = (still & still_before) | (length <= 1e-9 * values[:, 0])
+        still_before = still
         if (settled | ~finite).all() and step > 0:
             break
         off.append(length)
-        basis.append(_unit(image))
+        basis.append(unit(image))
     settled = settled | torch.full_like(settled, len(diagonal) == num_outputs)
     sigma = torch.where(finite[:, None], values.clamp(min=0).sqrt(), torch.nan)
     return Leading(
@@ -263,7 +188,7 @@ def _ritz(diagonal: list[Tensor], off: list[Tensor], rank: int) -> tuple[Tensor,
     return torch.nn.functional.pad(found, (0, rank - found.shape[1])), vectors[:, :, -1]
 
 
-def _start(seed: int, indices: np.ndarray, outputs: Tensor) -> Tensor:
+def start_rows(seed: int, indices: np.ndarray, outputs: Tensor) -> Tensor:
     rows = []
     for index in indices:
         generator = torch.Generator().manual_seed(draw_seed(seed, 0, int(index)))
@@ -271,5 +196,5 @@ def _start(seed: int, indices: np.ndarray, outputs: Tensor) -> Tensor:
     return torch.stack(rows).to(outputs.device)
 
 
-def _unit(u: Tensor) -> Tensor:
+def unit(u: Tensor) -> Tensor:
     return u / u.norm(dim=1, keepdim=True).clamp(min=1e-300)
