@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from flatscale import __version__
 from flatscale.cli import app, main
+from flatscale.metrics import metric_catalog
 from flatscale.results import Store
 from tests.records_by_hand import study
 
@@ -98,8 +99,10 @@ def test_a_folder_that_is_no_store_is_one_message(tmp_path: Path, command: str) 
 def test_metrics_lists_formulas() -> None:
     done = flatscale("metrics")
     assert done.returncode == 0
-    for name in ("mls", "sharpness", "local_dimensionality", "adaptive_sharpness"):
-        assert name in done.stdout
+    listed = {line.split()[0] for line in done.stdout.splitlines() if line[:1].strip()}
+    assert listed == {info.name for info in metric_catalog()}
+    for info in metric_catalog():
+        assert info.meaning.split()[0] in done.stdout
 
 
 def test_schema_is_json() -> None:

@@ -29,6 +29,7 @@ def held_for_measurement(model: nn.Module) -> Iterator[nn.Module]:
     with ExitStack() as undo:
         for module in model.modules():
             undo.callback(_restore_attributes, module, dict(module.__dict__), module.training)
+            undo.callback(_restore_parameters, module, dict(module._parameters))
             undo.callback(_restore_buffers, module, _saved_buffers(module))
             _forget_caches(module)
         undo.callback(
@@ -96,6 +97,11 @@ def _restore_buffers(
         if buffer is not None and value is not None and not torch.equal(buffer, value):
             with torch.no_grad():
                 buffer.copy_(value)
+
+
+def _restore_parameters(module: nn.Module, before: dict[str, nn.Parameter | None]) -> None:
+    module._parameters.clear()
+    module._parameters.update(before)
 
 
 def _restore_attributes(module: nn.Module, before: dict[str, Any], training: bool) -> None:

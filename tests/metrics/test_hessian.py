@@ -11,7 +11,7 @@ from flatscale.metrics import LocalObserver, measure
 from flatscale.metrics.spectral_density import _tridiagonal_spectrum
 from flatscale.metrics.theta import loss_surface
 from tests.oracles.dense_hessian import dense_hessian
-from tests.oracles.networks import case
+from tests.oracles.networks import Residual, case
 
 ENDS = ["top_eigenvalue", "bottom_eigenvalue", "eigenvalue_ratio"]
 
@@ -108,6 +108,27 @@ def test_spectral_density_has_the_dense_moments(small):
     assert nodes.max() == pytest.approx(values[-1], rel=1e-3)
     grid, density = np.array(found.extras["grid"]), np.array(found.extras["density"])
     assert np.trapezoid(density, grid) == pytest.approx(1.0, abs=0.02)
+
+
+def test_shared_layers_batch_norm_and_unused_parameters(small):
+    torch.manual_seed(4)
+    model, x, y = Residual(), torch.rand(5, 3, 6, 6), torch.tensor([0, 1, 2, 0, 1])
+    model.also_the_head = model.head
+    model.norm.running_var.uniform_(0.5, 2.0)
+    dense = dense_hessian(model, x, y)
+    before = {name: (p, p.clone()) for name, p in model.named_parameters(remove_duplicate=False)}
+    vectors = np.random.default_rng(0).standard_normal((2, len(dense)))
+    surface = loss_surface(LocalObserver(model.train(), x, y, microbatch=2))
+    expected = vectors @ dense
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(surface.hessian_products(vectors), expected, atol=1e-4 * scale)
+    found = measure(model, (x, y), ENDS)
+    values = np.linalg.eigvalsh(dense)
+    assert found["top_eigenvalue"].value == pytest.approx(values[-1], rel=2e-3)
+    assert found["bottom_eigenvalue"].value == pytest.approx(values[0], rel=5e-3)
+    for name, p in model.named_parameters(remove_duplicate=False):
+        assert p is before[name][0]
+        assert torch.equal(p, before[name][1])
 
 
 @pytest.mark.parametrize("steps", [1, 3, 6])
