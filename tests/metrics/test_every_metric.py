@@ -122,7 +122,32 @@ def spoiled():
     return measured(as_sets(LocalObserver(model, x, y)))
 
 
+def one_hot(targets):
+    return nn.functional.one_hot(targets, 4).float()
+
+
+CALLABLES = {
+    "half_squared_error": lambda f, t: 0.5 * (f - one_hot(t)).pow(2).sum(1),
+    "squared_error": lambda f, t: (f - one_hot(t)).pow(2).sum(1),
+    "cross_entropy": lambda f, t: -torch.log_softmax(f, 1)[torch.arange(len(t)), t],
+}
+
+
+def with_loss(loss):
+    model, x, y = network()
+    return measured(as_sets(LocalObserver(model, x, y, loss=loss)))
+
+
 VARIANTS = {
+    **{
+        f"{name} as a callable": (
+            lambda name=name: with_loss(CALLABLES[name]),
+            lambda name=name: with_loss(name),
+            1e-4,
+            {},
+        )
+        for name in CALLABLES
+    },
     "ragged shards": (lambda: sharded([3, 4]), plain, 2e-4, {}),
     "shards in another order": (lambda: sharded([1, 5], [2, 0, 1]), plain, 2e-4, {}),
     "a shard a point": (lambda: sharded(range(1, POINTS), [4, 2, 6, 0, 1, 3, 5]), plain, 2e-4, {}),

@@ -14,6 +14,28 @@ from tests.metrics.quick import QUICK
 from tests.oracles.networks import case
 
 
+def test_three_lines_are_a_measurement():
+    from flatscale import measure
+
+    model, x, y = case("mlp")
+    report = measure(
+        model,
+        (x, y),
+        metrics=["mls", "sharpness", "top_eigenvalue"],
+        output_map="identity",
+        seed=0,
+        options={"top_eigenvalue": {"tolerance": 1e-4}},
+    )
+    assert list(report) == ["mls", "sharpness", "top_eigenvalue"]
+    mls = report["mls"]
+    assert mls.value > mls.std_error > 0
+    assert mls.converged is True
+    assert mls.num_evaluations == 1 + 4
+    row = report.to_row()
+    assert row.height == 1
+    assert row["mls_std_error"][0] == mls.std_error
+
+
 def test_train_mode_frozen_parameters_and_grad_mode_do_not_matter():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
