@@ -126,3 +126,53 @@ def test_finite_mls_finds_more_than_random_search_and_tends_to_mls():
     options = {"finite_mls": {"radius": 0.01, "num_steps": 60, "radius_shares": (1.0,)}}
     found = measure(model, (x, y), ["finite_mls"], options=options)["finite_mls"]
     assert found.value == pytest.approx(loops(model, x).spectra[:, 0].mean(), rel=0.02)
+
+
+class Elementwise(nn.Module):
+    """A function applied to A x, without parameters."""
+
+    def __init__(self, function, matrix):
+        super().__init__()
+        self.function = function
+        self.register_buffer("matrix", matrix)
+
+    def forward(self, x):
+        return self.function(x @ self.matrix.T)
+
+
+def finite_mls(model, x, **settings):
+    y = torch.zeros(len(x), dtype=torch.long)
+    options = {"finite_mls": {"num_steps": 40, **settings}}
+    return measure(model, (x, y), ["finite_mls", "mls"], options=options)
+
+
+@pytest.mark.parametrize("radius", [0.2, 3.0])
+def test_finite_mls_of_squares_is_reached_on_the_balls_surface_and_not_beyond(radius):
+    """f = x^2 at 0: ||delta^2|| / ||delta|| is largest, r, along an axis; the MLS is 0."""
+    report = finite_mls(Elementwise(torch.square, torch.eye(2)), torch.zeros(3, 2), radius=radius)
+    assert report["finite_mls"].value == pytest.approx(radius, rel=1e-4)
+    assert report["mls"].value == 0.0
+
+
+def test_finite_mls_of_a_saturating_network_is_its_mls():
+    """f = tanh(3 x) is steepest at 0: the maximum over the ball is the limit at its centre."""
+    model = Elementwise(torch.tanh, 3.0 * torch.eye(2))
+    report = finite_mls(model, torch.zeros(3, 2), radius=3.0)
+    assert report["mls"].value == pytest.approx(3.0, rel=1e-5)
+    assert 0.95 * 3.0 <= report["finite_mls"].value <= 3.0 * (1 + 1e-5)
+
+
+def test_finite_mls_finds_what_a_dense_search_finds():
+    generator = torch.Generator().manual_seed(2)
+    model = Elementwise(torch.exp, torch.randn(3, 3, generator=generator))
+    x = torch.randn(4, 3, generator=generator)
+    found = finite_mls(model, x, radius=1.5, num_restarts=3)["finite_mls"]
+    deltas = torch.randn(20000, 1, 3, generator=generator)
+    deltas = 1.5 * deltas / deltas.norm(dim=2, keepdim=True)
+    best = 0.0
+    for share in (1.0, 0.7, 0.4, 0.1):
+        moved = model((x + share * deltas).reshape(-1, 3)).reshape(-1, 4, 3)
+        ratios = (moved - model(x)).norm(dim=2) / (share * 1.5)
+        best = torch.maximum(torch.as_tensor(best), ratios.max(dim=0).values)
+    assert found.value == pytest.approx(best.mean().item(), rel=2e-3)
+    assert found.value >= best.mean().item() * (1 - 1e-5)

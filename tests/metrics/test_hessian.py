@@ -10,7 +10,7 @@ from torch import nn
 from flatscale.metrics import LocalObserver, measure
 from flatscale.metrics.spectral_density import _tridiagonal_spectrum
 from flatscale.metrics.theta import loss_surface
-from tests.oracles.dense_hessian import dense_hessian
+from tests.oracles.dense_hessian import dense_hessian, half_squared
 from tests.oracles.networks import Residual, case
 
 ENDS = ["top_eigenvalue", "bottom_eigenvalue", "eigenvalue_ratio"]
@@ -33,6 +33,23 @@ def test_products_equal_the_dense_hessian_ragged_batches_included(small, microba
     surface = loss_surface(LocalObserver(model, x, y, microbatch=microbatch))
     vectors = np.random.default_rng(0).standard_normal((3, len(dense)))
     np.testing.assert_allclose(surface.hessian_products(vectors), vectors @ dense, atol=2e-5)
+
+
+@pytest.mark.parametrize("microbatch", [None, 2, 4])
+def test_loss_and_gradient_anywhere_equal_plain_backpropagation(small, microbatch):
+    model, x, y, dense = small
+    shift = 0.1 * np.random.default_rng(0).standard_normal(len(dense))
+    moved = copy.deepcopy(model).double()
+    vector = torch.nn.utils.parameters_to_vector(moved.parameters()).detach()
+    torch.nn.utils.vector_to_parameters(vector + torch.from_numpy(shift), moved.parameters())
+    expected = half_squared(moved(x.double()), y).mean()
+    gradients = torch.autograd.grad(expected, list(moved.parameters()))
+    surface = loss_surface(LocalObserver(model, x, y, microbatch=microbatch))
+    loss, gradient = surface.gradient(shift)
+    assert loss == pytest.approx(expected.item(), rel=1e-6)
+    flat = torch.cat([g.reshape(-1) for g in gradients]).numpy()
+    np.testing.assert_allclose(gradient, flat, atol=1e-5 * np.abs(flat).max())
+    np.testing.assert_allclose(surface.theta, vector.numpy(), rtol=1e-12)
 
 
 def test_products_on_a_convolutional_network_with_in_place_relu():

@@ -212,24 +212,34 @@ def test_places_where_the_loss_is_not_finite_are_counted():
     assert 0 <= found.value <= 0.5
 
 
-def test_pac_bayes_bound_is_its_formula():
+@pytest.mark.parametrize(("n", "delta", "rho"), [(7, 0.1, 0.2), (5000, 0.01, 1.0)])
+def test_pac_bayes_bound_is_its_formula(n, delta, rho):
+    """Three weights 3, 4, 12 (k = 3, ||w||^2 = 169) and a loss of the weights that is known."""
+    model = nn.Linear(3, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[3.0, 4.0, 12.0]]))
+    x, y = torch.tensor([[0.6, 0.8, 0.0]] * 4), torch.zeros(4, 1)
+    settings = {"rho": rho, "delta": delta, "num_train_points": n, "num_steps": 1}
+    found = measure(
+        model,
+        (x, y),
+        ["pac_bayes_bound"],
+        options={"pac_bayes_bound": settings},
+        loss=lambda f, t: f[:, 0] + 1.0,
+    )["pac_bayes_bound"]
+    worst = 0.6 * 3 + 0.8 * 4 + 1.0 + rho  # a linear loss with a unit gradient
+    k = 3
+    inside = k * math.log(1 + 169 / rho**2 * (1 + math.sqrt(math.log(n) / k)) ** 2)
+    inside += 4 * math.log(n / delta) + 8 * math.log(6 * n + 3 * k)
+    slack = math.sqrt(inside / (n - 1))
+    assert found.extras["complexity"][0] == pytest.approx(slack, rel=1e-9)
+    assert found.value == pytest.approx(worst + slack, rel=1e-6)
+
+
+def test_pac_bayes_bound_says_where_n_comes_from():
     model, x, y = case("mlp", num_points=12)
-    names = ["pac_bayes_bound", "worst_case_sharpness"]
-    shared = {"rho": 0.2, "num_steps": 3}
-    options = {
-        "pac_bayes_bound": {**shared, "num_train_points": 5000, "delta": 0.1},
-        "worst_case_sharpness": shared,
-    }
-    report = measure(model, (x, y), names, options=options)
-    k = sum(p.numel() for p in model.parameters())
-    w2 = sum(p.detach().square().sum().item() for p in model.parameters())
-    n, rise = 5000, report["worst_case_sharpness"]
-    inside = k * math.log(1 + w2 / 0.04 * (1 + math.sqrt(math.log(n) / k)) ** 2)
-    inside += 4 * math.log(n / 0.1) + 8 * math.log(6 * n + 3 * k)
-    worst = rise.value + rise.extras["loss"][0]
-    expected = worst + math.sqrt(inside / (n - 1))
-    assert report["pac_bayes_bound"].value == pytest.approx(expected, rel=1e-3)
     default = measure(model, (x, y), ["pac_bayes_bound"])["pac_bayes_bound"]
-    assert "no training set was given" in default.reason
-    with_train = measure(model, (x, y), ["pac_bayes_bound"], train=(x, y))["pac_bayes_bound"]
-    assert with_train.reason is None
+    assert "n = 12 is the probe set's size: no training set was given" in default.reason
+    given = measure(model, (x, y), ["pac_bayes_bound"], train=(x[:9], y[:9]))["pac_bayes_bound"]
+    assert given.reason is None
+    assert given.value > default.value
