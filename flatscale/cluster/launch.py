@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Protocol
-from uuid import uuid4
 
 # Tune reads these when it is imported: its own loggers cost four times the report rate, and its
 # experiment snapshots are not what a study resumes from.
@@ -26,15 +22,15 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
-from ray import tune
 from ray.exceptions import AuthenticationError
 
 from flatscale.cluster.local_ray import local_ray
 from flatscale.cluster.mailbox import make_mailbox
 from flatscale.cluster.probe_pool import make_pool
-from flatscale.cluster.trial import Workshop, describe, run_trial
+from flatscale.cluster.trial import Workshop, describe
+from flatscale.cluster.tuning import run_on_tune
 from flatscale.config import StudyConfig
-from flatscale.errors import FlatscaleError, LostWorkerError, StoreError
+from flatscale.errors import FlatscaleError, StoreError
 from flatscale.plan import TrialSpec
 from flatscale.preflight import Points
 from flatscale.results import DIVERGED, FAILED, FINISHED, Store, TrialRecord
@@ -128,50 +124,13 @@ def _run_missing(
     )
     writer = _Writer(mailbox, store, listeners)
     with writer:
-        grid = _tune(config, todo, workshop)
+        lost = run_on_tune(config, todo, workshop, writer)
     if writer.error is not None:
         raise writer.error
-    # A trial that never reported has no config in Tune's results, but its folder has its name.
-    results = [grid[i] for i in range(len(grid))]
-    errors = {Path(r.path).name: r.error for r in results if r.error is not None and r.path}
     for spec in todo:
-        if spec.trial_id in errors and spec.trial_id not in writer.written:
-            _record_loss(spec, points, store, errors[spec.trial_id], writer, listeners)
+        if spec.trial_id in lost and spec.trial_id not in writer.written:
+            _record_loss(spec, points, store, lost[spec.trial_id], writer, listeners)
     return len(writer.written) < len(todo)
-
-
-def _tune(config: StudyConfig, todo: Sequence[TrialSpec], workshop: Workshop) -> tune.ResultGrid:
-    resources = config.resources
-    trainable = tune.with_resources(
-        tune.with_parameters(run_trial, workshop=workshop),
-        {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},
-    )
-    # Tune wants a place for a state that nothing here reads; not the store, which may be full.
-    folder = Path(tempfile.gettempdir()) / f"flatscale-{uuid4().hex}"
-    tuner = tune.Tuner(
-        trainable,
-        param_space={"spec": tune.grid_search([spec.model_dump(mode="json") for spec in todo])},
-        tune_config=tune.TuneConfig(
-            max_concurrent_trials=resources.max_concurrent_trials,
-            reuse_actors=True,
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
-        ),
-        run_config=tune.RunConfig(
-            name="trials",
-            storage_path=str(folder),
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=resources.max_retries),
-        ),
-    )
-    try:
-        return tuner.fit()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _trial_name(trial: Any) -> str:
-    return TrialSpec.model_validate(trial.config["spec"]).trial_id
 
 
 class _Writer:
@@ -235,13 +194,13 @@ def _record_loss(
     spec: TrialSpec,
     points: Points,
     store: Store,
-    error: BaseException,
+    what: str,
     writer: _Writer,
     listeners: Sequence[Listener],
 ) -> None:
     """A trial that lost processes more often than the retry limit allows ends as failed."""
     attempts = max(1, writer.attempts(spec.trial_id))
-    reason = f"in each of {attempts} attempts {_what_was_lost(error)}"
+    reason = f"in each of {attempts} attempts {what}"
     now = datetime.now(UTC)
     record = replace(
         describe(spec, points.dataset),
@@ -254,18 +213,6 @@ def _record_loss(
     writer.written.add(spec.trial_id)
     for listener in listeners:
         listener.ended(record)
-
-
-def _what_was_lost(error: BaseException) -> str:
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, LostWorkerError):
-        return str(cause)
-    return f"its worker died: {_first_line(error)}"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def _guard_dataset(store: Store, points: Points) -> None:
