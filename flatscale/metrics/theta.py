@@ -150,7 +150,8 @@ class GradientGraph:
 
 def _gradient_graphs(shard: Shard, left_out: tuple[int, ...]) -> Iterator[GradientGraph]:
     parameters = float_parameters(shard.model)
-    key = (left_out, tuple((p.data_ptr(), p._version) for p in parameters.values()))
+    held = (*parameters.values(), *shard.model.buffers())
+    key = (left_out, tuple((t.data_ptr(), t._version) for t in held))
     kept = shard.notebook.get("gradient_graphs")
     if kept is not None and kept[0] == key:
         yield from kept[1]

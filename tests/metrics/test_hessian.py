@@ -9,7 +9,7 @@ from torch import nn
 
 from flatscale.metrics import LocalObserver, measure
 from flatscale.metrics.spectral_density import _tridiagonal_spectrum
-from flatscale.metrics.theta import loss_surface
+from flatscale.metrics.theta import hessian_products, loss_surface
 from tests.oracles.dense_hessian import dense_hessian, half_squared
 from tests.oracles.networks import Residual, case
 
@@ -63,6 +63,38 @@ def test_products_on_a_convolutional_network_with_in_place_relu():
     expected = vectors @ dense
     found = surface.hessian_products(vectors)
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_kept_graph_is_of_these_weights_statistics_and_points():
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 2))
+    x, y = torch.randn(6, 4), torch.tensor([0, 1, 0, 1, 1, 0])
+    observer = LocalObserver(model, x, y)
+    vector = np.random.default_rng(0).standard_normal(
+        (1, sum(p.numel() for p in model.parameters()))
+    )
+
+    def agrees(left_out):
+        rest = [i for i in range(6) if i not in left_out]
+        found = observer.total(hessian_products, vectors=vector, left_out=left_out)["products"]
+        expected = vector @ dense_hessian(model, x[rest], y[rest]) * len(rest)
+        return np.allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+    assert agrees(())
+    assert agrees((2,))
+    with torch.no_grad():
+        model[0].weight.mul_(1.5)
+    assert agrees((2,))
+    model[1].running_mean.add_(0.5)
+    assert agrees((2,))
+
+
+def test_the_ends_are_signed(small):
+    model, x, y, dense = small
+    values = np.linalg.eigvalsh(dense)
+    report = measure(model, (x, y), ENDS[:2], loss=lambda f, t: -half_squared(f, t))
+    assert report["top_eigenvalue"].value == pytest.approx(-values[0], rel=2e-3)
+    assert report["bottom_eigenvalue"].value == pytest.approx(-values[-1], rel=1e-3)
 
 
 def test_cross_entropy_curvature(small):

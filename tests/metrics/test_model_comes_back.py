@@ -187,12 +187,16 @@ def test_measuring_in_inference_mode_and_without_gradients():
 
 def test_a_shuffled_loader_leaves_the_global_generators_alone():
     model, x, y = case("mlp", num_points=7)
-    loader = torch.utils.data.DataLoader(
-        torch.utils.data.TensorDataset(x, y), batch_size=3, shuffle=True
-    )
-    before = torch.get_rng_state()
+
+    class Drawing(torch.utils.data.TensorDataset):
+        def __getitem__(self, index):
+            np.random.rand()  # noqa: NPY002
+            return super().__getitem__(index)
+
+    loader = torch.utils.data.DataLoader(Drawing(x, y), batch_size=3, shuffle=True)
+    before = snapshot(model, x, y)
     found = measure(model, loader, ["mls"])["mls"]
-    assert torch.equal(torch.get_rng_state(), before)
+    assert snapshot(model, x, y) == before
     assert found.value == pytest.approx(measure(model, (x, y), ["mls"])["mls"].value, rel=1e-6)
 
 
