@@ -32,13 +32,14 @@ test-slow: $(STAMP) ## The tests that take long: calibrations by simulation, kil
 test-gpu: $(STAMP) ## The tests that need a GPU
 	$(BIN)/pytest -m gpu
 
-lint: $(STAMP) ## Style and types
+lint: $(STAMP) ## Style, types, and known vulnerabilities where a service that lists them answers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@$(BIN)/python .ci/audit --where-possible
 
-audit: $(STAMP) ## Known vulnerabilities in the pinned dependencies; needs the network
-	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
+audit: $(STAMP) ## Known vulnerabilities in the pinned dependencies; fails where no service answers
+	$(BIN)/python .ci/audit
 
 bench: $(STAMP) ## Every benchmark, as one table a room
 	$(BIN)/pytest tests/benchmarks -m 'not gpu' --benchmark-only --benchmark-disable-gc -s --timeout 3000
