@@ -161,7 +161,7 @@ def run(
     if outcome.report is None:
         err.print("stopped; the same command continues from here")
         raise typer.Exit(130)
-    out.print(f"report    {outcome.report.page}", soft_wrap=True)
+    out.print(f"report    {outcome.report}", soft_wrap=True)
     if outcome.summary.statuses["failed"]:
         raise typer.Exit(1)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
+import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,11 +17,10 @@ from pathlib import Path
 from flatscale.atomic import write_atomically
 from flatscale.cluster import Listener, RunSummary, run_trials
 from flatscale.config import StudyConfig
-from flatscale.errors import TrackingError
+from flatscale.errors import FlatscaleError, TrackingError
 from flatscale.metrics import metric_catalog
 from flatscale.preflight import Points, check_study, load_points
 from flatscale.redaction import without_password
-from flatscale.report import ReportPaths, write_study_report
 from flatscale.results import Store
 from flatscale.run_status import StatusFile
 from flatscale.tracking import TrackingWriter
@@ -30,10 +32,10 @@ _VERSIONED = ("flatscale", "torch", "ray", "mlflow", "timm", "polars", "scipy", 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOutcome:
-    """What a run of a study left: how the trials ended, and the report if it was not stopped."""
+    """What a run of a study left: how the trials ended, and the report's page if not stopped."""
 
     summary: RunSummary
-    report: ReportPaths | None
+    report: Path | None
     tracking: str | None
     tracking_problem: str | None
 
@@ -72,7 +74,7 @@ def run_study(
         everyone = (StatusFile(store), *listeners)
         summary = run_trials(config, specs, points, store, address=address, listeners=everyone)
         store.export(store.read([spec.trial_id for spec in specs]))
-        report = None if summary.interrupted else write_study_report(store)
+        report = None if summary.interrupted else _write_report(store)
         if tracker is not None:
             problem = _finish_tracking(tracker, store)
     return StudyOutcome(
@@ -81,6 +83,33 @@ def run_study(
         tracking=without_password(tracker.uri) if tracker else None,
         tracking_problem=problem,
     )
+
+
+def _write_report(store: Store) -> Path:
+    """Have the report written by a process of its own, whose memory is not added to the driver's.
+
+    Raises:
+        FlatscaleError: the report cannot be written.
+    """
+    here = str(Path(__file__).resolve().parents[1])
+    known = os.environ.get("PYTHONPATH")
+    done = subprocess.run(
+        [sys.executable, "-m", "flatscale", "report", str(store.root)],
+        env={**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{known}" if known else here},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        reason = done.stderr.strip().removeprefix("error:").strip()
+        raise FlatscaleError(
+            f"the report of {store.root} could not be written: {reason or done.returncode}. The "
+            "results are safe; `flatscale report` writes it again"
+        )
+    if done.stderr:
+        logger.warning("%s", done.stderr.strip())
+    return store.report / "report.html"
 
 
 def _finish_tracking(tracker: TrackingWriter, store: Store) -> str | None:

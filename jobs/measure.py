@@ -57,7 +57,7 @@ def measure_kept(arguments: argparse.Namespace) -> int:
         )
     outcome = run_study(wider, store, address=arguments.address)
     counts = ", ".join(f"{n} {status}" for status, n in sorted(outcome.summary.statuses.items()))
-    print(f"{counts}; report {outcome.report.page if outcome.report else 'not written'}")
+    print(f"{counts}; report {outcome.report or 'not written'}")
     return 1 if outcome.summary.statuses["failed"] or outcome.summary.interrupted else 0
 
 
