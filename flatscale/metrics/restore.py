@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 _HALF = (torch.bfloat16, torch.float16)
+_TABLES = frozenset(nn.Module().__dict__)
+"""Names of the tables in which torch keeps a module's parameters, buffers, children and hooks."""
 
 
 @contextmanager
@@ -19,8 +21,8 @@ def held_for_measurement(model: nn.Module) -> Iterator[nn.Module]:
 
     Weights of half precision are widened to float32 (exactly representable), because derivatives
     taken in half-precision arithmetic carry errors of percent; the original tensors are put back.
-    What the model reads is copied, so that it may change its input in place; its caches of tensors
-    forget, because what they hold belongs to other weights.
+    What the model reads is copied, so that it may change its input in place, and every forward pass
+    starts from the same attributes: what a module kept from the last one belongs to other weights.
 
     Restored on exit, exceptions included: train/eval mode of every module, requires_grad and the
     storage of every parameter, the value of every buffer, every other attribute. Nothing in
@@ -28,10 +30,10 @@ def held_for_measurement(model: nn.Module) -> Iterator[nn.Module]:
     """
     with ExitStack() as undo:
         for module in model.modules():
-            undo.callback(_restore_attributes, module, dict(module.__dict__), module.training)
+            undo.callback(_Attributes(module).restore)
             undo.callback(_restore_parameters, module, dict(module._parameters))
             undo.callback(_restore_buffers, module, _saved_buffers(module))
-            _forget_caches(module)
+            undo.callback(setattr, module, "training", module.training)
         undo.callback(
             torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled()
         )
@@ -41,10 +43,14 @@ def held_for_measurement(model: nn.Module) -> Iterator[nn.Module]:
         undo.enter_context(warnings.catch_warnings())
         # vmap of an operation without a batching rule is slow, and right
         warnings.filterwarnings("ignore", message="There is a performance drop")
-        undo.callback(model.register_forward_pre_hook(_copy_inputs, prepend=True).remove)
+        flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
+        # through train(), which makes networks that cache in eval mode drop what they hold
+        model.train()
         model.eval()
-        for parameter in model.parameters():
-            undo.callback(parameter.requires_grad_, parameter.requires_grad)
+        start = _start_from_the_same(model)
+        undo.callback(model.register_forward_pre_hook(start, prepend=True).remove)
+        for parameter, flag in flags.items():
+            undo.callback(parameter.requires_grad_, flag)
             parameter.requires_grad_(False)
             if parameter.dtype in _HALF:
                 undo.callback(_put_back, parameter, parameter.data)
@@ -61,24 +67,35 @@ def widened(model: nn.Module) -> bool:
     return any(parameter.dtype in _HALF for parameter in model.parameters())
 
 
-class _Forgetful(dict[Any, Any]):
-    """A cache that never says it holds anything."""
+class _Attributes:
+    """A module's attributes outside torch's own tables, and the contents of dicts among them."""
 
-    def __contains__(self, key: object) -> bool:
-        return False
+    def __init__(self, module: nn.Module) -> None:
+        self._attributes = module.__dict__
+        self._values = {k: v for k, v in module.__dict__.items() if k not in _TABLES}
+        self._dicts = [(v, dict(v)) for v in self._values.values() if isinstance(v, dict)]
 
-    def get(self, key: Any, default: Any = None) -> Any:
-        return default
+    def restore(self) -> None:
+        """The same attributes again, none added since, and the dicts' contents."""
+        for name in self._attributes.keys() - self._values.keys() - _TABLES:
+            del self._attributes[name]
+        self._attributes.update(self._values)
+        for mapping, contents in self._dicts:
+            mapping.clear()
+            mapping.update(contents)
 
 
-def _forget_caches(module: nn.Module) -> None:
-    for name, value in module.__dict__.items():
-        if "cache" in name and type(value) is dict:
-            module.__dict__[name] = _Forgetful()
+def _start_from_the_same(model: nn.Module) -> Callable[..., tuple[Any, ...]]:
+    """A hook before every forward pass: the attributes of this moment, and copies of the inputs."""
+    own = [m for m in model.modules() if not type(m).__module__.startswith("torch.nn.")]
+    kept = [_Attributes(module) for module in own]
 
+    def before(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        for attributes in kept:
+            attributes.restore()
+        return tuple(v.clone() if isinstance(v, Tensor) else v for v in inputs)
 
-def _copy_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(v.clone() if isinstance(v, Tensor) else v for v in inputs)
+    return before
 
 
 def _saved_buffers(module: nn.Module) -> dict[str, tuple[Tensor | None, Tensor | None]]:
@@ -102,13 +119,6 @@ def _restore_buffers(
 def _restore_parameters(module: nn.Module, before: dict[str, nn.Parameter | None]) -> None:
     module._parameters.clear()
     module._parameters.update(before)
-
-
-def _restore_attributes(module: nn.Module, before: dict[str, Any], training: bool) -> None:
-    module.training = training
-    for name in module.__dict__.keys() - before.keys():
-        del module.__dict__[name]
-    module.__dict__.update(before)
 
 
 def _put_back(parameter: nn.Parameter, data: Tensor) -> None:

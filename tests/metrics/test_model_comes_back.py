@@ -143,33 +143,65 @@ def test_half_precision_weights_and_buffers_come_back():
     assert snapshot(model, x, y) == before
 
 
-def test_a_cache_of_values_computed_from_weights_does_not_outlive_them():
-    class Cached(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.randn(3, 6))
+class InDict(nn.Module):
+    """Caches what it computed from its weights, as timm's LeViT and TinyViT do in eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 6))
+        self.bias_cache = {}
+
+    def train(self, mode=True):
+        if mode:
             self.bias_cache = {}
+        return super().train(mode)
 
-        def forward(self, x):
-            if self.training:
-                return x @ self.weight.T
-            if "w" not in self.bias_cache:
-                self.bias_cache["w"] = self.weight.T
-            return x @ self.bias_cache["w"]
-
-    class Plain(Cached):
-        def forward(self, x):
+    def forward(self, x):
+        if self.training:
             return x @ self.weight.T
+        if "w" not in self.bias_cache:
+            self.bias_cache["w"] = self.weight.T
+        return x @ self.bias_cache["w"]
 
+
+class InAttribute(InDict):
+    transposed = None
+
+    def train(self, mode=True):
+        if mode and self.transposed is not None:
+            del self.transposed
+        return super().train(mode)
+
+    def forward(self, x):
+        if self.transposed is None:
+            self.transposed = self.weight.T
+        return x @ self.transposed
+
+
+class Plain(InDict):
+    def forward(self, x):
+        return x @ self.weight.T
+
+
+@pytest.mark.parametrize("kind", [InDict, InAttribute])
+@pytest.mark.parametrize("filled", [False, True])
+def test_a_cache_of_values_computed_from_weights_does_not_outlive_them(kind, filled):
     torch.manual_seed(0)
-    cached, plain = Cached(), Plain()
+    cached, plain = kind(), Plain()
     plain.load_state_dict(cached.state_dict())
     x, y = torch.rand(5, 6), torch.tensor([0, 1, 2, 0, 1])
+    if filled:
+        cached.eval()(x)
+        with torch.no_grad():
+            cached.weight.mul_(2.0)
+            plain.weight.mul_(2.0)
+    contents = dict(cached.bias_cache), cached.transposed if kind is InAttribute else None
     names = ["sharpness", "top_eigenvalue", "average_sharpness", "worst_case_sharpness"]
     found, expected = (measure(m, (x, y), names, options=QUICK) for m in (cached, plain))
     for name in names:
         assert found[name].value == pytest.approx(expected[name].value, rel=1e-5), name
-    assert cached.bias_cache == {}
+    assert cached.bias_cache.keys() == contents[0].keys()
+    assert contents[1] is (cached.transposed if kind is InAttribute else None)
 
 
 def test_measuring_in_inference_mode_and_without_gradients():
