@@ -18,7 +18,7 @@ from flatscale.metrics.registry import metric
 Jacobian = JacobianPoints | JacobianEstimates
 
 _PAPER = "arXiv 2310.01770"
-MOST_ITERATED_VALUES = 16
+MOST_ITERATED_VALUES = 32
 """Most leading singular values computed where no Jacobian is held whole."""
 _RESCALING = ("layer rescaling of ReLU networks",)
 
@@ -95,7 +95,7 @@ def nmls(jacobian: Jacobian) -> Measurement:
 def log_lvr(jacobian: Jacobian, options: VolumeOptions) -> Measurement:
     """Local Volumetric Ratio, in logs: how the network scales volumes of the input space."""
     if isinstance(jacobian, JacobianEstimates):
-        rank = _few_values(jacobian, options)
+        rank = volume_rank(jacobian, options)
         found = jacobian.leading(rank, layers=False)
         logs, deficient = _log_leading(found["sigma"], rank)
         out = {f"rank below {rank}": deficient}
@@ -128,7 +128,7 @@ def log_lvr(jacobian: Jacobian, options: VolumeOptions) -> Measurement:
 def log_nvr(jacobian: Jacobian, options: VolumeOptions) -> Measurement:
     """Network-wide volume ratio, in logs: the volume ratios of all linear layers, summed."""
     if isinstance(jacobian, JacobianEstimates):
-        rank = _few_values(jacobian, options)
+        rank = volume_rank(jacobian, options)
         found = jacobian.leading(rank, layers=True)
         logs, deficient = _log_leading(found["sigma"], rank)
         out = {f"rank below {rank} at a layer": np.asarray(deficient.any(axis=1))}
@@ -251,20 +251,6 @@ def input_invariant_mls(jacobian: Jacobian) -> Measurement:
     )
 
 
-def all_rows(jacobian: Jacobian) -> JacobianPoints:
-    """The exact pass's rows.
-
-    Raises:
-        MetricError: the pass turned to estimates, which have no whole spectra.
-    """
-    if isinstance(jacobian, JacobianEstimates):
-        raise MetricError(
-            "needs every row of every layer's Jacobian, and one point's would exceed 256 MB; "
-            'options={"jacobian": {"method": "exact"}} computes them all the same'
-        )
-    return jacobian
-
-
 def _iterated(
     name: str,
     jacobian: JacobianEstimates,
@@ -283,22 +269,6 @@ def _iterated(
         note="; ".join(jacobian.attention_notes) or None,
     )
     return replace(measured, converged=bool(found["settled"].all()))
-
-
-def _few_values(jacobian: JacobianEstimates, options: VolumeOptions) -> int:
-    """The asked rank, where it is small enough to be iterated for.
-
-    Raises:
-        MetricError: it is not.
-    """
-    rank = options.volume_rank
-    if rank is None or rank > MOST_ITERATED_VALUES:
-        raise MetricError(
-            "needs the whole spectrum of Jacobians whose rows would exceed 256 MB a point: set "
-            f"volume_rank to at most {MOST_ITERATED_VALUES} for the leading singular values alone, "
-            'or options={"jacobian": {"method": "exact"}} for all of them'
-        )
-    return rank
 
 
 def _log_leading(sigma: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
@@ -332,14 +302,23 @@ def layer_values(jacobian: JacobianPoints) -> np.ndarray:
     return jacobian.layer_singular_values
 
 
-def volume_rank(jacobian: JacobianPoints, options: VolumeOptions) -> int:
+def volume_rank(jacobian: Jacobian, options: VolumeOptions) -> int:
     """How many singular values make the volume.
 
     Raises:
-        MetricError: more than the network has outputs.
+        MetricError: more than the network has outputs, or than can be iterated for.
     """
+    rank = options.volume_rank
+    if isinstance(jacobian, JacobianEstimates):
+        if rank is None or rank > MOST_ITERATED_VALUES:
+            raise MetricError(
+                "needs the whole spectrum of Jacobians whose rows would exceed 256 MB a point: set "
+                f"volume_rank to at most {MOST_ITERATED_VALUES} for the leading singular values "
+                'alone, or options={"jacobian": {"method": "exact"}} for all of them'
+            )
+        return rank
     num_outputs = jacobian.singular_values.shape[1]
-    rank = options.volume_rank or num_outputs
+    rank = rank or num_outputs
     if rank > num_outputs:
         raise MetricError(f"volume_rank is {rank} but the network has {num_outputs} outputs")
     return rank

@@ -31,6 +31,22 @@ _FIRST_ROUNDS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rounds:
+    """Independent unbiased estimates of every round, for errors of what is computed from them.
+
+    Attributes:
+        layer_delta_norm2, layer_weight_gradient2: as in `Sums` (R, n, L).
+        sharpness: summed over parameters (R, n).
+        first_layer: as in the exact pass (R, n, 4).
+    """
+
+    layer_delta_norm2: np.ndarray
+    layer_weight_gradient2: np.ndarray
+    sharpness: np.ndarray
+    first_layer: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sums:
     """Estimates of sums over outputs, per point (n) or point and parameter (n, P).
 
@@ -43,7 +59,10 @@ class Sums:
         layer_weight_gradient2: ||grad_{W_l} f(x_i)||_F^2 (n, L).
         layer_input_norm2: ||x_i^l||^2 (n, L).
         frobenius_error, sharpness_error: Monte-Carlo standard errors of the means over points.
-        converged: whether both are within the asked relative error.
+        rounds: what was averaged.
+        first_layer_reads_input: whether x^1 is the network's input.
+        finite: points whose derivatives are all finite (n,).
+        converged: whether both errors are within the asked relative error.
         num_evaluations: per point.
     """
 
@@ -56,6 +75,9 @@ class Sums:
     layer_input_norm2: np.ndarray
     frobenius_error: float
     sharpness_error: float
+    rounds: Rounds
+    first_layer_reads_input: bool
+    finite: np.ndarray
     converged: bool
     num_evaluations: int
 
@@ -102,11 +124,10 @@ class JacobianEstimates:
         """||J_i||_F^2 = tr J_i J_i^T (n), estimated."""
         return self.sums.frobenius2
 
-    @cached_property
-    def finite(self) -> np.ndarray:
-        """Points whose leading values and sums are finite (n,)."""
-        parts = [self.leading(1, layers=True)["sigma"], self.sums.parameter_gradient2]
-        return np.all([np.isfinite(part).reshape(len(part), -1).all(axis=1) for part in parts], 0)
+    @property
+    def tolerance(self) -> float:
+        """Asked relative accuracy of sigma^2."""
+        return self._options.tolerance
 
     @property
     def num_evaluations(self) -> int:
@@ -192,6 +213,7 @@ def _averaged(rounds: list[Arrays], options: JacobianOptions) -> Sums:
     errors = [_error_of_mean(values[:, finite]) for values in (samples, sharpness)]
     means = [abs(values[:, finite].mean()) for values in (trace, sharpness)]
     within = [e <= options.max_relative_error * m for e, m in zip(errors, means, strict=True)]
+    found = _rounds(rounds, sharpness, count)
     with np.errstate(divide="ignore", invalid="ignore"):
         dimensionality = trace2 / gram2
     return Sums(
@@ -199,15 +221,27 @@ def _averaged(rounds: list[Arrays], options: JacobianOptions) -> Sums:
         dimensionality=dimensionality,
         parameter_gradient2=parameters.mean(axis=0),
         parameter_names=tuple(str(name) for name in rounds[0]["parameter_names"][0]),
-        layer_delta_norm2=np.mean([r["layer_delta_norm2"] for r in rounds], axis=0) / count,
-        layer_weight_gradient2=(
-            np.mean([r["layer_weight_gradient2"] for r in rounds], axis=0) / count
-        ),
+        layer_delta_norm2=found.layer_delta_norm2.mean(axis=0),
+        layer_weight_gradient2=found.layer_weight_gradient2.mean(axis=0),
         layer_input_norm2=rounds[0]["layer_input_norm2"],
         frobenius_error=errors[0],
         sharpness_error=errors[1],
+        rounds=found,
+        first_layer_reads_input=bool(rounds[0]["first_layer_reads_input"].all()),
+        finite=finite & np.isfinite(sharpness).all(axis=0),
         converged=all(within),
         num_evaluations=len(rounds) * (1 + count),
+    )
+
+
+def _rounds(rounds: list[Arrays], sharpness: np.ndarray, count: int) -> Rounds:
+    first = np.stack([r["first_layer"] for r in rounds])
+    first[..., [1, 3]] /= count
+    return Rounds(
+        layer_delta_norm2=np.stack([r["layer_delta_norm2"] for r in rounds]) / count,
+        layer_weight_gradient2=np.stack([r["layer_weight_gradient2"] for r in rounds]) / count,
+        sharpness=sharpness,
+        first_layer=first,
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flatscale.errors import MetricError
 from flatscale.metrics.derivatives import ForwardPass, differentiate, run_forward
+from flatscale.metrics.first_layer import FirstLayer
 from flatscale.metrics.gradient_routes import (
     GradientRoutes,
     layer_gradient_norms,
@@ -46,17 +47,21 @@ def mixed_rows(shard: Shard, x: Tensor, routes: GradientRoutes, mixes: Tensor) -
     found = differentiate(ran, mixes, layer_inputs=False)
     calls, batch = ran.calls_by_point(), len(x)
     none = torch.zeros(batch, dtype=torch.float64, device=x.device)
-    norms: list[dict[str, Tensor]] = []
+    first = FirstLayer(calls, x)
+    added: list[GradientNormSums | None] = []
     weights, deltas = [], []
     for call, delta in zip(calls, found.deltas, strict=True):
-        sums = None if delta is None else GradientNormSums(call, len(mixes))
-        if sums is not None and delta is not None:
+        sums = None
+        if delta is not None:
+            sums = GradientNormSums(call, len(mixes), entrywise=first.shares_weights(call))
             sums.add(delta)
-        norms.append({} if sums is None else sums.norms())
+            first.add(call, delta)
+        added.append(sums)
         if call.is_linear:
             weight = None if sums is None else sums.weight_norm()
             weights.append(none if weight is None else weight)
             deltas.append(none if delta is None else norm2(delta, 2).sum(dim=0))
+    norms = [{} if sums is None else sums.norms() for sums in added]
     by_parameter = layer_gradient_norms(shard.model, calls, norms).by_parameter
     by_parameter.update(network_gradient_norms(shard, x, routes.networked, mixes))
     gradients = found.by_input.flatten(2).transpose(0, 1).double()
@@ -67,8 +72,11 @@ def mixed_rows(shard: Shard, x: Tensor, routes: GradientRoutes, mixes: Tensor) -
         "layer_delta_norm2": columns(deltas, batch),
         "layer_weight_gradient2": columns(weights, batch),
         "layer_input_norm2": columns(inputs, batch),
+        "first_layer": first.columns(calls, added),
     }
-    return finite_rows(rows, ran.outputs)
+    arrays = finite_rows(rows, ran.outputs)
+    arrays["first_layer_reads_input"] = np.full(batch, first.reads_input)
+    return arrays
 
 
 def _output_chunks(ran: ForwardPass) -> Iterator[Tensor]:

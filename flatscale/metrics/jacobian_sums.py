@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flatscale.errors import MetricError
 from flatscale.metrics.derivatives import Derivatives, ForwardPass
+from flatscale.metrics.first_layer import FirstLayer
 from flatscale.metrics.layers import LayerCall
-from flatscale.metrics.parameter_gradients import PLAIN_LAYERS, GradientNormSums
+from flatscale.metrics.parameter_gradients import GradientNormSums
 
 
 class JacobianSums:
@@ -23,17 +24,8 @@ class JacobianSums:
         self._batch, self._num_outputs = ran.outputs.shape
         self.calls = ran.calls_by_point()
         self._linear = [call for call in self.calls if call.is_linear]
-        first = self._linear[0] if self._linear else None
-        self.reads_input = (
-            first is not None
-            and first.x.shape == ran.x.shape
-            and torch.equal(first.x.nan_to_num(), ran.x.nan_to_num())
-        )
-        self._first: LayerCall | None = None
-        self._first_module: nn.Linear | nn.Conv1d | nn.Conv2d | None = None
-        if first is not None and not first.folded and isinstance(first.module, PLAIN_LAYERS):
-            self._first, self._first_module = first, first.module
-        self._first_squares: Tensor | None = None
+        self._first = FirstLayer(self.calls, self._x)
+        self.reads_input = self._first.reads_input
         self._norms: list[GradientNormSums | None] = [None] * len(self.calls)
         self._delta2 = [self._zeros(torch.float64) for _ in self._linear]
         self._input_rows: Tensor | None = None
@@ -85,43 +77,17 @@ class JacobianSums:
             "layer_weight_gradient2": columns(weights, self._batch),
             "input_norm2": norm2(self._x, 1),
             "directional2": along.square().sum(dim=1),
-            "first_layer": self._first_layer(),
+            "first_layer": self._first.columns(self.calls, self._norms),
         }
 
     def _add_call(self, place: int, call: LayerCall, delta: Tensor) -> None:
         norms = self._norms[place]
         if norms is None:
-            entrywise = False
-            if call is self._first and self._first_module is not None:
-                entrywise = call.h[0].numel() > self._first_module.weight.shape[0]
+            entrywise = self._first.shares_weights(call)
             norms = GradientNormSums(call, self._num_outputs, entrywise=entrywise)
             self._norms[place] = norms
         norms.add(delta)
-        if call is self._first:
-            if self._first_squares is None:
-                self._first_squares = torch.zeros_like(delta[0])
-            for row in delta:
-                self._first_squares.addcmul_(row, row)
-
-    def _first_layer(self) -> Tensor:
-        """Columns: unrolled outputs m_1, unrolled ||W * grad_W f||^2, kernel rows, shared norm."""
-        found = torch.zeros(self._batch, 4, dtype=torch.float64)
-        module = self._first_module
-        if self._first is None or module is None or self._first_squares is None:
-            return found
-        squared = {"weight": module.weight.detach().square()}
-        if module.bias is not None:
-            squared["bias"] = torch.zeros_like(module.bias)
-        image = torch.func.functional_call(module, squared, (self._first.x.detach().square(),))
-        norms = self._norms[self.calls.index(self._first)]
-        shared = None if norms is None else norms.weight_squares()
-        found[:, 0] = self._first_squares[0].numel()
-        found[:, 1] = (self._first_squares * image).flatten(1).sum(dim=1).double().cpu()
-        found[:, 2] = module.weight.shape[0]
-        found[:, 3] = found[:, 1]
-        if shared is not None:
-            found[:, 3] = (shared * squared["weight"]).flatten(1).sum(dim=1).double().cpu()
-        return found
+        self._first.add(call, delta)
 
     def _stored(self, store: Tensor | None, rows: Tensor) -> Tensor:
         rows = rows.flatten(2).transpose(0, 1)

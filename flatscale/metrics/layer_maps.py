@@ -36,7 +36,7 @@ class LayerMaps:
         self._sizes = [leaf.numel() // len(ran.x) for leaf in self._leaves]
         ends = np.cumsum(self._sizes).tolist()
         self.places = [slice(e - s, e) for e, s in zip(ends, self._sizes, strict=True)]
-        self.num_layers = len(self._calls)
+        self.num_layers, self.floats = len(self._calls), sum(self._sizes)
         self.finite = ran.outputs.detach().isfinite().all(dim=1)
         self._dummy = torch.zeros_like(ran.outputs, requires_grad=True)
         self._kept = self._transposable()

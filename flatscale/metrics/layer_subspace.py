@@ -135,7 +135,9 @@ class SubspaceSearch:
     def run(self) -> None:
         q, num_outputs = unit(self._start), self._start.shape[1]
         last = torch.full_like(self._start[:, 0], torch.inf)
-        most = min(self._options.max_steps, num_outputs)
+        held = self._maps.floats * len(q) * 4.0
+        fits = int(4 * _STORED_BYTES.get(q.device.type, 256e6) / held)
+        most = min(self._options.most_steps(self._rank), num_outputs, max(fits, 2))
         tolerance, size = self._options.tolerance, self.values[0].numel()
         while not self.settled.all():
             self.subspace.add(q)

@@ -32,7 +32,7 @@ class JacobianOptions:
         method: exact (all N rows at once), estimate, or auto: estimate where one point's rows and
             their layer-wise parts would exceed 256 MB.
         tolerance: relative change of sigma_1 at which the iteration stops.
-        max_steps: most Lanczos steps.
+        max_steps: most Lanczos steps; three more for every further singular value asked for.
         max_relative_error: of the sums over outputs, over random signs.
         max_samples: most random vectors a point.
     """
@@ -42,6 +42,10 @@ class JacobianOptions:
     max_steps: int = 60
     max_relative_error: float = 0.05
     max_samples: int = 64
+
+    def most_steps(self, rank: int) -> int:
+        """Most steps for so many leading values."""
+        return self.max_steps + 3 * (rank - 1)
 
     def __post_init__(self) -> None:
         if self.method not in ("auto", "exact", "estimate"):
@@ -117,7 +121,7 @@ def lanczos(
     off: list[Tensor] = []
     values = torch.zeros(batch, rank, dtype=torch.float64, device=outputs.device)
     settled = still_before = torch.zeros(batch, dtype=torch.bool, device=outputs.device)
-    for step in range(min(options.max_steps, num_outputs)):
+    for step in range(min(options.most_steps(rank), num_outputs)):
         image = gram(basis[-1])
         diagonal.append((image * basis[-1]).sum(dim=1))
         earlier = torch.stack(basis, dim=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -14,13 +15,15 @@ from flatscale.errors import MetricError
 
 _TOLERANCE = 1e-4
 _DENSE = 512
+_PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def unrolled_norm(module: nn.Module, input_shape: tuple[int, ...]) -> float:
     """Largest singular value of a layer without its bias, on such inputs.
 
-    A Linear acts on every token alike, so its norm is that of its matrix, exactly. Any other layer
-    is applied and transposed inside ARPACK's Lanczos iteration (accurate to 1e-4, from below).
+    A Linear acts on every token alike, so its norm is that of its matrix, exactly; so does a
+    convolution whose patches do not overlap, with that of a group's kernel. Any other layer is
+    applied and transposed inside ARPACK's Lanczos iteration (accurate to 1e-4, from below).
 
     Args:
         module: a linear layer.
@@ -31,6 +34,8 @@ def unrolled_norm(module: nn.Module, input_shape: tuple[int, ...]) -> float:
     """
     if isinstance(module, nn.Linear):
         return kernel_norm(module)
+    if _patches_are_apart(module, input_shape):
+        return max(matrix_norm(part, str(module)) for part in module.weight.chunk(module.groups))
     layer = copy.deepcopy(module).eval()
     example = next(layer.parameters())
     device, dtype = example.device, example.dtype
@@ -59,6 +64,11 @@ def kernel_norm(module: nn.Module) -> float:
     weight = module.weight
     if not isinstance(weight, Tensor):
         raise MetricError(f"{module} has no weight tensor")
+    return matrix_norm(weight, str(module))
+
+
+def matrix_norm(weight: Tensor, what: str) -> float:
+    """Largest singular value of a weight as an (outputs x rest) matrix."""
     matrix = weight.detach().flatten(1).double().cpu().numpy()
     if not matrix.size:
         return 0.0
@@ -69,7 +79,17 @@ def kernel_norm(module: nn.Module) -> float:
         largest = eigh(matrix @ matrix.T, eigvals_only=True, subset_by_index=[size - 1, size - 1])
         return float(np.sqrt(max(largest[0], 0.0)))
     operator = LinearOperator((size, size), matvec=lambda v: matrix @ (matrix.T @ v), dtype=float)
-    return _root_of_largest(operator, str(module), 1e-8)
+    return _root_of_largest(operator, what, 1e-8)
+
+
+def _patches_are_apart(module: nn.Module, input_shape: tuple[int, ...]) -> TypeGuard[nn.Conv2d]:
+    """Whether a plain convolution reads every input at most once, without padding."""
+    if not isinstance(module, _PLAIN) or type(module) not in _PLAIN:
+        return False
+    spans = [d * (k - 1) + 1 for k, d in zip(module.kernel_size, module.dilation, strict=True)]
+    apart = all(span <= step for span, step in zip(spans, module.stride, strict=True))
+    inside = all(n >= k for n, k in zip(input_shape[-len(spans) :], spans, strict=True))
+    return apart and inside and not any(module._reversed_padding_repeated_twice)
 
 
 def _root_of_largest(operator: LinearOperator, what: str, tolerance: float) -> float:

@@ -65,8 +65,12 @@ def error_of_draws(draws: Sequence[float]) -> float:
     By Student's t, so that two of them cover the truth as often as with many draws (95.4%).
     """
     count = len(draws)
-    widened = float(stdtrit(count - 1, ndtr(2.0))) / 2.0
-    return widened * float(np.std(draws, ddof=1)) / float(np.sqrt(count))
+    return widening(count - 1) * float(np.std(draws, ddof=1)) / float(np.sqrt(count))
+
+
+def widening(degrees_of_freedom: int) -> float:
+    """What a standard error of so few degrees of freedom is multiplied by, that two cover 95.4%."""
+    return float(stdtrit(degrees_of_freedom, ndtr(2.0))) / 2.0
 
 
 def who_is_left_out(reason: str, mask: np.ndarray) -> str:

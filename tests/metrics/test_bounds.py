@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from flatscale.metrics import measure, metric_catalog
+from flatscale.metrics.operator_norm import unrolled_norm
 from tests.oracles.loops import loops
 from tests.oracles.networks import CASES, case
 
@@ -47,6 +48,25 @@ def test_bounds_equal_their_formulas_and_hold(name):
     assert len(report["bound_b"].extras["slack"]) == n
     slack = a[:, 0] * g[:, 0] - slow.layer_spectra[:, 0, 0]
     np.testing.assert_allclose(report["bound_b"].extras["slack"], slack, rtol=5e-3)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(3, 8, 2, stride=2),
+        nn.Conv2d(4, 8, (2, 3), stride=(3, 3), groups=2),
+        nn.Conv1d(4, 6, 1, stride=2, groups=2),
+        nn.Conv2d(3, 4, 2, stride=2, padding=1),
+        nn.Conv2d(3, 4, 3, stride=2),
+        nn.Conv2d(3, 4, 2, stride=2, dilation=2),
+    ],
+)
+def test_operator_norm_is_that_of_the_dense_matrix_whether_patches_overlap_or_not(layer):
+    shape = (layer.in_channels, *[7] * len(layer.kernel_size))
+    zero = torch.zeros(1, *shape)
+    matrix = torch.autograd.functional.jacobian(layer, zero).reshape(-1, zero.numel())
+    expected = float(torch.linalg.matrix_norm(matrix.double(), 2))
+    assert unrolled_norm(layer, shape) == pytest.approx(expected, rel=1e-4)
 
 
 def test_without_weight_sharing_both_forms_agree():
