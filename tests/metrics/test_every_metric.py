@@ -116,10 +116,10 @@ def with_unused_parameters():
     return measured(as_sets(LocalObserver(WithSpare(model), x, y)))
 
 
-def spoiled():
+def spoiled(observer=LocalObserver, **settings):
     model, x, y = network()
     x[POINTS - 1, 1, 2, 2] = torch.nan
-    return measured(as_sets(LocalObserver(model, x, y)))
+    return measured(as_sets(observer(model, x, y, **settings)))
 
 
 def one_hot(targets):
@@ -158,6 +158,12 @@ VARIANTS = {
     "bfloat16": (lambda: rounded(True), lambda: rounded(False), 1e-6, {}),
     "unused parameters": (with_unused_parameters, plain, 1e-5, WITH_THE_NUMBER_OF_PARAMETERS),
     "a point that is not finite": (spoiled, lambda: plain(POINTS - 1), 1e-4, {}),
+    "a point that is not finite, sharded": (
+        lambda: spoiled(ShardedObserver, cuts=[3, 4], order=[2, 0, 1]),
+        lambda: plain(POINTS - 1),
+        2e-4,
+        {},
+    ),
 }
 
 
