@@ -39,6 +39,9 @@ from flatscale.study_file import parse_config
 
 logger = logging.getLogger(__name__)
 
+# Some damaged files make polars panic, which is no ordinary exception.
+_UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
@@ -238,16 +241,17 @@ class Store:
             return pl.DataFrame(schema=RECORD_SCHEMA).select(columns)
         try:
             return pl.scan_parquet(paths, schema=RECORD_SCHEMA).select(columns).collect()
-        except (pl.exceptions.PolarsError, OSError):
+        except _UNREADABLE:
             # One of them is damaged: read them singly to name it.
             return pl.concat([self._read_file(path).select(columns) for path in paths])
 
     def _read_file(self, path: Path) -> pl.DataFrame:
         try:
             frame = pl.read_parquet(path, schema=RECORD_SCHEMA)
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except _UNREADABLE as error:
+            said = (str(error).splitlines() or [type(error).__name__])[0]
             raise StoreError(
-                f"the record {path} is damaged or foreign ({str(error).splitlines()[0]}). Delete "
+                f"the record {path} is damaged or foreign ({said}). Delete "
                 "it and run the study again: only this trial will be repeated"
             ) from error
         if frame.height != 1 or frame["trial_id"][0] != path.stem:

@@ -133,6 +133,35 @@ def test_no_bytes_get_past_the_reader_except_as_a_named_fault(
             store.read()
 
 
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.data())
+def test_changed_bytes_give_a_named_fault_or_whole_tables_and_spoil_no_other_record(
+    store: Store, data: st.DataObject
+) -> None:
+    first, second = plan(study())[:2]
+    store.write(record(first))
+    store.write(record(second))
+    path = store.records / f"{first.trial_id}.parquet"
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(bytes(content))
+    readers = (store.read, store.statuses, store.endings, store.dataset_hashes)
+    for read in (*readers, lambda: store.read().table()):
+        fault = None
+        try:
+            read()
+        except StoreError as error:
+            fault = str(error)
+        assert fault is None or first.trial_id in fault
+    assert store.read_record(second.trial_id)["status"] == "finished"
+    # A record that is written again is whole again.
+    store.write(record(first))
+    assert store.read().trials.height == 2
+
+
 def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"study\.yaml"):
         load_results(tmp_path)

@@ -22,6 +22,7 @@ _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
 _SPLITS = {"train": ("train",), "test": ("test", "validation")}
 _BATCH_ROWS = 256
+_MOST_CLASSES = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,8 @@ def parquet(config: DataConfig) -> Source:
     """Images as a struct {bytes, path} and integer labels.
 
     Class names come from the file's metadata: `class_names` (separated by commas) or the ClassLabel
-    of Hugging Face's own `huggingface` entry; without either, classes are numbered. `validation-*`
+    of Hugging Face's own `huggingface` entry; without either, classes are numbered, up to a million
+    of them. `validation-*`
     serves as test where there is no `test-*`. Labels are read first; images only of the rows kept,
     a few hundred at a time.
     """
@@ -50,7 +52,7 @@ def parquet(config: DataConfig) -> Source:
     class_names = _class_names([file for found in files.values() for file in found])
     if class_names is None:
         highest = max(int(part.max()) for parts in labels.values() for part in parts if part.size)
-        class_names = tuple(str(index) for index in range(highest + 1))
+        class_names = tuple(str(index) for index in range(min(highest + 1, _MOST_CLASSES)))
     for name, found in files.items():
         for file, part in zip(found, labels[name], strict=True):
             _check_range(file, part, len(class_names))
