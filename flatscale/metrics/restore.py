@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 _HALF = (torch.bfloat16, torch.float16)
-_TABLES = frozenset(nn.Module().__dict__)
-"""Names of the tables in which torch keeps a module's parameters, buffers, children and hooks."""
+_TABLES = frozenset((*nn.Module().__dict__, "forward"))
+"""Attributes in which torch keeps parameters, buffers, children and hooks, or a pass its own."""
 
 
 @contextmanager
@@ -28,12 +28,16 @@ def held_for_measurement(model: nn.Module) -> Iterator[nn.Module]:
     storage of every parameter, the value of every buffer, every other attribute. Nothing in
     flatscale writes to a parameter: perturbed networks are evaluated functionally.
     """
+    modules = list(model.modules())
     with ExitStack() as undo:
-        for module in model.modules():
-            undo.callback(_Attributes(module).restore)
-            undo.callback(_restore_parameters, module, dict(module._parameters))
-            undo.callback(_restore_buffers, module, _saved_buffers(module))
-            undo.callback(setattr, module, "training", module.training)
+        undo.callback(_restore_modes, [(module, module.training) for module in modules])
+        for module in modules:
+            if _can_change(module):
+                undo.callback(_Attributes(module).restore)
+            if module._parameters:
+                undo.callback(_restore_parameters, module, dict(module._parameters))
+            if module._buffers:
+                undo.callback(_restore_buffers, module, _saved_buffers(module))
         undo.callback(
             torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled()
         )
@@ -47,7 +51,7 @@ def held_for_measurement(model: nn.Module) -> Iterator[nn.Module]:
         # through train(), which makes networks that cache in eval mode drop what they hold
         model.train()
         model.eval()
-        start = _start_from_the_same(model)
+        start = _start_from_the_same(modules)
         undo.callback(model.register_forward_pre_hook(start, prepend=True).remove)
         for parameter, flag in flags.items():
             undo.callback(parameter.requires_grad_, flag)
@@ -55,7 +59,7 @@ def held_for_measurement(model: nn.Module) -> Iterator[nn.Module]:
             if parameter.dtype in _HALF:
                 undo.callback(_put_back, parameter, parameter.data)
                 parameter.data = parameter.data.float()
-        for module in model.modules():
+        for module in modules:
             for name, buffer in module._buffers.items():
                 if buffer is not None and buffer.dtype in _HALF:
                     module._buffers[name] = buffer.float()
@@ -85,10 +89,15 @@ class _Attributes:
             mapping.update(contents)
 
 
-def _start_from_the_same(model: nn.Module) -> Callable[..., tuple[Any, ...]]:
+def _can_change(module: nn.Module) -> bool:
+    """Whether a forward pass may change the module's attributes: torch's own do so in hooks."""
+    own = not type(module).__module__.startswith("torch.nn.")
+    return own or bool(module._forward_pre_hooks or module._forward_hooks)
+
+
+def _start_from_the_same(modules: list[nn.Module]) -> Callable[..., tuple[Any, ...]]:
     """A hook before every forward pass: the attributes of this moment, and copies of the inputs."""
-    own = [m for m in model.modules() if not type(m).__module__.startswith("torch.nn.")]
-    kept = [_Attributes(module) for module in own]
+    kept = [_Attributes(module) for module in modules if _can_change(module)]
 
     def before(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         for attributes in kept:
@@ -114,6 +123,12 @@ def _restore_buffers(
         if buffer is not None and value is not None and not torch.equal(buffer, value):
             with torch.no_grad():
                 buffer.copy_(value)
+
+
+def _restore_modes(modes: list[tuple[nn.Module, bool]]) -> None:
+    for module, training in modes:
+        if module.training != training:
+            module.training = training
 
 
 def _restore_parameters(module: nn.Module, before: dict[str, nn.Parameter | None]) -> None:
