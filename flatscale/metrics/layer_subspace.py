@@ -28,9 +28,9 @@ from flatscale.metrics.probe import Arrays, Shard
 _BLOCK = 8
 _STORED_BYTES = {"cpu": 256e6, "cuda": 4e9}
 _EXPECTED_DIRECTIONS = 24
-_FIRST_DIRECTIONS = 16
-"""After so many directions a common subspace either nears every layer or is given up."""
-_NEAR = 0.2
+_FIRST_DIRECTIONS = 8
+_NEARING = 3.2
+"""A common subspace is given up where, after some directions k, the error exceeds this over k."""
 _SMALLEST_GAP = 0.05
 """Relative distance between neighbouring eigenvalues below which they count as one cluster."""
 _FRESH_SHARE = 0.1
@@ -153,7 +153,7 @@ class SubspaceSearch:
             still = ((self.values - before).abs() <= tolerance * self.values).flatten(1).all(dim=1)
             near = ((error + last) / 2 <= tolerance) & (self.subspace.size > self._rank)
             self.settled = (still & near) | (residual <= 1e-12) | ~self._maps.finite
-            far = ((error + last) / 2 > _NEAR) & ~self.settled
+            far = (self.subspace.size * (error + last) / 2 > _NEARING) & ~self.settled
             last = error
             if self.subspace.size >= max(_FIRST_DIRECTIONS, 2 * self._rank) and far.any():
                 return
