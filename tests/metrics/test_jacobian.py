@@ -7,6 +7,7 @@ import torch
 from flatscale.metrics import LocalObserver, measure
 from flatscale.metrics.jacobian import exact_pass
 from flatscale.metrics.layer_norms import layer_norms
+from flatscale.metrics.parameter_gradients import Contraction
 from tests.oracles.loops import loops
 from tests.oracles.networks import CASES, Residual, case
 
@@ -133,6 +134,50 @@ def test_a_layers_formula_is_not_trusted_where_the_gradient_vanishes():
         np.testing.assert_allclose(
             found.parameter_gradient2.sum(axis=1), expected[points], rtol=1e-4, atol=1e-9
         )
+
+
+class Skip(torch.nn.Module):
+    """f = H (x + B x)."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = torch.nn.Linear(4, 4, bias=False)
+        self.head = torch.nn.Linear(4, 3, bias=False)
+
+    def forward(self, x):
+        return self.head(x + self.block(x))
+
+
+def test_a_layers_jacobian_runs_through_the_layer_alone_not_through_the_skip():
+    torch.manual_seed(0)
+    model, x = Skip(), torch.randn(3, 4)
+    found = run(model, x, torch.zeros(3, dtype=torch.long))
+    block, head = model.block.weight.detach(), model.head.weight.detach()
+    for place, matrix in enumerate((head @ block, head)):
+        expected = torch.linalg.svdvals(matrix).expand(3, -1)
+        np.testing.assert_allclose(found.layer_singular_values[:, place], expected, rtol=1e-4)
+    whole = torch.linalg.svdvals(head @ (torch.eye(4) + block))
+    np.testing.assert_allclose(found.singular_values, whole.expand(3, -1), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("positions", "depth", "channels", "entrywise"),
+    [(1, 5, 4, False), (2, 9, 8, False), (9, 2, 3, False), (3, 4, 5, True)],
+)
+def test_every_contraction_is_the_norm_of_the_gradient(positions, depth, channels, entrywise):
+    """sum_k sum_g ||delta_kg x_g^T||^2, by factors, by Gram matrices, and gradient by gradient."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, depth, positions)
+    delta = torch.randn(6, 2, 3, channels, positions)
+    contraction = Contraction(x, 6, channels, entrywise=entrywise)
+    contraction.add(delta[:2])
+    contraction.add(delta[2:])
+    gradients = torch.einsum("kbgcp,bgdp->kbgdc", delta, x)
+    expected = gradients.square().sum(dim=(0, 2, 3, 4))
+    torch.testing.assert_close(contraction.norm(), expected)
+    if entrywise:
+        by_entry = gradients.square().sum(dim=0).flatten(0, 1)
+        torch.testing.assert_close(contraction.squares, by_entry)
 
 
 def test_inplace_activation_does_not_corrupt_sharpness():

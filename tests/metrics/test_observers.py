@@ -38,11 +38,18 @@ def out_of_memory_above(limit, error):
 def test_running_out_of_memory_halves_the_microbatch(error):
     model, x, y = case("mlp", num_points=7)
     expected = measure(model, (x, y), ["mls", "adaptive_sharpness"], options=QUICK)
-    observer = LocalObserver(model, x, y, on_batch=out_of_memory_above(2, error))
+    tried, above_two = [], out_of_memory_above(2, error)
+
+    def on_batch(size):
+        tried.append(size)
+        above_two(size)
+
+    observer = LocalObserver(model, x, y, on_batch=on_batch)
     found = measure_observers({"probe": observer}, list(expected), options=QUICK)
     for name in expected:
         assert found[name].value == pytest.approx(expected[name].value, rel=1e-3)
-    assert observer.shard.batch.limit <= 2
+    assert observer.shard.batch.limit == 1
+    assert tried[:3] == [7, 3, 1]
 
 
 def test_out_of_memory_with_one_point_fails_that_pass_with_its_reason():
