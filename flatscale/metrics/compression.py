@@ -340,6 +340,8 @@ def log_volumes(spectra: np.ndarray, rank: int, epsilon: float) -> np.ndarray:
 def _refuse_deficient(spectra: np.ndarray, rank: int, epsilon: float) -> None:
     floor = 8.0 * spectra.shape[-1] * epsilon * spectra[..., :1]
     highest = int((spectra > floor).sum(axis=-1).max())
+    if highest == 0:
+        raise MetricError("the Jacobian vanishes at every probe point, so it scales no volume")
     raise MetricError(
         f"every probe point's Jacobian has rank below {rank} (at most {highest}; softmax outputs "
         f"have at most N-1): set volume_rank to at most {highest}"

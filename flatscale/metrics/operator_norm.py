@@ -64,6 +64,11 @@ def kernel_norm(module: nn.Module) -> float:
     weight = module.weight
     if not isinstance(weight, Tensor):
         raise MetricError(f"{module} has no weight tensor")
+    if isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward:
+        # a weight that the layer computes from its parameter (normalized, standardized)
+        unit = torch.eye(module.in_features, dtype=weight.dtype, device=weight.device)
+        with torch.no_grad():
+            weight = (module(unit) - module(torch.zeros_like(unit))).mT
     return matrix_norm(weight, str(module))
 
 

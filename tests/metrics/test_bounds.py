@@ -69,6 +69,18 @@ def test_operator_norm_is_that_of_the_dense_matrix_whether_patches_overlap_or_no
     assert unrolled_norm(layer, shape) == pytest.approx(expected, rel=1e-4)
 
 
+def test_operator_norm_of_a_linear_layer_that_computes_its_weight():
+    class Normalized(nn.Linear):
+        def forward(self, x):
+            weight = self.weight / self.weight.norm(dim=1, keepdim=True)
+            return nn.functional.linear(x, weight, self.bias)
+
+    layer = Normalized(6, 4)
+    weight = layer.weight.detach() / layer.weight.detach().norm(dim=1, keepdim=True)
+    expected = float(torch.linalg.matrix_norm(weight, 2))
+    assert unrolled_norm(layer, (6,)) == pytest.approx(expected, rel=1e-5)
+
+
 def test_without_weight_sharing_both_forms_agree():
     model, x, y = case("mlp")
     report = measure(model, (x, y), BOUNDS)
@@ -109,6 +121,13 @@ def test_a_layer_that_reads_only_zeros_has_no_bound():
     report = measure(model, (x, y), ["bound_b", "mls"])
     assert "reads only zeros" in report["bound_b"].reason
     assert report["mls"].value is not None
+
+
+def test_a_network_whose_jacobian_vanishes_has_no_volume_and_says_so():
+    model, x, y = case("mlp")
+    torch.nn.init.zeros_(model[-1].weight)
+    reason = measure(model, (x, y), ["log_lvr"])["log_lvr"].reason
+    assert "vanishes at every probe point" in reason
 
 
 def test_bound_a_says_when_the_first_layer_does_not_read_the_input():
