@@ -197,13 +197,7 @@ def nmls_bound(jacobian: Jacobian, norms: LayerNorms) -> Measurement:
 )
 def lvr_bound(jacobian: Jacobian, norms: LayerNorms, options: VolumeOptions) -> Measurement:
     """Upper bound on the mean local volumetric ratio, in logs."""
-    rank = volume_rank(jacobian, options)
-
-    def sides(f: Factors, log_volume: np.ndarray) -> Sides:
-        right = _log_volume_bound(f.a[:, :1], f.sharpness, rank)
-        return Sides.of_means(_log_mean(log_volume[:, 0]), right)
-
-    return _checked("lvr_bound", jacobian, norms, sides, rank=rank, logs=True)
+    return _volume_bound("lvr_bound", jacobian, norms, options, slice(1))
 
 
 @metric(
@@ -219,13 +213,7 @@ def lvr_bound(jacobian: Jacobian, norms: LayerNorms, options: VolumeOptions) -> 
 )
 def nvr_bound(jacobian: Jacobian, norms: LayerNorms, options: VolumeOptions) -> Measurement:
     """Upper bound on the mean network-wide volume ratio, in logs."""
-    rank = volume_rank(jacobian, options)
-
-    def sides(f: Factors, log_volume: np.ndarray) -> Sides:
-        right = _log_volume_bound(f.a, f.sharpness, rank)
-        return Sides.of_means(_log_mean(log_volume), right)
-
-    return _checked("nvr_bound", jacobian, norms, sides, rank=rank, logs=True)
+    return _volume_bound("nvr_bound", jacobian, norms, options, slice(None))
 
 
 @metric(
@@ -260,7 +248,21 @@ def _elsewhere(layer: str) -> str:
     return f"J¹ is taken at the input of {layer}, not at the network's"
 
 
+def _volume_bound(
+    name: str, jacobian: Jacobian, norms: LayerNorms, options: VolumeOptions, layers: slice
+) -> Measurement:
+    """By AM-GM, prod_{k<=r} sigma_k^2 <= (||J||_F^2 / r)^r with ||J^l||_F <= a^l g^l."""
+    rank = volume_rank(jacobian, options)
+
+    def sides(f: Factors, log_volume: np.ndarray) -> Sides:
+        right = _log_volume_bound(f.a[:, layers], f.sharpness, rank)
+        return Sides.of_means(_log_mean(log_volume[:, layers]), right)
+
+    return _checked(name, jacobian, norms, sides, rank=rank, logs=True)
+
+
 def _log_mean(logs: np.ndarray) -> float:
+    """log of the mean over points of a sum over the other axis."""
     return float(logsumexp(logs)) - float(np.log(len(logs)))
 
 
