@@ -114,7 +114,7 @@ def test_no_monte_carlo_metric_is_forgotten():
 
 SHORT = {
     "hessian_trace": {"sketch_size": 0, "max_products": 4, "max_relative_error": 10.0},
-    "spectral_density": {"num_probes": 2, "max_probes": 2, "max_relative_error": 10.0},
+    "spectral_density": {"num_probes": 2, "max_probes": 2, "max_relative_error": 1e6},
     "top_eigenvalue": {"max_iterations": 2, "tolerance": 1e-14},
     "finite_mls": {"num_steps": 2, "num_restarts": 1, "settle": 1e-4},
     "worst_case_sharpness": {"num_steps": 2, "num_restarts": 1, "rho": 0.5},
