@@ -29,8 +29,19 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+
+
+class _Output(Console):
+    """Goes quiet once nobody reads it any more: no study ends with its terminal or its pipe."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+
+
+out = _Output(highlight=False)
+err = _Output(stderr=True, highlight=False)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The study file (YAML).")]
 StorePath = Annotated[

@@ -141,3 +141,16 @@ def test_any_table_can_be_analysed(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "'z'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_command_whose_output_nobody_reads_goes_on_quietly():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flatscale", "metrics"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    process.stdout = None
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")

@@ -137,7 +137,7 @@ class _Writer:
     """The thread that takes records out of the mailbox; it alone writes them to the store."""
 
     def __init__(self, mailbox: Any, store: Store, listeners: Sequence[Listener]) -> None:
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.written: set[str] = set()
         self._attempts: Counter[str] = Counter()
         self._mailbox = mailbox
@@ -160,10 +160,12 @@ class _Writer:
     def _run(self) -> None:
         try:
             self._drain()
-        except Exception as error:
+        except BaseException as error:
             self.error = error
             # Tune ends the experiment in good order on SIGINT; the error is raised after it.
             os.kill(os.getpid(), signal.SIGINT)
+            # Tune looks up when a trial ends, and trials would wait for this thread.
+            self._mailbox.close.remote()
 
     def _drain(self) -> None:
         acknowledged: list[str] = []

@@ -32,11 +32,14 @@ class _Mailbox:
         self._fresh: list[Message] = []
         self._written: dict[str, asyncio.Event] = {}
         self._arrived = asyncio.Event()
+        self._closed = False
 
     async def announce(self, trial_id: str) -> None:
         self._put(Message(trial_id=trial_id))
 
     async def post(self, record: TrialRecord) -> None:
+        if self._closed:
+            return
         written = self._written.setdefault(record.trial_id, asyncio.Event())
         self._put(Message(trial_id=record.trial_id, record=record))
         await written.wait()
@@ -53,6 +56,12 @@ class _Mailbox:
         messages, self._fresh = self._fresh, []
         self._arrived.clear()
         return messages
+
+    async def close(self) -> None:
+        """Let the trials go that wait, and those to come: nobody takes their records any more."""
+        self._closed = True
+        for event in self._written.values():
+            event.set()
 
     def _put(self, message: Message) -> None:
         self._fresh.append(message)

@@ -19,7 +19,7 @@ from flatscale.metrics import measure
 from flatscale.models import build_model
 from flatscale.plan import plan
 from flatscale.preflight import check_study, load_points
-from flatscale.results import Results, Store
+from flatscale.results import Results, Store, TrialRecord
 from flatscale.study_file import parse_config
 from flatscale.training import load_weights
 from tests.cluster.conftest import SMALL
@@ -176,3 +176,26 @@ def test_other_data_does_not_get_into_a_store(finished: Any, small_study: Make) 
 def test_a_trial_no_node_can_hold_is_refused(small_study: Make, tmp_path: Path) -> None:
     with pytest.raises(FlatscaleError, match="64 CPUs"):
         run(small_study(resources={"cpus_per_trial": 64}), tmp_path)
+
+
+def test_a_run_that_can_no_longer_write_ends_while_its_trials_wait_and_is_continued(
+    small_study: Make, tmp_path: Path
+) -> None:
+    class Unwell:
+        """Fails as a thread does whose terminal is gone."""
+
+        def started(self, trial_id: str) -> None:
+            raise SystemExit(f"cannot say that {trial_id} has started")
+
+        def ended(self, record: TrialRecord) -> None:
+            pass
+
+    config = small_study()
+    store, specs = Store(tmp_path), check_study(config)
+    store.prepare(config)
+    with store.locked(), pytest.raises(SystemExit, match="has started"):
+        run_trials(config, specs, load_points(config), store, listeners=[Unwell()])
+    assert not store.statuses()
+    results, summary = run(config, tmp_path)
+    assert summary.statuses == {"finished": 4}
+    assert results.trials["num_attempts"].to_list() == [1, 1, 1, 1]
