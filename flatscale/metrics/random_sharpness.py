@@ -22,6 +22,7 @@ from flatscale.metrics.layer_noise import LayerNoise, layer_noise, noise_added
 from flatscale.metrics.passes import required
 from flatscale.metrics.perturbation import draw_seed, shifted, standard_normal
 from flatscale.metrics.probe import Arrays, Observer, Shard
+from flatscale.metrics.reduction import who_is_left_out, widening
 from flatscale.metrics.registry import measurement_pass, metric
 from flatscale.metrics.swapped import call_with
 
@@ -88,14 +89,19 @@ class LossRises:
     def mean_and_error(self) -> tuple[float, float]:
         """The mean over points and rounds, and its standard error over perturbations.
 
-        The points are taken as given. Groups are independent, so the variances of their sums add.
+        The points are taken as given. Groups are independent, so the variances of their sums add;
+        the error is widened for the degrees of freedom that their sum has (Satterthwaite 1946).
         """
         rises, groups = self.rises[self.kept], self.groups[self.kept]
         rounds = rises.shape[1]
         sums = np.zeros((int(groups.max()) + 1, rounds))
         np.add.at(sums, groups, rises)
-        variance = sums.var(axis=1, ddof=1).sum() / rounds
-        return float(rises.mean()), float(np.sqrt(variance)) / len(rises)
+        variances = sums.var(axis=1, ddof=1)
+        error = np.sqrt(variances.sum() / rounds) / len(rises)
+        if error > 0:
+            freedom = (rounds - 1) * variances.sum() ** 2 / np.square(variances).sum()
+            error *= widening(freedom)
+        return float(rises.mean()), float(error)
 
 
 @measurement_pass("adaptive_perturbation", options=RandomSharpnessOptions)
@@ -235,11 +241,7 @@ def _group_size(observer: Observer, options: RandomSharpnessOptions) -> int:
 
 def _measurement(name: str, rises: LossRises, options: RandomSharpnessOptions) -> Measurement:
     mean, error = rises.mean_and_error()
-    lost = np.flatnonzero(~rises.kept)
-    reason = None
-    if len(lost):
-        shown = ", ".join(str(i) for i in lost[:10])
-        reason = f"{len(lost)} of {len(rises.kept)} points left out, loss not finite: {shown}"
+    lost = ~rises.kept
     return Measurement(
         name=name,
         value=mean / options.rho**2,
@@ -247,7 +249,7 @@ def _measurement(name: str, rises: LossRises, options: RandomSharpnessOptions) -
         converged=rises.converged,
         num_evaluations=1 + 2 * rises.rises.shape[1],
         num_points=int(rises.kept.sum()),
-        reason=reason,
+        reason=who_is_left_out("loss not finite", lost) if lost.any() else None,
     )
 
 

@@ -68,7 +68,7 @@ def error_of_draws(draws: Sequence[float]) -> float:
     return widening(count - 1) * float(np.std(draws, ddof=1)) / float(np.sqrt(count))
 
 
-def widening(degrees_of_freedom: int) -> float:
+def widening(degrees_of_freedom: float) -> float:
     """What a standard error of so few degrees of freedom is multiplied by, that two cover 95.4%."""
     return float(stdtrit(degrees_of_freedom, ndtr(2.0))) / 2.0
 
