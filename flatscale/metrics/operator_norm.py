@@ -7,7 +7,6 @@ from typing import TypeGuard
 
 import numpy as np
 import torch
-from scipy.linalg import eigh
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor, nn
 
@@ -40,16 +39,15 @@ def unrolled_norm(module: nn.Module, input_shape: tuple[int, ...]) -> float:
     example = next(layer.parameters())
     device, dtype = example.device, example.dtype
     size = int(np.prod(input_shape))
-    with torch.no_grad():
-        offset = layer(torch.zeros(1, *input_shape, device=device, dtype=dtype))
+    with torch.enable_grad():
+        origin = torch.zeros(1, *input_shape, device=device, dtype=dtype).requires_grad_()
+        at_origin = layer(origin)
 
     def gram(v: np.ndarray) -> np.ndarray:
         x = torch.from_numpy(v).reshape(1, *input_shape).to(device=device, dtype=dtype)
         with torch.no_grad():
-            image = layer(x) - offset
-        with torch.enable_grad():
-            start = torch.zeros_like(x).requires_grad_()
-            (pulled,) = torch.autograd.grad(layer(start), start, image)
+            image = layer(x) - at_origin
+        (pulled,) = torch.autograd.grad(at_origin, origin, image, retain_graph=True)
         return pulled.reshape(-1).double().cpu().numpy()
 
     if size <= 2:
@@ -74,15 +72,16 @@ def kernel_norm(module: nn.Module) -> float:
 
 def matrix_norm(weight: Tensor, what: str) -> float:
     """Largest singular value of a weight as an (outputs x rest) matrix."""
-    matrix = weight.detach().flatten(1).double().cpu().numpy()
-    if not matrix.size:
+    found = weight.detach().flatten(1).double().cpu()
+    if not found.numel():
         return 0.0
-    if matrix.shape[0] > matrix.shape[1]:
-        matrix = matrix.T
-    size = len(matrix)
+    if found.shape[0] > found.shape[1]:
+        found = found.mT
+    size = len(found)
     if size <= _DENSE:
-        largest = eigh(matrix @ matrix.T, eigvals_only=True, subset_by_index=[size - 1, size - 1])
-        return float(np.sqrt(max(largest[0], 0.0)))
+        largest = float(torch.linalg.eigvalsh(found @ found.mT)[-1])
+        return float(np.sqrt(max(largest, 0.0)))
+    matrix = found.numpy()
     operator = LinearOperator((size, size), matvec=lambda v: matrix @ (matrix.T @ v), dtype=float)
     return _root_of_largest(operator, what, 1e-8)
 
