@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 from flatscale import __version__
 from flatscale.cli import app, main
 from flatscale.metrics import metric_catalog
+from flatscale.plan import plan
 from flatscale.results import Store
-from tests.records_by_hand import study
+from tests.records_by_hand import record, study
 
 STUDY = {
     "name": "study",
@@ -154,3 +155,27 @@ def test_a_command_whose_output_nobody_reads_goes_on_quietly():
     process.stdout = None
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
+
+
+def test_the_analysis_job_writes_the_report_of_a_store(tmp_path: Path) -> None:
+    analysis = {"primary": ["sharpness", "mls"], "num_resamples": 100}
+    config = study(num_seeds=4, analysis=analysis)
+    store = Store(tmp_path)
+    store.prepare(config)
+    for spec in plan(config):
+        store.write(record(spec))
+    job = Path(__file__).resolve().parents[1] / "jobs" / "analyze.py"
+    done = subprocess.run(
+        [sys.executable, str(job), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "report.html" in done.stdout
+    assert "sharpness" in (tmp_path / "report" / "report.html").read_text()
+    done = subprocess.run(
+        [sys.executable, str(job), str(tmp_path / "none")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

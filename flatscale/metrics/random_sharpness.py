@@ -28,6 +28,8 @@ from flatscale.metrics.swapped import call_with
 
 _DEGREES_OF_FREEDOM = 12
 """Fewest, of groups times rounds less one, that a standard error is taken from."""
+_FEWEST_RISES = 60
+"""Fewest rises, points times rounds: theirs are skewed, their mean is to be nearly normal."""
 _PARAMETERS_PER_POINT = 100_000
 _POINTS_PER_GROUP = 25
 _FEWEST_GROUPS = 4
@@ -199,7 +201,8 @@ def _rises(
     most = options.max_evaluations // 2
     groups = np.arange(observer.num_points) // group
     rises = np.empty((observer.num_points, 0))
-    target = min(1 + math.ceil(_DEGREES_OF_FREEDOM / (groups[-1] + 1)), most)
+    first = 1 + math.ceil(_DEGREES_OF_FREEDOM / (groups[-1] + 1))
+    target = min(max(first, math.ceil(_FEWEST_RISES / observer.num_points)), most)
     while True:
         done = rises.shape[1]
         more = observer.gather(

@@ -13,6 +13,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from flatscale.results import Store
+from flatscale.run_status import study_status
 
 MakeFile = Callable[..., Path]
 LONGER = {"kind": "grid", "learning_rate": [0.1, 0.2, 0.3], "batch_size": [20], "num_seeds": 8}
@@ -57,12 +58,22 @@ def test_a_killed_and_an_interrupted_driver_continue_where_they_were(
 
     process = start(config, store)
     wait_for_records(store, len(kept) + 2, process)
+    now = study_status(Store(store))
+    assert now.alive
+    assert now.num_planned == 24
+    assert now.counts["finished"] >= len(kept) + 2
+    assert (now.trials_per_minute or 0) > 0
+    assert (now.minutes_left or 0) > 0
     os.kill(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "continues" in errors
     kept_again = modification_times(store)
     assert len(kept_again) < 24
+    now = study_status(Store(store))
+    assert not now.alive
+    assert not now.running
+    assert now.counts == {"finished": len(kept_again), "missing": 24 - len(kept_again)}
 
     process = start(config, store)
     output, errors = process.communicate(timeout=240)

@@ -30,7 +30,7 @@ DENSITY = [
     {"num_steps": 2, "num_probes": 10, "max_probes": 10},
     {"num_steps": 2, "max_relative_error": 0.4},
 ]
-STOPPING = [{"max_relative_error": 0.2}, {"max_relative_error": 0.4}]
+STOPPING = [{"max_relative_error": 0.08}, {"max_relative_error": 0.15}]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Other values for the parameters: modules and weights that a network holds more than once."""
 
 import copy
+from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -74,3 +75,22 @@ def test_sharpness_counts_a_shared_weight_once_with_both_its_gradients():
         assert abs(found - expected) < 1e-4 * expected
         apart = measure(unrolled(model), (x, y), ["sharpness"])["sharpness"].value
         assert abs(found - apart) > 1e-3 * apart
+
+
+def test_a_shared_weight_in_a_network_that_returns_an_object_with_logits():
+    class Wrapped(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return SimpleNamespace(logits=self.inner(x))
+
+    torch.manual_seed(0)
+    x, y = torch.randn(5, 4), torch.randint(0, 4, (5,))
+    names = ["mls", "sharpness", "hessian_trace", "adaptive_sharpness", "bound_d"]
+    for model in (Tied(), registered_twice()):
+        plain = measure(model, (x, y), names)
+        wrapped = measure(Wrapped(model), (x, y), names)
+        for name in names:
+            assert abs(wrapped[name].value - plain[name].value) <= 1e-5 * abs(plain[name].value)

@@ -243,3 +243,7 @@ def test_pac_bayes_bound_says_where_n_comes_from():
     given = measure(model, (x, y), ["pac_bayes_bound"], train=(x[:9], y[:9]))["pac_bayes_bound"]
     assert given.reason is None
     assert given.value > default.value
+    x[2, 0] = torch.nan
+    fewer = measure(model, (x, y), ["pac_bayes_bound"])["pac_bayes_bound"]
+    assert "n = 11 is the probe set's size" in fewer.reason
+    assert fewer.num_points == 11
