@@ -2,7 +2,8 @@
 
 A store is a folder. The truth in it is `records/<trial id>.parquet`, one atomic file a trial with
 one row: what was trained, how it ended, and (nested) every measurement and the training history.
-Nothing else needs to be right for a study to continue. `trials.parquet` and `measurements.parquet`
+Nothing else needs to be right for a study to continue. `records.sha256` tells a record that was
+damaged on the disk from a whole one. `trials.parquet` and `measurements.parquet`
 are the same content as two flat tables, for other programs, written anew after every run.
 """
 
@@ -22,6 +23,7 @@ import polars as pl
 import yaml
 
 from flatscale.atomic import write_atomically
+from flatscale.checksums import Checksums
 from flatscale.config import StudyConfig
 from flatscale.errors import ConfigError, StoreError
 from flatscale.records import (
@@ -98,6 +100,10 @@ class Store:
     @property
     def study_file(self) -> Path:
         return self.root / "study.yaml"
+
+    @property
+    def _checksums(self) -> Checksums:
+        return Checksums(self.root / "records.sha256")
 
     @property
     def _id_file(self) -> Path:
@@ -181,8 +187,10 @@ class Store:
         """
         buffer = io.BytesIO()
         pl.DataFrame([record.row()], schema=RECORD_SCHEMA).write_parquet(buffer)
+        path = self.records / f"{record.trial_id}.parquet"
         try:
-            write_atomically(self.records / f"{record.trial_id}.parquet", buffer.getvalue())
+            self._checksums.add(path, buffer.getvalue())
+            write_atomically(path, buffer.getvalue())
         except OSError as error:
             raise StoreError(
                 f"cannot write the record of trial {record.trial_id} to {self.records}: {error}. "
@@ -191,7 +199,9 @@ class Store:
 
     def read_record(self, trial_id: str) -> dict[str, Any]:
         """One record as a mapping in RECORD_SCHEMA."""
-        return self._read_file(self.records / f"{trial_id}.parquet").row(0, named=True)
+        path = self.records / f"{trial_id}.parquet"
+        self._refuse_damaged([path])
+        return self._read_file(path).row(0, named=True)
 
     def statuses(self) -> dict[str, str]:
         """The status of every recorded trial by its id, without reading measurements."""
@@ -239,11 +249,24 @@ class Store:
         paths = self.record_paths()
         if not paths:
             return pl.DataFrame(schema=RECORD_SCHEMA).select(columns)
+        self._refuse_damaged(paths)
         try:
             return pl.scan_parquet(paths, schema=RECORD_SCHEMA).select(columns).collect()
         except _UNREADABLE:
             # One of them is damaged: read them singly to name it.
             return pl.concat([self._read_file(path).select(columns) for path in paths])
+
+    def _refuse_damaged(self, paths: list[Path]) -> None:
+        try:
+            damaged = self._checksums.damaged(paths)
+        except OSError as error:
+            raise StoreError(f"the records in {self.records} cannot be read: {error}") from error
+        if damaged:
+            raise StoreError(
+                f"the record {damaged[0]} is damaged: it is not what was written "
+                f"({len(damaged)} of {len(paths)} records are). Delete it and run the study again: "
+                "only such trials will be repeated"
+            )
 
     def _read_file(self, path: Path) -> pl.DataFrame:
         try:

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "flatscale"
 GROUND = (
     "errors",
     "atomic",
+    "checksums",
     "seeding",
     "measurement",
     "config",
@@ -26,6 +27,7 @@ GROUND = (
 ALLOWED = {
     "errors": (),
     "atomic": (),
+    "checksums": (),
     "seeding": (),
     "measurement": (),
     "redaction": (),
@@ -35,7 +37,7 @@ ALLOWED = {
     "plugins": ("errors",),
     "plan": ("config", "errors", "seeding"),
     "records": ("measurement",),
-    "results": ("atomic", "config", "errors", "records", "study_file"),
+    "results": ("atomic", "checksums", "config", "errors", "records", "study_file"),
     "models": (*GROUND,),
     "data": (*GROUND, "models"),
     "training": (*GROUND, "data", "models"),

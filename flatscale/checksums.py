@@ -1,0 +1,61 @@
+"""Checksums of a store's records: bytes that changed on the disk never reach a parser.
+
+One text file in the format of `sha256sum`, a line a record, only ever appended to. A record's line
+is on the disk before the record is, so a driver killed in between leaves a line that nothing
+matches yet; a record written again has several, and is whole if it matches one of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from pathlib import Path
+
+
+class Checksums:
+    """The checksums of the files of one folder tree.
+
+    Args:
+        path: the text file; missing counts as empty.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def add(self, file: Path, content: bytes) -> None:
+        """Note what a file is about to hold.
+
+        Raises:
+            OSError: the disk is full or the text file cannot be written.
+        """
+        # what was cut short by a full disk stands on a line of its own
+        line = f"\n{_sum(content)}  {self._name(file)}\n"
+        with self._path.open("ab") as text:
+            text.write(line.encode())
+            text.flush()
+            os.fsync(text.fileno())
+
+    def damaged(self, files: list[Path]) -> list[Path]:
+        """The files that hold something else than was written; one never noted is not judged."""
+        known = self._known()
+        return [
+            file
+            for file in files
+            if (sums := known.get(self._name(file))) and _sum(file.read_bytes()) not in sums
+        ]
+
+    def _known(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = defaultdict(set)
+        if self._path.is_file():
+            for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
+                digest, _, name = line.partition("  ")
+                found[name].add(digest)
+        return found
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self._path.parent).as_posix()
+
+
+def _sum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
