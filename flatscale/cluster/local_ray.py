@@ -15,6 +15,8 @@ import ray
 from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
+from flatscale.errors import FlatscaleError
+
 logger = logging.getLogger(__name__)
 
 _LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -31,20 +33,40 @@ def local_ray(**options: Any) -> Iterator[None]:
 
     Args:
         options: further arguments of `ray.init`.
+
+    Raises:
+        FlatscaleError: Ray did not start, twice.
     """
     with _on_loopback(), _own_token():
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **options,
-        )
+        _start(options)
         try:
             _say_if_open()
             yield
         finally:
             ray.shutdown()
+
+
+def _start(options: Mapping[str, Any]) -> None:
+    """Start Ray; once more where it did not come up, as on a machine busy with other work."""
+    for again in (True, False):
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **options,
+            )
+            return
+        except Exception as error:  # Ray raises no narrower class when a process of its is late
+            ray.shutdown()
+            said = " ".join(str(error).split())[:300] or type(error).__name__
+            if not again:
+                raise FlatscaleError(
+                    f"Ray did not start on this machine: {said} The machine may be short of memory "
+                    "or busy; nothing is lost, run the same command again"
+                ) from error
+            logger.warning("Ray did not start, trying once more: %s", said)
 
 
 @contextmanager

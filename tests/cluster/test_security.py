@@ -18,6 +18,8 @@ from urllib.request import urlopen
 import grpc
 import pytest
 
+from flatscale.cluster.local_ray import local_ray
+from flatscale.errors import FlatscaleError
 from flatscale.results import Store
 from tests.cluster.sockets import Listening, listening, process_tree
 from tests.records_by_hand import study
@@ -37,12 +39,13 @@ METHODS = (
 
 @contextmanager
 def running(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`flatscale …`, ended with everything it started."""
+    """`flatscale …` as from a shell that knows no Ray, ended with everything it started."""
+    inherited = {name: v for name, v in os.environ.items() if not name.startswith("RAY_")}
     process = subprocess.Popen(
         [sys.executable, "-m", "flatscale", *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, **environment},
+        env={**inherited, **environment},
     )
     try:
         yield process
@@ -50,7 +53,7 @@ def running(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[by
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
             try:
-                process.wait(60)
+                process.wait(120)
             except subprocess.TimeoutExpired:
                 for pid in process_tree(process.pid):
                     with suppress(ProcessLookupError):
@@ -155,3 +158,20 @@ def test_the_tracking_page_listens_on_loopback_alone(tmp_path: Path) -> None:
         sockets = listening(process.pid)
         assert port in {server.port for server in sockets}
         assert [server for server in sockets if not server.on_loopback] == []
+
+
+def test_ray_that_does_not_come_up_is_started_again_and_then_refused_in_words(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = []
+
+    def late(**options: object) -> None:
+        calls.append(options)
+        raise Exception("The current node timed out during startup.\nMore lines.")
+
+    monkeypatch.setattr("flatscale.cluster.local_ray.ray.init", late)
+    monkeypatch.setattr("flatscale.cluster.local_ray.ray.shutdown", lambda: None)
+    with pytest.raises(FlatscaleError, match="did not start on this machine: The current node"):
+        local_ray().__enter__()
+    assert len(calls) == 2
+    assert "trying once more" in caplog.text
