@@ -24,7 +24,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
 from ray.exceptions import AuthenticationError
 
-from flatscale.cluster.local_ray import local_ray
+from flatscale.cluster.local_ray import leave_ray, local_ray
 from flatscale.cluster.mailbox import make_mailbox
 from flatscale.cluster.probe_pool import make_pool
 from flatscale.cluster.trial import Workshop, describe
@@ -263,4 +263,4 @@ def _joined_ray(address: str | None) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        leave_ray()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import secrets
@@ -43,7 +44,20 @@ def local_ray(**options: Any) -> Iterator[None]:
             _say_if_open()
             yield
         finally:
-            ray.shutdown()
+            leave_ray()
+
+
+def leave_ray() -> None:
+    """Disconnect from Ray, with no garbage of its objects left for another thread to collect.
+
+    A reference to a Ray object that some thread destroys while Ray shuts down ends the process.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        gc.enable()
 
 
 def _start(options: Mapping[str, Any]) -> None:
