@@ -22,6 +22,8 @@ class Checksums:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._sums: dict[str, set[str]] = defaultdict(set)
+        self._num_read = 0
 
     def add(self, file: Path, content: bytes) -> None:
         """Note what a file is about to hold.
@@ -46,12 +48,21 @@ class Checksums:
         ]
 
     def _known(self) -> dict[str, set[str]]:
-        found: dict[str, set[str]] = defaultdict(set)
-        if self._path.is_file():
-            for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
-                digest, _, name = line.partition("  ")
-                found[name].add(digest)
-        return found
+        """Sums by file name; only what was appended since the last time is read."""
+        if not self._path.is_file():
+            return {}
+        start = self._num_read
+        with self._path.open("rb") as text:
+            if os.fstat(text.fileno()).st_size < start:
+                self._sums, start = defaultdict(set), 0
+            text.seek(start)
+            whole, newline, _ = text.read().rpartition(b"\n")
+        for line in whole.decode(errors="replace").splitlines():
+            digest, _, name = line.partition("  ")
+            self._sums[name].add(digest)
+        # set, not added to: threads that read the same lines at once skip none
+        self._num_read = start + len(whole) + len(newline)
+        return self._sums
 
     def _name(self, file: Path) -> str:
         return file.relative_to(self._path.parent).as_posix()

@@ -84,6 +84,7 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).resolve()
+        self._checksums = Checksums(self.root / "records.sha256")
 
     @property
     def records(self) -> Path:
@@ -100,10 +101,6 @@ class Store:
     @property
     def study_file(self) -> Path:
         return self.root / "study.yaml"
-
-    @property
-    def _checksums(self) -> Checksums:
-        return Checksums(self.root / "records.sha256")
 
     @property
     def _id_file(self) -> Path:
@@ -187,10 +184,10 @@ class Store:
         """
         buffer = io.BytesIO()
         pl.DataFrame([record.row()], schema=RECORD_SCHEMA).write_parquet(buffer)
-        path = self.records / f"{record.trial_id}.parquet"
+        path, content = self.records / f"{record.trial_id}.parquet", buffer.getvalue()
         try:
-            self._checksums.add(path, buffer.getvalue())
-            write_atomically(path, buffer.getvalue())
+            self._checksums.add(path, content)
+            write_atomically(path, content)
         except OSError as error:
             raise StoreError(
                 f"cannot write the record of trial {record.trial_id} to {self.records}: {error}. "

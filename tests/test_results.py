@@ -195,6 +195,21 @@ def test_records_without_checksums_are_read_and_a_torn_line_hides_none(store: St
         store.statuses()
 
 
+def test_a_store_learns_what_another_process_writes(store: Store) -> None:
+    first, second = plan(study())[:2]
+    reader = Store(store.root)
+    store.write(record(first))
+    assert reader.read().trials.height == 1
+    store.write(record(second))
+    assert reader.read().trials.height == 2
+    store.write(record(first, num_attempts=3))
+    assert reader.read_record(first.trial_id)["num_attempts"] == 3
+    path = store.records / f"{second.trial_id}.parquet"
+    path.write_bytes(path.read_bytes()[:-1] + b"2")
+    with pytest.raises(StoreError, match=second.trial_id):
+        reader.statuses()
+
+
 def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"study\.yaml"):
         load_results(tmp_path)

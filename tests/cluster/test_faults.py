@@ -44,6 +44,7 @@ class Killer:
         self._title = title
         self._left = times
         self._wait = wait
+        self._one_at_a_time = threading.Lock()
 
     def started(self, trial_id: str) -> None:
         if self._left:
@@ -54,7 +55,13 @@ class Killer:
         pass
 
     def _strike(self) -> None:
-        self.killed += kill(workers(self._title)[:1])
+        deadline = time.monotonic() + 30
+        with self._one_at_a_time:
+            while not (there := workers(self._title)) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            self.killed += kill(there[:1])
+            while set(there[:1]) & set(workers(self._title)):
+                time.sleep(0.02)
 
 
 def run(config: StudyConfig, root: Path, *listeners: Killer) -> Results:

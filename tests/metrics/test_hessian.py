@@ -10,7 +10,7 @@ from torch import nn
 from flatscale.metrics import LocalObserver, measure
 from flatscale.metrics.spectral_density import _tridiagonal_spectrum
 from flatscale.metrics.theta import hessian_products, loss_surface
-from tests.oracles.dense_hessian import dense_hessian, half_squared
+from tests.oracles.dense_hessian import curved_problem, dense_hessian, half_squared
 from tests.oracles.networks import Residual, case
 
 ENDS = ["top_eigenvalue", "bottom_eigenvalue", "eigenvalue_ratio"]
@@ -18,12 +18,7 @@ ENDS = ["top_eigenvalue", "bottom_eigenvalue", "eigenvalue_ratio"]
 
 @pytest.fixture(scope="module")
 def small():
-    torch.manual_seed(2)
-    model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(2.0)
-    x, y = torch.randn(9, 5), torch.randint(0, 3, (9,))
+    model, x, y = curved_problem()
     return model, x, y, dense_hessian(model, x, y)
 
 

@@ -6,14 +6,12 @@ stop on samples that happen to agree.
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from flatscale.metrics import measure
 from flatscale.metrics.reduction import error_of_draws
 from tests.metrics.test_every_metric import DRAWN
 from tests.metrics.test_random_sharpness import FORMS, linear_problem
-from tests.oracles.dense_hessian import dense_hessian
+from tests.oracles.dense_hessian import curved_problem, dense_hessian
 
 SEEDS = 200
 NOT_MONTE_CARLO = {"finite_mls", "worst_case_sharpness", "pac_bayes_bound"}
@@ -36,12 +34,7 @@ STOPPING = [{"max_relative_error": 0.08}, {"max_relative_error": 0.15}]
 @pytest.fixture(scope="module")
 def curved():
     """A small network whose dense Hessian is at hand."""
-    torch.manual_seed(2)
-    model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(2.0)
-    x, y = torch.randn(9, 5), torch.randint(0, 3, (9,))
+    model, x, y = curved_problem()
     dense = dense_hessian(model, x, y)
     return (
         model,

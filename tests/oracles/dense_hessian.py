@@ -33,3 +33,13 @@ def dense_hessian(model: nn.Module, x: Tensor, y: Tensor, loss=half_squared) -> 
         return loss(outputs, y).mean()
 
     return torch.func.hessian(mean_loss)(theta).detach().numpy()
+
+
+def curved_problem() -> tuple[nn.Sequential, Tensor, Tensor]:
+    """A small network with both signs of curvature, and nine points."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2.0)
+    return model, torch.randn(9, 5), torch.randint(0, 3, (9,))
