@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from flatscale.atomic import write_atomically
-from flatscale.cluster import Listener, RunSummary, run_trials
+from flatscale.cluster.launch import Listener, RunSummary, run_trials
 from flatscale.config import StudyConfig
 from flatscale.errors import FlatscaleError, TrackingError
 from flatscale.metrics import metric_catalog

@@ -1,5 +1,5 @@
-"""Running trials on Ray: Tune launches them, probe actors measure them, one writer records them."""
+"""Running trials on Ray: Tune launches them, probe actors measure them, one writer records them.
 
-from flatscale.cluster.launch import Listener, RunSummary, missing_trials, run_trials
-
-__all__ = ["Listener", "RunSummary", "missing_trials", "run_trials"]
+`flatscale.cluster.launch` is the way in. Nothing is imported here: each of Ray's workers is a new
+process, which would import all of the room for the one module it works with.
+"""

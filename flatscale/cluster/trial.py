@@ -67,7 +67,7 @@ def run_trial(config: Mapping[str, Any], workshop: Workshop) -> dict[str, Any]:
     torch.set_num_threads(workshop.num_threads)
     keep_freed_memory()
     import_plugins(workshop.plugins)
-    spec = TrialSpec.model_validate(config["spec"])
+    spec = TrialSpec.model_validate_json(config["spec"])
     ray.get(workshop.mailbox.announce.remote(spec.trial_id))
     record = replace(describe(spec, workshop.dataset), started_at=datetime.now(UTC))
     try:

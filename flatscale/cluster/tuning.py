@@ -91,7 +91,7 @@ def _fit(
     folder = Path(tempfile.gettempdir()) / f"flatscale-{uuid4().hex}"
     tuner = tune.Tuner(
         trainable,
-        param_space={"spec": tune.grid_search([spec.model_dump(mode="json") for spec in specs])},
+        param_space={"spec": tune.grid_search(_Shared(s.model_dump_json() for s in specs))},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=at_a_time,
             reuse_actors=True,
@@ -114,8 +114,15 @@ def _fit(
     return {Path(r.path).name: _what_was_lost(r.error) for r in results if r.error and r.path}
 
 
+class _Shared(list[str]):
+    """A list that Tune, which copies the whole grid for each of its trials, does not copy."""
+
+    def __deepcopy__(self, memo: Any) -> _Shared:
+        return self
+
+
 def _trial_name(trial: Any) -> str:
-    return TrialSpec.model_validate(trial.config["spec"]).trial_id
+    return TrialSpec.model_validate_json(trial.config["spec"]).trial_id
 
 
 def _memory_error(error: BaseException) -> str | None:

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 import ray
 
-from flatscale.cluster import run_trials
+from flatscale.cluster.launch import run_trials
 from flatscale.cluster.probe_pool import ProbePool, make_pool
 from flatscale.config import StudyConfig
 from flatscale.preflight import check_study, load_points

@@ -12,7 +12,7 @@ import pytest
 import ray
 import torch
 
-from flatscale.cluster import missing_trials, run_trials
+from flatscale.cluster.launch import missing_trials, run_trials
 from flatscale.config import StudyConfig
 from flatscale.errors import FlatscaleError, StoreError
 from flatscale.metrics import measure
