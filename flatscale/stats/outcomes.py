@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from flatscale.errors import StatsError
 from flatscale.stats.sample import require_columns
@@ -18,7 +20,14 @@ FAMILY_PATTERN = r"^[A-Za-z]+"
 eva.
 """
 
-_NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+|\d+)?(\.\d*)?([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?((\d{1,3}(,\d{3})+|\d+)(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_UNREADABLE = (
+    pl.exceptions.PolarsError,
+    pl.exceptions.PanicException,
+    pa.ArrowException,
+    OSError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,10 +77,20 @@ def read_table(path: str | Path) -> pl.DataFrame:
         if path.suffix == ".csv":
             table = pl.read_csv(path, infer_schema_length=None)
         else:
-            table = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise StatsError(f"{path}: cannot be read as a table: {error}") from error
+            table = _read_parquet(path)
+    except _UNREADABLE as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise StatsError(f"{path}: cannot be read as a table: {said}") from error
     return parse_numbers(table)
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    """Read and checked by pyarrow: on some damaged files polars' own reader ends the process."""
+    arrow = pq.read_table(path)
+    arrow.validate(full=True)
+    table = pl.from_arrow(arrow)
+    assert isinstance(table, pl.DataFrame)
+    return table
 
 
 def parse_numbers(table: pl.DataFrame) -> pl.DataFrame:
@@ -82,15 +101,14 @@ def parse_numbers(table: pl.DataFrame) -> pl.DataFrame:
     for series in table:
         known = series.drop_nulls() if series.dtype == pl.String else None
         if known is not None and len(known) and all(_is_number(text) for text in known):
-            cleaned = series.str.strip_chars().str.replace_all(",", "").str.strip_prefix("+")
-            series = cleaned.cast(pl.Float64)
+            values = [None if t is None else float(t.strip().replace(",", "")) for t in series]
+            series = pl.Series(series.name, values, dtype=pl.Float64)
         columns.append(series)
     return pl.DataFrame(columns)
 
 
 def _is_number(text: str) -> bool:
-    stripped = text.strip()
-    return any(map(str.isdigit, stripped)) and _NUMBER.fullmatch(stripped) is not None
+    return _NUMBER.fullmatch(text.strip()) is not None
 
 
 def join_outcomes(

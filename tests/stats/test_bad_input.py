@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -20,6 +22,7 @@ from flatscale.stats import (
     correlate,
     family_scan,
     mantel,
+    read_table,
     statistic,
 )
 
@@ -33,6 +36,41 @@ def table(n: int = 12, **columns: list) -> pl.DataFrame:
         "y": rng.standard_normal(n).tolist(),
     }
     return pl.DataFrame(made | columns, strict=False)
+
+
+def written(suffix: str) -> bytes:
+    buffer = io.BytesIO()
+    (table().write_csv if suffix == ".csv" else table().write_parquet)(buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_table_is_read_or_refused_in_one_line(
+    tmp_path: Path, suffix: str, data: st.DataObject
+) -> None:
+    content = bytearray(written(suffix))
+    places = st.integers(0, len(content) - 1)
+    for place, byte in data.draw(st.dictionaries(places, st.integers(0, 255), max_size=4)).items():
+        content[place] = byte
+    content[data.draw(places) :] = data.draw(st.one_of(st.just(content[-1:]), st.binary()))
+    path = tmp_path / f"table{suffix}"
+    path.write_bytes(content)
+    try:
+        refused = None if isinstance(read_table(path), pl.DataFrame) else "read as something else"
+    except StatsError as error:
+        refused = str(error)
+    assert refused is None or refused.startswith(f"{path}: cannot be read as a table: ")
+    assert refused is None or len(refused.splitlines()) == 1
+
+
+def test_only_what_is_a_number_becomes_one(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    columns = {"a": ["١٢", "٣"], "b": ["+1,200", ".5"], "c": ["\x1c7", "1e3"], "d": ["e5", "1"]}
+    pl.DataFrame(columns).write_parquet(path)
+    numbers = {"b": [1200.0, 0.5], "c": [7.0, 1000.0]}
+    assert read_table(path).to_dict(as_series=False) == columns | numbers
 
 
 def test_a_missing_column_names_the_nearest_one() -> None:
