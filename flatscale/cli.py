@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import subprocess
@@ -71,6 +72,9 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("stopped")
         sys.exit(130)
+    finally:
+        # What is left goes with the process: collecting it takes a second once torch is loaded.
+        gc.freeze()
 
 
 def _print_version(wanted: bool) -> None:
@@ -321,7 +325,11 @@ def ui(
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{database}", "--host", "127.0.0.1"]
     out.print(f"http://127.0.0.1:{port}  (Ctrl-C ends it)")
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        **os.environ,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     try:
         code = subprocess.call([*command, "--port", str(port)], env=environment)
     except KeyboardInterrupt:

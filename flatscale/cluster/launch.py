@@ -152,6 +152,7 @@ class _Writer:
 
     def __exit__(self, *exception: object) -> None:
         self._stop.set()
+        self._mailbox.wake.remote()
         self._thread.join()
 
     def attempts(self, trial_id: str) -> int:
@@ -171,7 +172,7 @@ class _Writer:
         acknowledged: list[str] = []
         while True:
             stopping = self._stop.is_set()
-            messages = ray.get(self._mailbox.take.remote(acknowledged, 0.5))
+            messages = ray.get(self._mailbox.take.remote(acknowledged, 0.0 if stopping else 0.5))
             acknowledged = []
             for message in messages:
                 if message.record is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,13 +50,15 @@ class _Mailbox:
             event = self._written.pop(trial_id, None)
             if event is not None:
                 event.set()
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(self._arrived.wait(), timeout)
-        except TimeoutError:
-            return []
         messages, self._fresh = self._fresh, []
         self._arrived.clear()
         return messages
+
+    async def wake(self) -> None:
+        """Let `take` return with what there is."""
+        self._arrived.set()
 
     async def close(self) -> None:
         """Let the trials go that wait, and those to come: nobody takes their records any more."""

@@ -122,6 +122,23 @@ def test_a_run_listens_on_loopback_alone_and_answers_only_to_its_token(
     assert not path.parent.exists()
 
 
+@pytest.mark.parametrize(
+    ("statement", "reports"),
+    [
+        ("import flatscale.tracking", "mlflow.telemetry.client.get_telemetry_client() is not None"),
+        ("import flatscale.cluster.launch", "ray._common.usage.usage_lib.usage_stats_enabled()"),
+    ],
+)
+def test_nothing_is_reported_to_the_makers_of_a_library(statement: str, reports: str) -> None:
+    module = reports.partition("(")[0].rpartition(".")[0]
+    code = f"{statement}; import {module}; print({reports})"
+    # MLflow reports nothing where a variable says that this is a test or continuous integration.
+    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 @pytest.mark.slow
 def test_what_the_user_has_set_is_left_alone(study_file: MakeFile, tmp_path: Path) -> None:
     token = tmp_path / "mine"
