@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
 import os
@@ -64,6 +65,8 @@ SetOption = Annotated[
 
 def main() -> None:
     """The command's entry point: what a user can mend is one message, without a traceback."""
+    # What is left goes with the process: collecting it takes a second once torch is loaded.
+    atexit.register(gc.freeze)
     try:
         app()
     except FlatscaleError as error:
@@ -72,9 +75,6 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("stopped")
         sys.exit(130)
-    finally:
-        # What is left goes with the process: collecting it takes a second once torch is loaded.
-        gc.freeze()
 
 
 def _print_version(wanted: bool) -> None:

@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 
+from flatscale.cli import main
 from flatscale.results import Store
 from flatscale.run_status import study_status
 
@@ -100,30 +102,38 @@ def test_a_killed_and_an_interrupted_driver_continue_where_they_were(
     assert not [p for p in store.rglob("*") if p.name.startswith(".tmp-")]
 
 
+def run_here(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int | str | None:
+    """`flatscale run …` in this process, on the Ray that is there; its exit status."""
+    monkeypatch.setattr(sys, "argv", ["flatscale", "run", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+@pytest.mark.usefixtures("small_ray")
 def test_a_trial_that_fails_makes_the_command_fail_and_still_reports(
-    study_file: MakeFile, tmp_path: Path
+    study_file: MakeFile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    root = Path(__file__).resolve().parents[2]
     models = [
         {"architecture": "mlp", "options": {"width": 16}},
         {"architecture": "fails_in_training"},
     ]
     config = study_file(models=models, plugins=["tests.cluster.plugin"])
-    command = [sys.executable, "-m", "flatscale", "run", str(config)]
-    done = subprocess.run(
-        [*command, "--store", str(tmp_path / "store")],
-        capture_output=True,
-        text=True,
-        cwd=root,
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
-    assert "broken on purpose" in done.stdout
-    assert "4 failed, 4 finished" in done.stdout
+    store = str(tmp_path / "store")
+    assert run_here(str(config), "--store", store, monkeypatch=monkeypatch) == 1
+    printed = capsys.readouterr().out
+    assert "broken on purpose" in printed
+    assert "4 failed, 4 finished" in printed
     assert (tmp_path / "store" / "report" / "report.html").is_file()
 
 
-def test_the_cifar_study_runs_on_real_images(cifar10_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("small_ray")
+def test_the_cifar_study_runs_on_real_images(
+    cifar10_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = Path(__file__).resolve().parents[2] / "configs" / "cifar10_vgg.yaml"
     overrides = [
         f"data.path={cifar10_folder}",
@@ -137,14 +147,11 @@ def test_the_cifar_study_runs_on_real_images(cifar10_folder: Path, tmp_path: Pat
         "analysis.num_resamples=100",
         "tracking.enabled=false",
     ]
-    command = [sys.executable, "-m", "flatscale", "run", str(config)]
-    for override in overrides:
-        command += ["--set", override]
     store = tmp_path / "store"
-    done = subprocess.run(
-        [*command, "--store", str(store)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    arguments = [str(config), "--store", str(store)]
+    for override in overrides:
+        arguments += ["--set", override]
+    assert not run_here(*arguments, monkeypatch=monkeypatch)
     table = Store(store).read().table()
     assert table["status"].to_list() == ["finished"] * 2
     assert (table["num_classes"] == 2).all()
