@@ -50,7 +50,7 @@ def test_200_seeds_cover_the_closed_form(form, group):
     hits = {"adaptive_sharpness": 0, "average_sharpness": 0}
     truth = {"adaptive_sharpness": adaptive, "average_sharpness": average}
     seeds = 200
-    settings = {"points_per_perturbation": group, "max_evaluations": 40, "max_relative_error": 1e-9}
+    settings = {"points_per_perturbation": group, "max_evaluations": 24, "max_relative_error": 1e-9}
     for seed in range(seeds):
         report = measure(
             model, (x, y), list(hits), seed=seed, options=dict.fromkeys(hits, settings)
