@@ -6,7 +6,6 @@ import atexit
 import gc
 import logging
 import os
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -330,11 +329,8 @@ def ui(
         **os.environ,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    try:
-        code = subprocess.call([*command, "--port", str(port)], env=environment)
-    except KeyboardInterrupt:
-        code = 0
-    raise typer.Exit(code)
+    # In this process's place: what ends it ends the server.
+    os.execve(sys.executable, [*command, "--port", str(port)], environment)
 
 
 def _print_summary(statuses: Counter[str], num_kept: int) -> None:

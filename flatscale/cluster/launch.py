@@ -89,7 +89,7 @@ def run_trials(
     todo = missing_trials(store, specs)
     interrupted = False
     if todo:
-        with _connected(address):
+        with _connected(address), _termination_interrupts():
             interrupted = _run_missing(config, todo, points, store, listeners)
     statuses = store.statuses()
     return RunSummary(
@@ -238,6 +238,19 @@ def _check_resources(config: StudyConfig) -> None:
             f"resources: a trial asks for {wanted['CPU']:g} CPUs and {wanted['GPU']:g} GPUs, but "
             f"no node has them (most on one node: {largest['CPU']:g} CPUs, {largest['GPU']:g} GPUs)"
         )
+
+
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """Inside, SIGTERM, as schedulers send it, ends the run in the same good order as Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 @contextmanager

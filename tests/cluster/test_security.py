@@ -59,6 +59,7 @@ def running(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[by
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
                 process.wait()
+                pytest.fail(f"{' '.join(arguments)} did not end when it was interrupted")
 
 
 def wait_until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
@@ -119,6 +120,9 @@ def test_a_run_listens_on_loopback_alone_and_answers_only_to_its_token(
                     assert refused == grpc.StatusCode.UNAUTHENTICATED, (server, method)
         assert set(known) == set(METHODS)
         assert set(known.values()) == {grpc.StatusCode.OK}
+        # as a scheduler ends a job: in the same good order as Ctrl-C
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(120) == 130
     assert not path.parent.exists()
 
 
@@ -175,6 +179,7 @@ def test_the_tracking_page_listens_on_loopback_alone(tmp_path: Path) -> None:
         sockets = listening(process.pid)
         assert port in {server.port for server in sockets}
         assert [server for server in sockets if not server.on_loopback] == []
+    assert not answers()
 
 
 def test_ray_that_does_not_come_up_is_started_again_and_then_refused_in_words(
