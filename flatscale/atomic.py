@@ -7,17 +7,20 @@ import os
 import tempfile
 from pathlib import Path
 
+_PREFIX = ".tmp-"
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file through a temporary one in the same folder, then rename it into place.
 
     The content is on the disk before the name is, so a reader (or a restart after a crash) sees the
-    old file or the new one and never a part of either. Leftover temporary files start with `.tmp-`.
+    old file or the new one and never a part of either. A process killed in between leaves the
+    temporary file (`is_leftover`).
 
     Raises:
         OSError: the folder cannot be written or the disk is full; the old file is untouched.
     """
-    handle, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=_PREFIX, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -33,3 +36,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is, by its name, one that was never renamed into place."""
+    return path.name.startswith(_PREFIX)

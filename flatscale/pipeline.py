@@ -67,6 +67,7 @@ def run_study(
     problem = None
     with ExitStack() as stack:
         stack.enter_context(store.locked())
+        store.remove_leftovers()
         _write_companions(config, store, points)
         tracker = None
         if config.tracking.enabled:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import fcntl
 import io
+import os
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from uuid import uuid4
 import polars as pl
 import yaml
 
-from flatscale.atomic import write_atomically
+from flatscale.atomic import is_leftover, write_atomically
 from flatscale.checksums import Checksums
 from flatscale.config import StudyConfig
 from flatscale.errors import ConfigError, StoreError
@@ -148,6 +149,18 @@ class Store:
                     f"another run is writing to {self.root}; wait for it or end it first"
                 ) from None
             yield
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed drivers and workers were about to write; for who holds the lock.
+
+        The report's folder is left alone: anybody may be writing a report now.
+        """
+        for folder, subfolders, names in os.walk(self.root):
+            subfolders[:] = [name for name in subfolders if Path(folder, name) != self.report]
+            for path in (Path(folder, name) for name in names):
+                if is_leftover(path):
+                    with suppress(OSError):
+                        path.unlink()
 
     def is_locked(self) -> bool:
         """Whether a driver holds the store now."""

@@ -237,6 +237,19 @@ def test_two_drivers_cannot_hold_a_store(store: Store) -> None:
         pass
 
 
+def test_what_a_killed_process_was_writing_is_removed_and_nothing_else(store: Store) -> None:
+    store.write(record(plan(study())[0]))
+    kept = {path for path in store.root.rglob("*") if path.is_file()}
+    of_a_report = store.report / ".tmp-now"
+    weights = store.checkpoints / "network"
+    weights.mkdir()
+    for folder in (store.root, store.records, weights):
+        (folder / ".tmp-then").write_bytes(b"half a")
+    of_a_report.write_bytes(b"half a")
+    store.remove_leftovers()
+    assert {path for path in store.root.rglob("*") if path.is_file()} == {*kept, of_a_report}
+
+
 def test_a_store_has_an_id_that_stays(store: Store) -> None:
     before = store.store_id()
     store.prepare(study(num_seeds=5))

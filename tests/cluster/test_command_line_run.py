@@ -57,6 +57,9 @@ def test_a_killed_and_an_interrupted_driver_continue_where_they_were(
     process.wait()
     kept = modification_times(store)
     assert 2 <= len(kept) < 24
+    # what a kill in the middle of a write leaves
+    for folder in (store, store / "records", store / "checkpoints"):
+        (folder / ".tmp-killed").write_bytes(b"half a")
 
     process = start(config, store)
     wait_for_records(store, len(kept) + 2, process)
