@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import fcntl
 import io
-import os
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
