@@ -8,12 +8,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from flatscale.metrics import measure
-    from flatscale.results import load_results
     from flatscale.stats import analyze
+    from flatscale.store.results import load_results
 
 _HOMES = {
     "analyze": "flatscale.stats",
-    "load_results": "flatscale.results",
+    "load_results": "flatscale.store.results",
     "measure": "flatscale.metrics",
 }
 

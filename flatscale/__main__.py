@@ -1,5 +1,5 @@
 """`python -m flatscale` is the `flatscale` command."""
 
-from flatscale.cli import main
+from flatscale.cli.commands import main
 
 main()

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from flatscale.atomic import write_atomically
 from flatscale.cluster.launch import Listener, RunSummary, run_trials
-from flatscale.config import StudyConfig
 from flatscale.errors import FlatscaleError, TrackingError
 from flatscale.metrics import metric_catalog
 from flatscale.preflight import Points, check_study, load_points
-from flatscale.redaction import without_password
-from flatscale.results import Store
-from flatscale.run_status import StatusFile
-from flatscale.tracking import TrackingWriter
+from flatscale.store.atomic import write_atomically
+from flatscale.store.results import Store
+from flatscale.store.status import StatusFile
+from flatscale.study.redaction import without_password
+from flatscale.study.schema import StudyConfig
+from flatscale.tracking.writer import TrackingWriter
 
 logger = logging.getLogger(__name__)
 

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flatscale.config import StudyConfig, nearest
 from flatscale.data import Dataset, check_dataset, load_dataset, select_probe
 from flatscale.errors import ConfigError, FlatscaleError
 from flatscale.metrics import check_metric_names, metric_catalog
 from flatscale.models import build_model, check_model
-from flatscale.plan import TrialSpec, plan
-from flatscale.plugins import import_plugins
-from flatscale.results import TRIAL_SCHEMA
-from flatscale.seeding import derive_seed
+from flatscale.store.results import TRIAL_SCHEMA
+from flatscale.study.plan import TrialSpec, plan
+from flatscale.study.plugins import import_plugins
+from flatscale.study.schema import StudyConfig, nearest
+from flatscale.study.seeds import derive_seed
 from flatscale.training import known_optimizers, point_loss
 
 

@@ -38,9 +38,9 @@ def main() -> int:
 def measure_kept(arguments: argparse.Namespace) -> int:
     """Run the study with more metrics, after making sure that nothing would have to be trained."""
     from flatscale.pipeline import run_study
-    from flatscale.plan import plan
-    from flatscale.results import Store
-    from flatscale.study_file import load_config
+    from flatscale.store.results import Store
+    from flatscale.study.plan import plan
+    from flatscale.study.reading import load_config
 
     study = load_config(arguments.config, tuple(arguments.overrides))
     store = Store(arguments.store or Path("runs") / study.name)

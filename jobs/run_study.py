@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from flatscale.cli import main
+from flatscale.cli.commands import main
 
 if __name__ == "__main__":
     sys.argv.insert(1, "run")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from flatscale.config import StudyConfig
 from flatscale.measurement import Measurement
-from flatscale.plan import TrialSpec
-from flatscale.results import FINISHED, Snapshot, TrialRecord
-from flatscale.study_file import parse_config
+from flatscale.store.results import FINISHED, Snapshot, TrialRecord
+from flatscale.study.plan import TrialSpec
+from flatscale.study.reading import parse_config
+from flatscale.study.schema import StudyConfig
 
 
 def study(num_seeds: int = 3, **parts: Any) -> StudyConfig:

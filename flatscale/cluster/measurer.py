@@ -9,12 +9,12 @@ from time import perf_counter
 
 import torch
 
-from flatscale.atomic import write_atomically
 from flatscale.cluster.probe_pool import Network, ProbePool
 from flatscale.measurement import Measurement
 from flatscale.metrics import measure_observers
-from flatscale.plan import TrialSpec
-from flatscale.results import Snapshot
+from flatscale.store.atomic import write_atomically
+from flatscale.store.results import Snapshot
+from flatscale.study.plan import TrialSpec
 from flatscale.training import weights_to_bytes
 
 

@@ -18,10 +18,9 @@ import numpy as np
 import ray
 import torch
 
-from flatscale.allocator import keep_freed_memory
-from flatscale.config import ResourcesConfig
+from flatscale.cluster.allocator import keep_freed_memory
 from flatscale.errors import LostWorkerError
-from flatscale.metrics.probe import (
+from flatscale.metrics.probe.observers import (
     Shard,
     ShardFunction,
     call_on_shard,
@@ -30,7 +29,8 @@ from flatscale.metrics.probe import (
     merge_sums,
 )
 from flatscale.models import build_model
-from flatscale.plugins import import_plugins
+from flatscale.study.plugins import import_plugins
+from flatscale.study.schema import ResourcesConfig
 from flatscale.training import weights_from_bytes
 
 PointSet = tuple[np.ndarray, np.ndarray, np.ndarray]

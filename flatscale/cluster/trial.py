@@ -16,15 +16,15 @@ from typing import Any
 import ray
 import torch
 
-from flatscale.allocator import keep_freed_memory
+from flatscale.cluster.allocator import keep_freed_memory
 from flatscale.cluster.measurer import Measurer
 from flatscale.cluster.probe_pool import Network, ProbePool
 from flatscale.data import Dataset
 from flatscale.errors import FlatscaleError, LostWorkerError
 from flatscale.models import architecture_family, build_model
-from flatscale.plan import TrialSpec
-from flatscale.plugins import import_plugins
-from flatscale.results import DIVERGED, FAILED, FINISHED, TrialRecord
+from flatscale.store.results import DIVERGED, FAILED, FINISHED, TrialRecord
+from flatscale.study.plan import TrialSpec
+from flatscale.study.plugins import import_plugins
 from flatscale.training import load_weights, log_spaced_steps, save_weights, train
 
 logger = logging.getLogger(__name__)

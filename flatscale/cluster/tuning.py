@@ -15,9 +15,9 @@ from ray import tune
 from ray.exceptions import OutOfMemoryError
 
 from flatscale.cluster.trial import Workshop, run_trial
-from flatscale.config import StudyConfig
 from flatscale.errors import LostWorkerError
-from flatscale.plan import TrialSpec
+from flatscale.study.plan import TrialSpec
+from flatscale.study.schema import StudyConfig
 
 logger = logging.getLogger(__name__)
 

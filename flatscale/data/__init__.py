@@ -4,7 +4,7 @@ from flatscale.data.digits import digits
 from flatscale.data.folder import folder
 from flatscale.data.loading import Dataset, load_dataset
 from flatscale.data.parquet import parquet
-from flatscale.data.probe import Probe, select_probe
+from flatscale.data.probe_set import Probe, select_probe
 from flatscale.data.source import (
     Source,
     Split,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from flatscale.config import DataConfig
 from flatscale.data.source import Source, array_split, dataset
+from flatscale.study.schema import DataConfig
 
 _TEST_SHARE, _SPLIT_SEED = 0.2, 0
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flatscale.config import DataConfig, nearest
 from flatscale.data.decoding import EncodedImage, decode_images
 from flatscale.data.source import Source, Split, dataset, required_path
 from flatscale.errors import DataError
+from flatscale.study.schema import DataConfig, nearest
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"})
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flatscale.config import DataConfig
 from flatscale.data.selection import balanced_rows, select_classes
 from flatscale.data.source import LOADERS, Source, Split, check_dataset, unit_range
 from flatscale.errors import DataError
-from flatscale.seeding import derive_seed
+from flatscale.study.schema import DataConfig
+from flatscale.study.seeds import derive_seed
 
 
 @dataclass(frozen=True, kw_only=True)

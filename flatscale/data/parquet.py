@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from flatscale.config import DataConfig
 from flatscale.data.decoding import EncodedImage, decode_images
 from flatscale.data.source import Source, Split, dataset, required_path
 from flatscale.errors import DataError
+from flatscale.study.schema import DataConfig
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")

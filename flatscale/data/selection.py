@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from flatscale.config import nearest
 from flatscale.errors import DataError
+from flatscale.study.schema import nearest
 
 
 def select_classes(

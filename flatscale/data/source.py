@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flatscale.config import DataConfig, nearest
 from flatscale.errors import DataError
+from flatscale.study.schema import DataConfig, nearest
 
 ReadImages = Callable[[NDArray[np.int64]], NDArray[np.generic]]
 """Row indices, ascending (k,) -> their images (k, channels, height, width): uint8 in [0, 255], or

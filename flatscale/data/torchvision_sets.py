@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from flatscale.config import DataConfig
 from flatscale.data.source import Source, Split, array_split, dataset, required_path
 from flatscale.errors import DataError
 from flatscale.models import allow_torchvision_without_ops
+from flatscale.study.schema import DataConfig
 
 
 @dataset("cifar10")

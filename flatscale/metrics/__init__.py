@@ -1,22 +1,26 @@
 """Metrics: passes over a probe set, what reduces them, and `measure()`, which runs both."""
 
-from flatscale.metrics import (  # noqa: F401  (importing a module registers its metrics)
-    ascent,
-    bounds,
+from flatscale.metrics.catalog import (  # noqa: F401  (importing a module registers its metrics)
     compression,
-    finite_sensitivity,
     gauss_newton,
+    inequalities,
+    reparametrization,
+)
+from flatscale.metrics.measure import Report, measure
+from flatscale.metrics.passes import predictions  # noqa: F401
+from flatscale.metrics.passes.curvature import (  # noqa: F401
     hessian_eigenvalues,
     hessian_trace,
-    predictions,
-    random_sharpness,
     relative_flatness,
-    reparametrization,
     spectral_density,
+)
+from flatscale.metrics.passes.perturbation import (  # noqa: F401
+    ascent,
+    finite_sensitivity,
+    random_sharpness,
     weight_precision,
 )
-from flatscale.metrics.measure import default_metrics, measure_observers
-from flatscale.metrics.probe import (
+from flatscale.metrics.probe.observers import (
     LocalObserver,
     Observer,
     Shard,
@@ -26,6 +30,7 @@ from flatscale.metrics.probe import (
     merge_sums,
     points_hash,
 )
+from flatscale.metrics.probe.restore import held_for_measurement
 from flatscale.metrics.registry import (
     MetricInfo,
     check_metric_names,
@@ -34,8 +39,7 @@ from flatscale.metrics.registry import (
     metric_catalog,
     metric_info,
 )
-from flatscale.metrics.report import Report, measure
-from flatscale.metrics.restore import held_for_measurement
+from flatscale.metrics.run import default_metrics, measure_observers
 
 __all__ = [
     "LocalObserver",

@@ -1,159 +1,187 @@
-"""Running the passes that metrics need, each once, then the metrics; a failure spoils one."""
+"""measure(): a model and a point set in, a report of measurements out."""
 
 from __future__ import annotations
 
-import dataclasses
-import logging
-from collections.abc import Iterable, Mapping
+import copy
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import polars as pl
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor, nn
 
-from flatscale.errors import FlatscaleError, LostWorkerError
+from flatscale.errors import DataError
 from flatscale.measurement import Measurement
-from flatscale.metrics.probe import Arrays, Observer, Shard
-from flatscale.metrics.registry import (
-    MetricInfo,
-    check_metric_names,
-    metric_catalog,
-    metric_info,
-    pass_info,
-    resolve_options,
-)
-from flatscale.seeding import derive_seed
+from flatscale.metrics.probe.observers import LocalObserver
+from flatscale.metrics.registry import check_metric_names
+from flatscale.metrics.run import measure_observers
+from flatscale.training.losses import PointLoss
 
-logger = logging.getLogger(__name__)
-
-_Key = tuple[str, Any]
-_WIDENED = "half-precision weights were measured in float32 arithmetic"
+PointSet = tuple[Any, Any] | Iterable[Any]
+"""(x, y) tensors or arrays, or an iterable of such batches (a DataLoader)."""
 
 
-def default_metrics(given: Iterable[str]) -> list[str]:
-    """Names of the metrics measured when none are named, for the point sets that are given."""
-    sets = set(given)
-    return [m.name for m in metric_catalog() if m.default and sets.issuperset(m.observers)]
+class Report(Mapping[str, Measurement]):
+    """Measurements by metric name, in the order asked.
+
+    Attributes:
+        probe_hash: content hash of the point set measured on.
+    """
+
+    def __init__(self, measurements: Mapping[str, Measurement], probe_hash: str) -> None:
+        self._measurements = dict(measurements)
+        self.probe_hash = probe_hash
+
+    def __getitem__(self, name: str) -> Measurement:
+        return self._measurements[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._measurements)
+
+    def __len__(self) -> int:
+        return len(self._measurements)
+
+    def to_polars(self) -> pl.DataFrame:
+        """One row per metric, with everything but layers and extras."""
+        schema = {
+            "metric": pl.String,
+            "value": pl.Float64,
+            "std_error": pl.Float64,
+            "converged": pl.Boolean,
+            "num_evaluations": pl.Int64,
+            "num_points": pl.Int64,
+            "reason": pl.String,
+            "probe_hash": pl.String,
+        }
+        rows = [
+            {
+                "metric": name,
+                "value": m.value,
+                "std_error": m.std_error,
+                "converged": m.converged,
+                "num_evaluations": m.num_evaluations,
+                "num_points": m.num_points,
+                "reason": m.reason,
+                "probe_hash": self.probe_hash,
+            }
+            for name, m in self.items()
+        ]
+        return pl.DataFrame(rows, schema=schema)
+
+    def to_row(self) -> pl.DataFrame:
+        """One row: the value and the standard error (`name_std_error`) of every metric."""
+        row: dict[str, float | str | None] = {"probe_hash": self.probe_hash}
+        for name, measured in self.items():
+            row[name] = measured.value
+            row[f"{name}_std_error"] = measured.std_error
+        schema = {k: pl.String if k == "probe_hash" else pl.Float64 for k in row}
+        return pl.DataFrame([row], schema=schema)
+
+    def __str__(self) -> str:
+        table = Table("metric", "value", "std error", "converged", "note")
+        for name, measured in self.items():
+            table.add_row(
+                name,
+                "-" if measured.value is None else f"{measured.value:.6g}",
+                "-" if measured.std_error is None else f"{measured.std_error:.2g}",
+                "yes" if measured.converged else "no",
+                escape(measured.reason or ""),
+            )
+        sink = io.StringIO()
+        Console(file=sink, width=110).print(table)
+        return sink.getvalue().rstrip()
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
-def measure_observers(
-    observers: Mapping[str, Observer],
+def measure(
+    model: nn.Module,
+    data: PointSet,
     metrics: Iterable[str] | None = None,
     *,
+    loss: str | PointLoss = "half_squared_error",
+    output_map: str = "identity",
     options: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
-) -> dict[str, Measurement]:
-    """Measure a model held against point sets.
-
-    Every pass that the metrics need is run once; a metric only reduces what its passes return. A
-    metric or pass that fails becomes a failed measurement with its reason.
+    train: PointSet | None = None,
+    test: PointSet | None = None,
+    batch_size: int | None = None,
+    device: torch.device | str | None = None,
+) -> Report:
+    """Measure a network on a probe set; the network comes back exactly as it was.
 
     Args:
-        observers: the model held against the sets `probe`, `train` and `test`, or some of them.
-        metrics: names; None for the default ones that the given sets allow.
-        options: options by metric or pass name.
+        model: any module mapping inputs (B, ...) to outputs (B, N).
+        data: the probe set: (x, y), or a DataLoader of such batches.
+        metrics: names (`metric_catalog()` lists them); None for the default set.
+        loss: half_squared_error, squared_error, cross_entropy, or (outputs, targets) -> (B,).
+        output_map: identity, sigmoid or softmax, applied before f is differentiated.
+        options: options by metric, such as {"adaptive_sharpness": {"rho": 0.1}}.
         seed: of everything random.
-
-    Returns:
-        One measurement per name, in the order asked.
+        train: training set, for train_* metrics and the gap.
+        test: test set, for test_* metrics and the gap.
+        batch_size: most points computed at once; by default each pass chooses.
+        device: where to compute, on a copy of the model; the model's device by default.
 
     Raises:
-        ConfigError: an unknown metric or option.
-        LostWorkerError: an observer's processes are gone.
+        ConfigError: an unknown metric, option, loss or output map.
+        DataError: data that is not (x, y).
+        MetricError: the model is no module, or inputs and targets differ in number.
     """
-    names = list(dict.fromkeys(metrics)) if metrics is not None else default_metrics(observers)
+    names = list(metrics) if metrics is not None else None
     check_metric_names(names, options)
-    resolved = resolve_options(options)
-    results: dict[_Key, Any] = {}
-    measured = {
-        name: _measure_one(metric_info(name), observers, resolved, seed, results) for name in names
-    }
-    notes = _precision_notes(observers)
-    return {name: with_notes(found, notes) for name, found in measured.items()}
+    observers = {}
+    with _random_state_kept():
+        held = _on_device(model, device)
+        for name, points in (("probe", data), ("train", train), ("test", test)):
+            if points is not None:
+                x, y = _points(points, name)
+                observers[name] = LocalObserver(
+                    held, x, y, loss=loss, output_map=output_map, microbatch=batch_size
+                )
+        measured = measure_observers(observers, names, options=options, seed=seed)
+    return Report(measured, observers["probe"].content_hash)
 
 
-def precision_rows(shard: Shard) -> Arrays:
-    """Whether the model's weights are of half precision, once per point."""
-    return {"widened": np.full(shard.num_points, shard.widened)}
-
-
-def _precision_notes(observers: Mapping[str, Observer]) -> list[str]:
-    for observer in observers.values():
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Inside, torch's and numpy's global generators may be drawn from (a loader does)."""
+    state = np.random.get_state()  # noqa: NPY002
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
         try:
-            widened = bool(observer.gather(precision_rows)["widened"].any())
-        except LostWorkerError:
-            raise
-        except Exception as error:
-            _log_failure("precision of the weights", error)
-            return []
-        return [_WIDENED] if widened else []
-    return []
+            yield
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
 
 
-def _measure_one(
-    info: MetricInfo,
-    observers: Mapping[str, Observer],
-    options: Mapping[str, Any],
-    seed: int,
-    results: dict[_Key, Any],
-) -> Measurement:
-    own = options.get(info.name) or (info.options() if info.options else None)
-    inputs = []
-    for pass_name in info.passes:
-        key = (pass_name, _pass_options(pass_name, own, options))
-        if key not in results:
-            results[key] = _run_pass(key, observers, seed)
-        if isinstance(results[key], Exception):
-            return Measurement.failed(info.name, _reason(results[key]))
-        inputs.append(results[key])
-    if info.options is not None:
-        inputs.append(own)
+def _on_device(model: nn.Module, device: torch.device | str | None) -> nn.Module:
+    """The model itself where it is there already, else a copy moved there."""
+    if device is None or not isinstance(model, nn.Module):
+        return model
+    place = torch.device(device)
+    if all(p.device.type == place.type for p in model.parameters()):
+        return model
+    return copy.deepcopy(model).to(place)
+
+
+def _points(points: PointSet, name: str) -> tuple[Tensor, Tensor]:
+    if isinstance(points, tuple | list) and len(points) == 2 and hasattr(points[0], "shape"):
+        return torch.as_tensor(points[0]), torch.as_tensor(points[1])
     try:
-        measured = info.function(*inputs)
-    except LostWorkerError:
-        raise
-    except Exception as error:
-        _log_failure(f"metric {info.name}", error)
-        return Measurement.failed(info.name, _reason(error))
-    notes = [note for result in inputs for note in getattr(result, "notes", ())]
-    return with_notes(measured, notes)
-
-
-def _pass_options(pass_name: str, own: Any, options: Mapping[str, Any]) -> Any:
-    declared = pass_info(pass_name).options
-    if declared is None:
-        return None
-    if isinstance(own, declared):
-        return own
-    return options.get(pass_name) or declared()
-
-
-def _run_pass(key: _Key, observers: Mapping[str, Observer], seed: int) -> Any:
-    """The pass's result; its exception where it raised one, so that it is not run again."""
-    name, options = key
-    try:
-        return pass_info(name).function(observers, options, derive_seed(seed, "pass", name))
-    except LostWorkerError:
-        raise
-    except Exception as error:
-        _log_failure(f"pass {name}", error)
-        return error
-
-
-def with_notes(measured: Measurement, notes: list[str]) -> Measurement:
-    """The measurement with notes joined to its reason."""
-    if not notes:
-        return measured
-    reason = "; ".join(dict.fromkeys([*([measured.reason] if measured.reason else []), *notes]))
-    return dataclasses.replace(measured, reason=reason)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, FlatscaleError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
-
-
-def _log_failure(what: str, error: Exception) -> None:
-    if isinstance(error, FlatscaleError):
-        logger.info("%s: %s", what, error)
-    else:
-        logger.error("%s failed", what, exc_info=error)
+        batches = [(torch.as_tensor(x), torch.as_tensor(y)) for x, y in points]
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"the {name} set must be (x, y) or an iterable of (x, y) batches; "
+            f"found {type(points).__name__} ({error})"
+        ) from error
+    if not batches:
+        raise DataError(f"the {name} set has no batches")
+    return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from flatscale.config import nearest
 from flatscale.errors import ModelError
 from flatscale.models.torchvision_ops import allow_torchvision_without_ops
+from flatscale.study.schema import nearest
 
 PREFIX = "timm:"
 

@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from torch import nn
 
-from flatscale.config import nearest
 from flatscale.errors import ModelError
 from flatscale.models.pytorch_image_models import PREFIX, timm_family, timm_model
+from flatscale.study.schema import nearest
 
 Builder = Callable[..., nn.Module]
 """(input_shape (channels, height, width), num_classes, **options) -> network."""

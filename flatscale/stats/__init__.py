@@ -1,28 +1,36 @@
 """Statistics of a study: within and across families, outlier clusters, errors, multiplicity."""
 
-from flatscale.stats.bootstrap import bca_interval, bca_intervals
-from flatscale.stats.comparison import Comparison, compare_metrics
-from flatscale.stats.correlation import STATISTICS, estimate_correlation, statistic
 from flatscale.stats.design import StudyDesign
-from flatscale.stats.families import between_family, family_jackknife, per_family, within_family
-from flatscale.stats.family_scan import family_scan
+from flatscale.stats.estimators.bootstrap import bca_interval, bca_intervals
+from flatscale.stats.estimators.comparison import Comparison, compare_metrics
+from flatscale.stats.estimators.correlation import STATISTICS, estimate_correlation, statistic
+from flatscale.stats.estimators.families import (
+    between_family,
+    family_jackknife,
+    per_family,
+    within_family,
+)
+from flatscale.stats.estimators.granulated import GranulatedKendall, granulated_kendall
+from flatscale.stats.estimators.measurement_error import disattenuated, reliability
+from flatscale.stats.estimators.mixed_model import MixedFit, mixed_model
+from flatscale.stats.estimators.multiplicity import add_q_values, adjust
+from flatscale.stats.estimators.mutual_information import (
+    ConditionalInformation,
+    conditional_information,
+)
+from flatscale.stats.estimators.partial import partial_correlation
+from flatscale.stats.estimators.permutation import mantel, permutation_within
+from flatscale.stats.estimators.robust_line import RobustLine, robust_line
+from flatscale.stats.estimators.sign_error import SignErrors, sign_errors
+from flatscale.stats.estimators.synthesis import Synthesis, synthesize
 from flatscale.stats.findings import FINDINGS_SCHEMA, Estimate, Finding, findings_frame
-from flatscale.stats.granulated import GranulatedKendall, granulated_kendall
-from flatscale.stats.measurement_error import disattenuated, reliability
-from flatscale.stats.mixed_model import MixedFit, mixed_model
-from flatscale.stats.multiplicity import add_q_values, adjust
-from flatscale.stats.mutual_information import ConditionalInformation, conditional_information
 from flatscale.stats.outcomes import OutcomeJoin, family_from_name, join_outcomes, read_table
 from flatscale.stats.pair import analyze, correlate
-from flatscale.stats.partial import partial_correlation
-from flatscale.stats.permutation import mantel, permutation_within
-from flatscale.stats.robust_line import RobustLine, robust_line
 from flatscale.stats.sample import Sample, select_pair
-from flatscale.stats.sign_error import SignErrors, sign_errors
 from flatscale.stats.study import StudyAnalysis, analyze_study
-from flatscale.stats.synthesis import Synthesis, synthesize
-from flatscale.stats.table import Column, Table
-from flatscale.stats.tables import TABLES
+from flatscale.stats.tables.declaration import Column, Table
+from flatscale.stats.tables.declared import TABLES
+from flatscale.stats.tables.scan_table import family_scan
 
 __all__ = [
     "FINDINGS_SCHEMA",

@@ -8,17 +8,22 @@ from collections.abc import Collection, Sequence
 import polars as pl
 
 from flatscale.errors import StatsError
-from flatscale.stats.bootstrap import bca_interval
-from flatscale.stats.correlation import estimate_correlation, get_statistic
-from flatscale.stats.families import between_family, family_jackknife, per_family, within_family
+from flatscale.stats.estimators.bootstrap import bca_interval
+from flatscale.stats.estimators.correlation import estimate_correlation, get_statistic
+from flatscale.stats.estimators.families import (
+    between_family,
+    family_jackknife,
+    per_family,
+    within_family,
+)
+from flatscale.stats.estimators.measurement_error import disattenuated
+from flatscale.stats.estimators.multiplicity import add_q_values
+from flatscale.stats.estimators.partial import partial_estimate
+from flatscale.stats.estimators.permutation import permutation_within
+from flatscale.stats.estimators.robust_correlation import ROBUST_METHODS
+from flatscale.stats.estimators.synthesis import fisher_z, synthesize
 from flatscale.stats.findings import Estimate, Finding, finding, findings_frame, null_estimate
-from flatscale.stats.measurement_error import disattenuated
-from flatscale.stats.multiplicity import add_q_values
-from flatscale.stats.partial import partial_estimate
-from flatscale.stats.permutation import permutation_within
-from flatscale.stats.robust_correlation import ROBUST_METHODS
 from flatscale.stats.sample import Sample, require_columns, select_pair
-from flatscale.stats.synthesis import fisher_z, synthesize
 
 METHODS = ("pearson", "spearman", "kendall")
 

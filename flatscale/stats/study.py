@@ -8,22 +8,23 @@ from typing import Any
 
 import polars as pl
 
-from flatscale.stats import tables
-from flatscale.stats.bounds import bound_tightness
-from flatscale.stats.choice_tables import sensitivity_rows, subset_rows
 from flatscale.stats.design import StudyDesign, check_design, pair_sample
+from flatscale.stats.estimators.bound_tightness import bound_tightness
+from flatscale.stats.estimators.multiplicity import add_q_values
 from flatscale.stats.findings import Finding, findings_frame
-from flatscale.stats.metric_tables import matrix_rows, reliability_rows
-from flatscale.stats.multiplicity import add_q_values
-from flatscale.stats.outcome_tables import (
+from flatscale.stats.pair import depth_findings, family_findings, headline
+from flatscale.stats.sample import Sample
+from flatscale.stats.tables import declared as tables
+from flatscale.stats.tables.against_outcomes import (
     association_findings,
     comparison_rows,
     granulated_rows,
     information_rows,
     sign_error_rows,
 )
-from flatscale.stats.pair import depth_findings, family_findings, headline
-from flatscale.stats.pair_tables import (
+from flatscale.stats.tables.choices import sensitivity_rows, subset_rows
+from flatscale.stats.tables.metrics_together import matrix_rows, reliability_rows
+from flatscale.stats.tables.pairs import (
     Clusters,
     effect_rows,
     excluded_rows,
@@ -34,7 +35,6 @@ from flatscale.stats.pair_tables import (
     mixed_rows,
     residual_rows,
 )
-from flatscale.stats.sample import Sample
 
 Row = dict[str, Any]
 Samples = Mapping[tuple[str, str], Sample]
@@ -45,7 +45,7 @@ class StudyAnalysis:
     """The result of `analyze_study`: named polars DataFrames, always with all their columns,
     possibly empty.
 
-    The columns of every field, with their meaning, are declared in `flatscale.stats.tables.TABLES`.
+    The columns of every field, with their meaning, are declared in `flatscale.stats.TABLES`.
 
     findings: every statistic of every pair of metrics.
     leave_one_out, family_correlations, synthesis, robust_line, line_band, residuals, clusters,

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from flatscale.config import TrainingConfig
 from flatscale.errors import ModelError
-from flatscale.seeding import derive_seed
+from flatscale.study.schema import TrainingConfig
+from flatscale.study.seeds import derive_seed
 from flatscale.training.checkpoint import load_checkpoint, save_checkpoint
 from flatscale.training.losses import PointLoss, mean_loss, point_loss
 from flatscale.training.memory import Microbatches

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from flatscale.config import OptimizerConfig, nearest
 from flatscale.errors import ConfigError
+from flatscale.study.schema import OptimizerConfig, nearest
 
 OptimizerBuilder = Callable[[Iterable[nn.Parameter], float, OptimizerConfig], torch.optim.Optimizer]
 """(parameters, learning rate, constants) -> optimizer."""

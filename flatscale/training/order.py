@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from flatscale.seeding import derive_seed
+from flatscale.study.seeds import derive_seed
 
 
 class BatchOrder:

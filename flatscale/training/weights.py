@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from flatscale.atomic import write_atomically
 from flatscale.errors import ModelError, StoreError
+from flatscale.store.atomic import write_atomically
 
 METADATA_KEY = "flatscale"
 

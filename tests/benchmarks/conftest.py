@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from flatscale.allocator import keep_freed_memory
+from flatscale.cluster.allocator import keep_freed_memory
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from flatscale.config import DataConfig
 from flatscale.data import load_dataset
 from flatscale.metrics import measure
+from flatscale.study.schema import DataConfig
 from tests.oracles.float32_loops import float32_loops
 from tests.oracles.loops import loops
 from tests.oracles.networks import small_vgg11

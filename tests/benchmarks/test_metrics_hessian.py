@@ -7,7 +7,7 @@ from scipy.sparse.linalg import eigsh
 from torch import nn
 
 from flatscale.metrics import LocalObserver, measure
-from flatscale.metrics.theta import hessian_products, loss_surface
+from flatscale.metrics.passes.curvature.loss_surface import hessian_products, loss_surface
 from tests.oracles.networks import small_vgg11
 
 POINTS = 100

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from flatscale.metrics import LocalObserver, measure
-from flatscale.metrics.jacobian import exact_pass
+from flatscale.metrics.passes.jacobian.exact import exact_pass
 from tests.oracles.float32_loops import float32_loops
 from tests.oracles.loops import loops
 from tests.oracles.networks import small_vgg11

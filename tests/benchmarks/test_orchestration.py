@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 import yaml
 
-from flatscale.results import load_results
+from flatscale.store.results import load_results
 
 STUDY = {
     "name": "trivial",

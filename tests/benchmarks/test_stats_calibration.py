@@ -6,7 +6,7 @@ import numpy as np
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from flatscale.stats import estimate_correlation, family_jackknife, select_pair, within_family
-from flatscale.stats.family_scan import family_scan
+from flatscale.stats.tables.scan_table import family_scan
 from tests.stats.simulated import CLUSTER_FAMILY, correlated_families, scan_table
 
 

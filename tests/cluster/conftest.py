@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from flatscale.cluster.local_ray import local_ray
-from flatscale.config import StudyConfig
-from flatscale.study_file import parse_config
+from flatscale.study.reading import parse_config
+from flatscale.study.schema import StudyConfig
 
 SMALL: dict[str, Any] = {
     "name": "small",

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from flatscale.cli import main
-from flatscale.results import Store
-from flatscale.run_status import study_status
+from flatscale.cli.commands import main
+from flatscale.store.results import Store
+from flatscale.store.status import study_status
 
 MakeFile = Callable[..., Path]
 LONGER = {"kind": "grid", "learning_rate": [0.1, 0.2, 0.3], "batch_size": [20], "num_seeds": 8}

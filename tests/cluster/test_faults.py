@@ -15,9 +15,9 @@ import ray
 
 from flatscale.cluster.launch import run_trials
 from flatscale.cluster.probe_pool import ProbePool, make_pool
-from flatscale.config import StudyConfig
 from flatscale.preflight import check_study, load_points
-from flatscale.results import Results, Store, TrialRecord
+from flatscale.store.results import Results, Store, TrialRecord
+from flatscale.study.schema import StudyConfig
 from tests.cluster.processes import kill, workers
 
 Make = Callable[..., StudyConfig]
@@ -74,7 +74,7 @@ def run(config: StudyConfig, root: Path, *listeners: Killer) -> Results:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, small_ray: None) -> Results:
-    from flatscale.study_file import parse_config
+    from flatscale.study.reading import parse_config
     from tests.cluster.conftest import SMALL
 
     return run(parse_config({**SMALL, **LONG}), tmp_path_factory.mktemp("undisturbed"))

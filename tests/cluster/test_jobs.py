@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from flatscale.results import Store
+from flatscale.store.results import Store
 from tests.cluster.sockets import listening
 
 pytestmark = pytest.mark.slow

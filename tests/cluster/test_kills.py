@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from flatscale.results import Store
+from flatscale.store.results import Store
 
 pytestmark = pytest.mark.slow
 NUM_KILLS = 20

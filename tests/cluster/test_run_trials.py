@@ -13,14 +13,14 @@ import ray
 import torch
 
 from flatscale.cluster.launch import missing_trials, run_trials
-from flatscale.config import StudyConfig
 from flatscale.errors import FlatscaleError, StoreError
 from flatscale.metrics import measure
 from flatscale.models import build_model
-from flatscale.plan import plan
 from flatscale.preflight import check_study, load_points
-from flatscale.results import Results, Store, TrialRecord
-from flatscale.study_file import parse_config
+from flatscale.store.results import Results, Store, TrialRecord
+from flatscale.study.plan import plan
+from flatscale.study.reading import parse_config
+from flatscale.study.schema import StudyConfig
 from flatscale.training import load_weights
 from tests.cluster.conftest import SMALL
 

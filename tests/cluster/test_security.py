@@ -20,7 +20,7 @@ import pytest
 
 from flatscale.cluster.local_ray import local_ray
 from flatscale.errors import FlatscaleError
-from flatscale.results import Store
+from flatscale.store.results import Store
 from tests.cluster.sockets import Listening, listening, process_tree
 from tests.records_by_hand import study
 
@@ -129,7 +129,10 @@ def test_a_run_listens_on_loopback_alone_and_answers_only_to_its_token(
 @pytest.mark.parametrize(
     ("statement", "reports"),
     [
-        ("import flatscale.tracking", "mlflow.telemetry.client.get_telemetry_client() is not None"),
+        (
+            "import flatscale.tracking.writer",
+            "mlflow.telemetry.client.get_telemetry_client() is not None",
+        ),
         ("import flatscale.cluster.launch", "ray._common.usage.usage_lib.usage_stats_enabled()"),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flatscale.results import Store
+from flatscale.store.results import Store
 
 MakeFile = Callable[..., Path]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flatscale.config import DataConfig
 from flatscale.data import load_dataset
 from flatscale.errors import DataError
+from flatscale.study.schema import DataConfig
 
 
 def save(path: Path, value: int, size: tuple[int, int] = (5, 7), mode: str = "RGB") -> None:

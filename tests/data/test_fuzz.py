@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from flatscale.config import DataConfig
 from flatscale.data import Dataset, load_dataset
 from flatscale.errors import DataError
+from flatscale.study.schema import DataConfig
 
 FUZZ = settings(
     max_examples=80,

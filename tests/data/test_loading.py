@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from flatscale.config import DataConfig
 from flatscale.data import (
     Dataset,
     Source,
@@ -21,6 +20,7 @@ from flatscale.data import (
 from flatscale.data.loading import array_hash
 from flatscale.data.source import LOADERS
 from flatscale.errors import DataError
+from flatscale.study.schema import DataConfig
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from flatscale.config import DataConfig
 from flatscale.data import load_dataset
 from flatscale.errors import DataError
+from flatscale.study.schema import DataConfig
 
 CIFAR10 = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

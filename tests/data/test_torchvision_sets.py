@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flatscale.config import DataConfig
 from flatscale.data import load_dataset
 from flatscale.errors import DataError
+from flatscale.study.schema import DataConfig
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:

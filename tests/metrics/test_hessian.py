@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from flatscale.metrics import LocalObserver, measure
-from flatscale.metrics.spectral_density import _tridiagonal_spectrum
-from flatscale.metrics.theta import hessian_products, loss_surface
+from flatscale.metrics.passes.curvature.loss_surface import hessian_products, loss_surface
+from flatscale.metrics.passes.curvature.spectral_density import _tridiagonal_spectrum
 from tests.oracles.dense_hessian import curved_problem, dense_hessian, half_squared
 from tests.oracles.networks import Residual, case
 

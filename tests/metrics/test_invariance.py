@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from flatscale.metrics import LocalObserver, measure, measure_observers, metric_catalog
-from flatscale.metrics.reparametrization import RESCALING, RescaledObserver
+from flatscale.metrics.catalog.reparametrization import RESCALING, RescaledObserver
 from tests.oracles.networks import case
 
 CHECKED = [

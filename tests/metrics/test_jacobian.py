@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from flatscale.metrics import LocalObserver, measure
-from flatscale.metrics.jacobian import exact_pass
-from flatscale.metrics.layer_norms import layer_norms
-from flatscale.metrics.parameter_gradients import Contraction
+from flatscale.metrics.passes.jacobian.exact import exact_pass
+from flatscale.metrics.passes.jacobian.layer_norms import layer_norms
+from flatscale.metrics.passes.jacobian.parameter_gradients import Contraction
 from tests.oracles.loops import loops
 from tests.oracles.networks import CASES, Residual, case
 

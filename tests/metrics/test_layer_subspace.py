@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from flatscale.metrics import LocalObserver
-from flatscale.metrics.derivatives import run_forward
-from flatscale.metrics.jacobian import exact_pass
-from flatscale.metrics.layer_maps import LayerMaps
-from flatscale.metrics.layer_subspace import Subspace, layer_leading_rows
-from flatscale.metrics.leading_values import JacobianOptions
+from flatscale.metrics.passes.jacobian.derivatives import run_forward
+from flatscale.metrics.passes.jacobian.exact import exact_pass
+from flatscale.metrics.passes.jacobian.layer_maps import LayerMaps
+from flatscale.metrics.passes.jacobian.layer_subspace import Subspace, layer_leading_rows
+from flatscale.metrics.passes.jacobian.leading_values import JacobianOptions
 from tests.oracles.networks import Residual, case
 
 

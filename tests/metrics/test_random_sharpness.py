@@ -8,9 +8,13 @@ import torch
 from torch import nn
 
 from flatscale.metrics import LocalObserver, held_for_measurement, measure
-from flatscale.metrics.layer_noise import LayerNoise, layer_noise, noise_added
-from flatscale.metrics.noisy_layers import FlippedWeights, OutputNoise, OwnWeights
-from flatscale.metrics.perturbation import standard_normal
+from flatscale.metrics.passes.perturbation.draws import standard_normal
+from flatscale.metrics.passes.perturbation.layer_noise import LayerNoise, layer_noise, noise_added
+from flatscale.metrics.passes.perturbation.noisy_layers import (
+    FlippedWeights,
+    OutputNoise,
+    OwnWeights,
+)
 from tests.oracles.networks import case
 
 

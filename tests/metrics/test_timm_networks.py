@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from flatscale.metrics import LocalObserver, measure, metric_catalog
-from flatscale.metrics.jacobian import exact_pass
+from flatscale.metrics.passes.jacobian.exact import exact_pass
 from flatscale.models import allow_torchvision_without_ops
 
 allow_torchvision_without_ops()

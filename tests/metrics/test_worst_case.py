@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from flatscale.metrics import LocalObserver, measure, measure_observers
-from flatscale.metrics.theta import loss_gradient
+from flatscale.metrics.passes.curvature.loss_surface import loss_gradient
 from tests.oracles.dense_hessian import dense_hessian, half_squared
 from tests.oracles.networks import case
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from flatscale.config import StudyConfig
 from flatscale.measurement import Measurement
-from flatscale.plan import TrialSpec, plan
-from flatscale.results import DIVERGED, FAILED, FINISHED, Snapshot, Store, TrialRecord
+from flatscale.store.results import DIVERGED, FAILED, FINISHED, Snapshot, Store, TrialRecord
+from flatscale.study.plan import TrialSpec, plan
+from flatscale.study.schema import StudyConfig
 
 NASTY_FAMILY = "R&D_50% {x}$<img src=x onerror=alert(1)></script>\\"
 FAMILIES = {

@@ -10,12 +10,12 @@ import pytest
 import vl_convert
 
 from flatscale.report.charts import point_datasets
-from flatscale.report.content import Content
+from flatscale.report.charts.palette import COLOURS, family_styles
+from flatscale.report.content.content import Content
+from flatscale.report.content.from_store import content_of_store
+from flatscale.report.content.sections import sections_of
 from flatscale.report.figures import FIGURES, paper_figures, to_pdf
-from flatscale.report.from_store import content_of_store
-from flatscale.report.palette import COLOURS, family_styles
-from flatscale.report.sections import sections_of
-from flatscale.results import Store
+from flatscale.store.results import Store
 
 CHARTS = {
     "scatter",

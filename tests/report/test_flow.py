@@ -7,9 +7,9 @@ from pathlib import Path
 import polars as pl
 from synthetic_study import fill_store, make_study
 
-from flatscale.config import StudyConfig
-from flatscale.plan import plan
-from flatscale.report.flow import Flow, trace_flow
+from flatscale.report.content.flow import Flow, trace_flow
+from flatscale.study.plan import plan
+from flatscale.study.schema import StudyConfig
 
 
 def flow_of(root: Path, study: StudyConfig) -> Flow:

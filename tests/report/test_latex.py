@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 from flatscale.report import ReportPaths, write_study_report
-from flatscale.report.latex import escape, render_table
-from flatscale.report.views import make_view, text, whole
+from flatscale.report.content.views import make_view, text, whole
+from flatscale.report.render.latex import escape, render_table
 
 PDFLATEX = shutil.which("pdflatex")
 needs_pdflatex = pytest.mark.skipif(PDFLATEX is None, reason="pdflatex is not installed")

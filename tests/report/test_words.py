@@ -5,10 +5,10 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from flatscale.report import numbers
-from flatscale.report.main_tables import honest, method_name
-from flatscale.report.prose import verdict
-from flatscale.report.views import make_view, real, text
+from flatscale.report.content.main_tables import honest, method_name
+from flatscale.report.content.views import make_view, real, text
+from flatscale.report.words import numbers
+from flatscale.report.words.prose import verdict
 
 
 @pytest.mark.parametrize(

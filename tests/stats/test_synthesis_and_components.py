@@ -25,11 +25,11 @@ from flatscale.stats import (
     select_pair,
     synthesize,
 )
-from flatscale.stats.bootstrap import draw_counts
-from flatscale.stats.correlation import STATISTICS
-from flatscale.stats.robust_line import mm_fit
-from flatscale.stats.standard_residuals import bisquare_steps
-from flatscale.stats.synthesis import fisher_z
+from flatscale.stats.estimators.bootstrap import draw_counts
+from flatscale.stats.estimators.correlation import STATISTICS
+from flatscale.stats.estimators.robust_line import mm_fit
+from flatscale.stats.estimators.standard_residuals import bisquare_steps
+from flatscale.stats.estimators.synthesis import fisher_z
 
 
 def correlated(seed: int, n: int, r: float) -> tuple[np.ndarray, np.ndarray]:

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from flatscale.config import OptimizerConfig, TrainingConfig
 from flatscale.errors import ConfigError, ModelError, StoreError
 from flatscale.models import build_model
+from flatscale.study.schema import OptimizerConfig, TrainingConfig
 from flatscale.training import log_spaced_steps, optimizer, train
 from flatscale.training.optimizers import OPTIMIZERS
 from flatscale.training.order import BatchOrder

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from flatscale.config import OptimizerConfig, TrainingConfig
 from flatscale.errors import ModelError
+from flatscale.study.schema import OptimizerConfig, TrainingConfig
 from flatscale.training import train
 
 NUM_IMAGES, NUM_CLASSES = 50, 3

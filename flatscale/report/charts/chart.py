@@ -8,8 +8,8 @@ from typing import Any
 
 import altair as alt
 
-from flatscale.report.content import ONE_FAMILY
-from flatscale.report.palette import INK, MUTED, RULE, family_styles
+from flatscale.report.charts.palette import INK, MUTED, RULE, family_styles
+from flatscale.report.content.content import ONE_FAMILY
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 NARROW = 290

@@ -8,7 +8,7 @@ import altair as alt
 
 from flatscale.report.charts.chart import NARROW, Chart, to_spec
 from flatscale.report.charts.points import NAME, OWN_FAMILY, column_keys
-from flatscale.report.content import Content
+from flatscale.report.content.content import Content
 
 
 def explorer_chart(content: Content) -> Chart | None:

@@ -7,10 +7,10 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from flatscale.report import frames
 from flatscale.report.charts.chart import NARROW, Chart, to_spec
-from flatscale.report.content import Content
-from flatscale.report.palette import ACCENT, INK, MUTED
+from flatscale.report.charts.palette import ACCENT, INK, MUTED
+from flatscale.report.content import frames
+from flatscale.report.content.content import Content
 
 _WIDE = 560
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from flatscale.report import frames
 from flatscale.report.charts.chart import NARROW, Chart, family_encoding, family_switch, to_spec
-from flatscale.report.content import Content
-from flatscale.report.palette import ACCENT, COLOURS, INK, MUTED
+from flatscale.report.charts.palette import ACCENT, COLOURS, INK, MUTED
+from flatscale.report.content import frames
+from flatscale.report.content.content import Content
 
 
 def bounds_chart(content: Content) -> Chart | None:

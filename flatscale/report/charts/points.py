@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from flatscale.report import frames
-from flatscale.report.content import Content
+from flatscale.report.content import frames
+from flatscale.report.content.content import Content
 
 NAME, FAMILY, OWN_FAMILY = "name", "family", "own_family"
 """FAMILY is the one in the legend, OWN_FAMILY the one a hover shows."""
@@ -31,7 +31,7 @@ def point_datasets(content: Content) -> dict[str, list[dict[str, Any]]]:
     """Every data set the charts name, as lists of objects.
 
     `trials` has a point per used trial, `line` the robust line of the primary pair; the others are
-    the frames of `flatscale.report.frames` under their own names.
+    the frames of `flatscale.report.content.frames` under their own names.
     """
     drawn = {
         "forest": frames.forest(content),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import altair as alt
 
-from flatscale.report import frames
 from flatscale.report.charts.chart import NARROW, Chart, to_spec
-from flatscale.report.content import Content
-from flatscale.report.palette import COLOURS, INK, MUTED
+from flatscale.report.charts.palette import COLOURS, INK, MUTED
+from flatscale.report.content import frames
+from flatscale.report.content.content import Content
 
 _FLAGGED = COLOURS[1]
 

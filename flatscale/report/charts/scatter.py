@@ -17,7 +17,7 @@ from flatscale.report.charts.chart import (
     to_spec,
 )
 from flatscale.report.charts.points import NAME, OWN_FAMILY, column_keys
-from flatscale.report.content import Content
+from flatscale.report.content.content import Content
 
 
 def linked_scatter(content: Content) -> Chart:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import polars as pl
 from matplotlib.figure import Figure
 
-from flatscale.report import frames, numbers
-from flatscale.report.content import Content
+from flatscale.report.charts.palette import COLOURS, MUTED
+from flatscale.report.content import frames
+from flatscale.report.content.content import Content
 from flatscale.report.figures.style import COLUMN, label_rows, new_figure
-from flatscale.report.palette import COLOURS, MUTED
+from flatscale.report.words import numbers
 
 
 def residuals_figure(content: Content) -> Figure | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from flatscale.report.content import Content
+from flatscale.report.content.content import Content
 from flatscale.report.figures.departures import residuals_figure
 from flatscale.report.figures.intervals import forest_figure, left_out_figure, levels_figure
 from flatscale.report.figures.metrics import (

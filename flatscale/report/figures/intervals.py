@@ -5,10 +5,10 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flatscale.report import frames
-from flatscale.report.content import Content
+from flatscale.report.charts.palette import ACCENT, INK, MUTED
+from flatscale.report.content import frames
+from flatscale.report.content.content import Content
 from flatscale.report.figures.style import COLUMN, label_rows, new_figure
-from flatscale.report.palette import ACCENT, INK, MUTED
 
 
 def forest_figure(content: Content) -> Figure | None:

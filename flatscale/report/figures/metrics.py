@@ -8,8 +8,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from flatscale.report import frames
-from flatscale.report.content import Content
+from flatscale.report.charts.palette import ACCENT, COLOURS, INK, MUTED, family_styles
+from flatscale.report.content import frames
+from flatscale.report.content.content import Content
 from flatscale.report.figures.style import (
     COLUMN,
     PAGE,
@@ -19,7 +20,6 @@ from flatscale.report.figures.style import (
     new_figure,
     shortened,
 )
-from flatscale.report.palette import ACCENT, COLOURS, INK, MUTED, family_styles
 
 _DIVERGING = LinearSegmentedColormap.from_list("orange-blue", ["#d55e00", "#ffffff", "#0072b2"])
 _MAX_LINES = 300

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from flatscale.report.content import Content
+from flatscale.report.charts.palette import ACCENT, INK, family_styles
+from flatscale.report.content.content import Content
 from flatscale.report.figures.style import (
     COLUMN,
     PAGE,
@@ -17,7 +18,6 @@ from flatscale.report.figures.style import (
     new_figure,
     shortened,
 )
-from flatscale.report.palette import ACCENT, INK, family_styles
 
 
 def scatter_figure(content: Content) -> Figure | None:

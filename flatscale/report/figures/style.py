@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from flatscale.report.palette import INK, MUTED, family_styles
+from flatscale.report.charts.palette import INK, MUTED, family_styles
 
 COLUMN, PAGE = 3.4, 6.9
 """Widths in inches of one column and of both, as two-column proceedings have them."""

@@ -1,0 +1,352 @@
+"""The `flatscale` command: thin; everything heavy is imported where it is used."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import logging
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.padding import Padding
+from rich.table import Column, Table
+
+from flatscale import __version__
+from flatscale.errors import FlatscaleError
+
+app = typer.Typer(
+    name="flatscale",
+    help="Large-scale correlation studies of flatness, sharpness and compression of neural "
+    "networks. One YAML file describes a study; `flatscale run` trains and measures every network "
+    "it describes and writes the report.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+
+class _Output(Console):
+    """Goes quiet once nobody reads it any more: no study ends with its terminal or its pipe."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+
+
+out = _Output(highlight=False)
+err = _Output(stderr=True, highlight=False)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The study file (YAML).")]
+StorePath = Annotated[
+    Path, typer.Argument(metavar="STORE", help="The folder of a study's results.")
+]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", help="Where results go.", show_default="runs/<study name>"),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override one key of the study file, such as `data.path=../cifar10`; may be repeated.",
+    ),
+]
+
+
+def main() -> None:
+    """The command's entry point: what a user can mend is one message, without a traceback."""
+    # What is left goes with the process: collecting it takes a second once torch is loaded.
+    atexit.register(gc.freeze)
+    try:
+        app()
+    except FlatscaleError as error:
+        err.print(f"[bold red]error:[/] {_escaped(str(error))}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("stopped")
+        sys.exit(130)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    handler = RichHandler(console=err, show_path=False, show_time=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.getLogger("flatscale").setLevel(logging.INFO if verbose else logging.WARNING)
+    # What goes wrong with MLflow is told by the tracking writer, once; MLflow reads this on import.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+
+
+@app.command()
+def plan(config: ConfigPath, store: StoreOption = None, overrides: SetOption = None) -> None:
+    """Show the trials that would run and how many are already done; nothing is executed."""
+    from flatscale.preflight import check_study
+    from flatscale.store.results import DIVERGED, FINISHED, Store
+    from flatscale.study.reading import load_config
+
+    study = load_config(config, tuple(overrides or ()))
+    specs = check_study(study)
+    results = Store(store or _default_store(study.name))
+    statuses = results.statuses()
+    table = Table(
+        Column("trial", no_wrap=True),
+        Column("architecture", overflow="fold"),
+        "learning rate",
+        "batch",
+        "seed",
+        Column("status", no_wrap=True),
+    )
+    for spec in specs:
+        table.add_row(
+            spec.trial_id,
+            _escaped(spec.architecture),
+            f"{spec.learning_rate:g}",
+            str(spec.batch_size),
+            str(spec.seed_index),
+            statuses.get(spec.trial_id, "to run"),
+        )
+    out.print(table)
+    done = sum(statuses.get(s.trial_id) in (FINISHED, DIVERGED) for s in specs)
+    out.print(
+        f"{len(specs)} trials, {done} done, {len(specs) - done} to run (store: {results.root})"
+    )
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster: `auto` or `ray://host:port`; this machine by default."),
+    ] = None,
+    store: StoreOption = None,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(help="An MLflow tracking URI.", show_default="SQLite in the store"),
+    ] = None,
+    overrides: SetOption = None,
+) -> None:
+    """Run what is missing of a study, then write its statistics and report.
+
+    Stop it at any time with Ctrl-C: the same command continues from what is in the store.
+    """
+    from flatscale.study.reading import load_config
+
+    study = load_config(config, tuple(overrides or ()))
+    from flatscale.cli.progress import ProgressLine
+    from flatscale.pipeline import run_study
+    from flatscale.store.results import Store
+    from flatscale.study.plan import plan as make_plan
+
+    results = Store(store or _default_store(study.name))
+    specs = make_plan(study)
+    with ProgressLine(out, results, [spec.trial_id for spec in specs]) as line:
+        outcome = run_study(
+            study, results, address=address, tracking_uri=tracking_uri, listeners=[line]
+        )
+    _print_summary(outcome.summary.statuses, outcome.summary.num_kept)
+    out.print(f"results   {results.root}", soft_wrap=True)
+    if outcome.tracking is not None:
+        out.print(f"tracking  {_escaped(outcome.tracking)}", soft_wrap=True)
+    if outcome.tracking_problem is not None:
+        err.print(f"[yellow]tracking:[/] {_escaped(outcome.tracking_problem)}", soft_wrap=True)
+    if outcome.report is None:
+        err.print("stopped; the same command continues from here")
+        raise typer.Exit(130)
+    out.print(f"report    {outcome.report}", soft_wrap=True)
+    if outcome.summary.statuses["failed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(store: StorePath) -> None:
+    """Show how a study is going, while it runs or after: counts, failures, time left."""
+    from flatscale.store.results import Store
+    from flatscale.store.status import study_status
+
+    now = study_status(Store(store))
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(now.counts.items()))
+    out.print(f"planned     {now.num_planned} trials: {counts or 'none'}")
+    state = f"{len(now.running)} running now" if now.alive else "no driver is running"
+    out.print(f"driver      {state}")
+    if now.trials_per_minute is not None:
+        left = f", about {now.minutes_left:.1f} min left" if now.minutes_left is not None else ""
+        out.print(f"throughput  {now.trials_per_minute:.1f} trials a minute{left}")
+    if now.num_retried:
+        out.print(f"retried     {now.num_retried} trials ended after more than one attempt")
+    if now.num_waiting_for_tracking:
+        out.print(f"tracking    {now.num_waiting_for_tracking} records wait for MLflow")
+    for name, reason, count in now.reasons:
+        out.print(f"{name:<11} {count} x {_escaped(reason)}", soft_wrap=True)
+
+
+@app.command()
+def report(store: StorePath) -> None:
+    """Compute statistics and write the report again, from the store alone."""
+    from flatscale.report import write_study_report
+
+    paths = write_study_report(store)
+    out.print(f"report    {paths.page}", soft_wrap=True)
+
+
+@app.command()
+def analyze(
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="A CSV or Parquet file, one row a network.")
+    ],
+    x: Annotated[str, typer.Option("--x", help="Column of the primary pair.")],
+    y: Annotated[str, typer.Option("--y", help="Column of the primary pair.")],
+    family: Annotated[str | None, typer.Option(help="Column of each row's family.")] = None,
+    family_from: Annotated[
+        str | None,
+        typer.Option(help="Column of names whose beginning is the family, instead of --family."),
+    ] = None,
+    family_pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="Regular expression for --family-from.", show_default="the leading letters"
+        ),
+    ] = None,
+    se_x: Annotated[str | None, typer.Option(help="Column of the standard error of x.")] = None,
+    se_y: Annotated[str | None, typer.Option(help="Column of the standard error of y.")] = None,
+    log: Annotated[str, typer.Option(help="Columns analysed as log10, with commas between.")] = "",
+    covariate: Annotated[
+        list[str] | None, typer.Option(help="Column held fixed in partial correlations; repeat.")
+    ] = None,
+    outcomes: Annotated[
+        Path | None, typer.Option(help="Another table, whose numeric columns become outcomes.")
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(help="Column(s) that name a network in both tables, with commas between."),
+    ] = None,
+    to: Annotated[Path, typer.Option("--out", help="Folder of the report.")] = Path("analysis"),
+) -> None:
+    """Correlate the columns of any table and write the report, as for a study.
+
+    For example, timm's published results: `flatscale analyze results-imagenet.csv --x top1
+    --y param_count --log param_count --family-from model`.
+    """
+    from flatscale.report import write_table_report
+    from flatscale.stats import family_from_name, read_table
+
+    frame = read_table(table)
+    names = [part.strip() for part in on.split(",")] if on else []
+    if family_from is not None:
+        pattern = {} if family_pattern is None else {"pattern": family_pattern}
+        frame = family_from_name(frame, family_from, **pattern)
+        family = "family"
+    paths = write_table_report(
+        frame,
+        x=x,
+        y=y,
+        out=to,
+        family=family,
+        label=family_from if outcomes is None else None,
+        se_x=se_x,
+        se_y=se_y,
+        log=[part.strip() for part in log.split(",") if part.strip()],
+        covariates=covariate or [],
+        outcomes=outcomes,
+        on=names or None,
+        title=table.stem,
+    )
+    out.print(f"report    {paths.page}", soft_wrap=True)
+
+
+@app.command()
+def metrics() -> None:
+    """List every metric with its formula, the pass it needs, its invariances and its source."""
+    from flatscale.metrics import metric_catalog
+
+    for info in sorted(metric_catalog(), key=lambda known: known.group):
+        out.print(f"[bold]{info.name}[/]{' (measured by default)' if info.default else ''}")
+        lines = {
+            "": info.meaning,
+            "formula": info.formula,
+            "group": info.group,
+            "pass": ", ".join(info.passes),
+            "unmoved by": ", ".join(info.invariances),
+            "range": f"{info.value_range}, unit {info.unit}",
+            "source": info.source,
+        }
+        for label, text in lines.items():
+            if text:
+                out.print(Padding(_escaped(f"{label}: {text}" if label else text), (0, 0, 0, 4)))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the study file, for editors to complete and check it."""
+    import json
+
+    from flatscale.study.schema import json_schema
+
+    out.file.write(json.dumps(json_schema(), indent=2) + "\n")
+
+
+@app.command()
+def ui(
+    store: StorePath,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000,
+) -> None:
+    """Open the MLflow UI on a study's tracking store, on 127.0.0.1."""
+    from flatscale.errors import StoreError
+    from flatscale.store.results import Store
+
+    database = Store(store).root / "mlflow.db"
+    if not database.is_file():
+        raise StoreError(
+            f"{database} does not exist: the study was tracked elsewhere, or has not run yet"
+        )
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{database}", "--host", "127.0.0.1"]
+    out.print(f"http://127.0.0.1:{port}  (Ctrl-C ends it)")
+    environment = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        **os.environ,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    # In this process's place: what ends it ends the server.
+    os.execve(sys.executable, [*command, "--port", str(port)], environment)
+
+
+def _print_summary(statuses: Counter[str], num_kept: int) -> None:
+    parts = [f"{count} {status}" for status, count in sorted(statuses.items())]
+    out.print(f"{sum(statuses.values())} trials: {', '.join(parts)} ({num_kept} from earlier runs)")
+
+
+def _default_store(name: str) -> Path:
+    return Path("runs") / name
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    main()

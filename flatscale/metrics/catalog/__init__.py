@@ -1,0 +1,1 @@
+"""One file a kind of measure: what it is, reducing what a pass returned."""

@@ -1,0 +1,1 @@
+"""Estimators on operators and matrices, tested without a network."""

@@ -1,0 +1,1 @@
+"""The Jacobians of the outputs by input, layers and parameters, exact or estimated."""

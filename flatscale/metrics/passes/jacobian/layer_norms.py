@@ -1,0 +1,51 @@
+"""The pass over the layers' own norms, which the bounds need: data does not enter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from flatscale.metrics.passes.jacobian.operator_norm import kernel_norm, unrolled_norm
+from flatscale.metrics.passes.jacobian.rows import trace_calls
+from flatscale.metrics.probe.observers import Arrays, Observer, Shard
+from flatscale.metrics.probe.required import required
+from flatscale.metrics.registry import measurement_pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerNorms:
+    """||W_l||_2 of every linear layer, in forward order (L).
+
+    Attributes:
+        unrolled: of the layer as a map on its whole input.
+        kernel: of the weight as a matrix, whatever its sharing.
+    """
+
+    unrolled: np.ndarray
+    kernel: np.ndarray
+
+
+@measurement_pass("layer_norms")
+def layer_norms(observers: Mapping[str, Observer], options: None, seed: int) -> LayerNorms:
+    """Operator norms of the linear layers, for inputs of the probe's shape."""
+    found = required(observers, "probe").gather(layer_norm_rows)
+    return LayerNorms(unrolled=found["unrolled"][0], kernel=found["kernel"][0])
+
+
+def layer_norm_rows(shard: Shard) -> Arrays:
+    """The norms (L), repeated for every point."""
+    linear = [call for call in trace_calls(shard)[0] if call.is_linear]
+    kernel = [kernel_norm(call.module) for call in linear]
+    unrolled = [
+        of_kernel
+        if isinstance(call.module, nn.Linear)
+        else unrolled_norm(call.module, call.of_one_point(None)[0].input_shape)
+        for call, of_kernel in zip(linear, kernel, strict=True)
+    ]
+    return {
+        "unrolled": np.tile(np.array(unrolled), (shard.num_points, 1)),
+        "kernel": np.tile(np.array(kernel), (shard.num_points, 1)),
+    }

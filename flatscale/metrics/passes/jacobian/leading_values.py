@@ -1,0 +1,204 @@
+"""Leading singular values of the Jacobian without its rows: Lanczos on u -> J (J^T u).
+
+One vector-Jacobian and one Jacobian-vector product a step, batched over points.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flatscale.metrics.passes.jacobian.rows import refuse_integers
+from flatscale.metrics.passes.perturbation.draws import draw_seed
+from flatscale.metrics.probe.attention import twice_differentiable
+from flatscale.metrics.probe.microbatch import is_out_of_memory
+from flatscale.metrics.probe.observers import Arrays, Shard
+
+logger = logging.getLogger(__name__)
+
+SAMPLES_A_ROUND = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class JacobianOptions:
+    """Options of the Jacobian pass.
+
+    Attributes:
+        method: exact (all N rows at once), estimate, or auto: estimate where one point's rows and
+            their layer-wise parts would exceed 256 MB.
+        tolerance: relative change of sigma_1 at which the iteration stops.
+        max_steps: most Lanczos steps; three more for every further singular value asked for.
+        max_relative_error: of the sums over outputs, over random signs.
+        max_samples: most random vectors a point.
+    """
+
+    method: str = "auto"
+    tolerance: float = 1e-3
+    max_steps: int = 60
+    max_relative_error: float = 0.05
+    max_samples: int = 64
+
+    def most_steps(self, rank: int) -> int:
+        """Most steps for so many leading values."""
+        return self.max_steps + 3 * (rank - 1)
+
+    def __post_init__(self) -> None:
+        if self.method not in ("auto", "exact", "estimate"):
+            raise ValueError(f"method must be auto, exact or estimate; found {self.method!r}")
+        if not self.tolerance > 0 or not self.max_relative_error > 0:
+            raise ValueError("tolerance and max_relative_error must be positive")
+        if self.max_steps < 2 or self.max_samples < 2 * SAMPLES_A_ROUND:
+            raise ValueError("max_steps must be at least 2 and max_samples at least 8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leading:
+    """Leading singular values (B, r), whether they settled (B,), steps, and u_1 (B, N)."""
+
+    sigma: Tensor
+    settled: Tensor
+    steps: int
+    vector: Tensor
+
+
+def leading_rows(shard: Shard, *, options: JacobianOptions, seed: int, rank: int) -> Arrays:
+    """Leading singular values of every point's Jacobian (B, rank)."""
+    refuse_integers(shard)
+
+    def compute(points: slice) -> Arrays:
+        x = shard.x[points]
+        with twice_differentiable():
+            leaf = x.clone().requires_grad_()
+            with torch.enable_grad():
+                outputs = shard.outputs(leaf)
+            start = start_rows(seed, shard.indices[points], outputs)
+            gram = _gram_product(outputs, leaf, shard.outputs, x)
+            found = lanczos(gram, start, outputs, options, rank)
+        return {
+            "sigma": found.sigma.cpu().numpy(),
+            "settled": found.settled.cpu().numpy(),
+            "steps": np.full(len(x), found.steps),
+            "input_norm2": x.flatten(1).double().square().sum(dim=1).cpu().numpy(),
+        }
+
+    parts = list(shard.microbatches(compute))
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def jacobian_vector_product(function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Tensor:
+    """J_i v_i (B, N): forward mode, or twice backward where an operation has no forward mode."""
+    try:
+        with torch.no_grad():
+            return torch.func.jvp(function, (x,), (v,))[1]
+    except (NotImplementedError, RuntimeError) as error:
+        if "forward" not in str(error).lower():
+            raise
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        outputs = function(x)
+        dummy = torch.zeros_like(outputs, requires_grad=True)
+        (pulled,) = torch.autograd.grad(outputs, x, dummy, create_graph=True)
+        return torch.autograd.grad(pulled, dummy, v)[0]
+
+
+def lanczos(
+    gram: Callable[[Tensor], Tensor],
+    start: Tensor,
+    outputs: Tensor,
+    options: JacobianOptions,
+    rank: int,
+) -> Leading:
+    """With full reorthogonalization, until the rank largest Ritz values stop changing, twice."""
+    batch, num_outputs = outputs.shape
+    finite = outputs.detach().isfinite().all(dim=1)
+    basis = [unit(start)]
+    diagonal: list[Tensor] = []
+    off: list[Tensor] = []
+    values = torch.zeros(batch, rank, dtype=torch.float64, device=outputs.device)
+    settled = still_before = torch.zeros(batch, dtype=torch.bool, device=outputs.device)
+    for step in range(min(options.most_steps(rank), num_outputs)):
+        image = gram(basis[-1])
+        diagonal.append((image * basis[-1]).sum(dim=1))
+        earlier = torch.stack(basis, dim=1)
+        for _ in range(2):
+            image = image - torch.einsum(
+                "bsn,bs->bn", earlier, torch.einsum("bsn,bn->bs", earlier, image)
+            )
+        before, (values, ritz) = values, _ritz(diagonal, off, rank)
+        length = image.norm(dim=1)
+        still = ((values - before).abs() <= options.tolerance * values).all(dim=1) & (step >= rank)
+        settled = (still & still_before) | (length <= 1e-9 * values[:, 0])
+        still_before = still
+        if (settled | ~finite).all() and step > 0:
+            break
+        off.append(length)
+        basis.append(unit(image))
+    settled = settled | torch.full_like(settled, len(diagonal) == num_outputs)
+    sigma = torch.where(finite[:, None], values.clamp(min=0).sqrt(), torch.nan)
+    return Leading(
+        sigma=sigma,
+        settled=settled | ~finite,
+        steps=len(diagonal),
+        vector=torch.einsum("bsn,bs->bn", earlier, ritz),
+    )
+
+
+def _gram_product(
+    outputs: Tensor, leaf: Tensor, function: Callable[[Tensor], Tensor], at: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """u -> J (J^T u), J the derivative of function at `at`, whose graph leads from leaf.
+
+    J v comes from the graph of w -> J^T w, kept over all steps, as its own transpose: no forward
+    pass a step. In forward mode where that graph cannot be built.
+    """
+    dummy = torch.zeros_like(outputs, requires_grad=True)
+    kept: Tensor | None = None
+    try:
+        with torch.enable_grad():
+            (kept,) = torch.autograd.grad(
+                outputs, leaf, dummy, create_graph=True, allow_unused=True
+            )
+        if kept is None:
+            return torch.zeros_like
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        logger.info("Jacobian-vector products in forward mode (%s)", error)
+
+    def product(u: Tensor) -> Tensor:
+        (pulled,) = torch.autograd.grad(outputs, leaf, u.to(outputs.dtype), retain_graph=True)
+        if kept is None or not kept.requires_grad:
+            pushed = jacobian_vector_product(function, at, pulled)
+        else:
+            (pushed,) = torch.autograd.grad(kept, dummy, pulled, retain_graph=True)
+        return torch.nan_to_num(pushed.double(), nan=0.0, posinf=0.0, neginf=0.0)
+
+    return product
+
+
+def _ritz(diagonal: list[Tensor], off: list[Tensor], rank: int) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalues (B, rank), zeros where there are fewer, and the first's vector."""
+    matrix = torch.diag_embed(torch.stack(diagonal, dim=1))
+    if off:
+        side = torch.stack(off, dim=1)
+        matrix = matrix + torch.diag_embed(side, 1) + torch.diag_embed(side, -1)
+    values, vectors = torch.linalg.eigh(matrix)
+    found = values.flip(1)[:, :rank]
+    return torch.nn.functional.pad(found, (0, rank - found.shape[1])), vectors[:, :, -1]
+
+
+def start_rows(seed: int, indices: np.ndarray, outputs: Tensor) -> Tensor:
+    rows = []
+    for index in indices:
+        generator = torch.Generator().manual_seed(draw_seed(seed, 0, int(index)))
+        rows.append(torch.randn(outputs.shape[1], generator=generator, dtype=torch.float64))
+    return torch.stack(rows).to(outputs.device)
+
+
+def unit(u: Tensor) -> Tensor:
+    return u / u.norm(dim=1, keepdim=True).clamp(min=1e-300)

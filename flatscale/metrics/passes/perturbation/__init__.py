@@ -1,0 +1,1 @@
+"""The loss under perturbed weights and inputs."""

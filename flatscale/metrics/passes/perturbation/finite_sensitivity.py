@@ -1,0 +1,144 @@
+"""The largest finite change of the output inside a radius around each input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flatscale.errors import MetricError
+from flatscale.measurement import Measurement
+from flatscale.metrics.catalog.reduction import mean_over_points
+from flatscale.metrics.passes.jacobian.rows import refuse_integers
+from flatscale.metrics.passes.perturbation.draws import draw_seed
+from flatscale.metrics.probe.observers import Arrays, Observer, Shard
+from flatscale.metrics.probe.required import required
+from flatscale.metrics.registry import measurement_pass, metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class FiniteMlsOptions:
+    """Options of the finite maximum local sensitivity.
+
+    Attributes:
+        radius: perturbations have ||delta|| <= radius.
+        num_steps: ascent steps on each sphere.
+        num_restarts: random starts.
+        radius_shares: spheres searched, as shares of the radius; on a small one the ratio comes
+            near the MLS itself, which the maximum over the ball cannot fall below.
+        settle: a point's ascent has settled once the second half of the steps raised its best
+            ratio by less than this share.
+    """
+
+    radius: float = 0.1
+    num_steps: int = 10
+    num_restarts: int = 2
+    radius_shares: tuple[float, ...] = (1.0, 0.3, 0.1, 0.03)
+    settle: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not self.radius > 0:
+            raise ValueError(f"radius must be positive; found {self.radius}")
+        if self.num_steps < 1 or self.num_restarts < 1:
+            raise ValueError("num_steps and num_restarts must be at least 1")
+        if not self.radius_shares or not all(0 < s <= 1 for s in self.radius_shares):
+            raise ValueError(f"radius_shares must lie in (0, 1]; found {self.radius_shares}")
+
+
+@measurement_pass("finite_sensitivity", options=FiniteMlsOptions)
+def finite_sensitivity(
+    observers: Mapping[str, Observer], options: FiniteMlsOptions, seed: int
+) -> Measurement:
+    """The best ratio found at every point, averaged."""
+    rows = required(observers, "probe").gather(finite_ratio_rows, options=options, seed=seed)
+    steps = options.num_steps * options.num_restarts * len(options.radius_shares)
+    measured = mean_over_points(
+        "finite_mls",
+        rows["ratio"],
+        num_evaluations=1 + 2 * steps,
+        extras={"radius": (options.radius,)},
+        note=f"the best found, a lower bound, for radius {options.radius}",
+    )
+    late = np.nanmean(rows["ratio"]) - np.nanmean(rows["half"])
+    return replace(measured, converged=bool(late <= options.settle * np.nanmean(rows["ratio"])))
+
+
+@metric(
+    "finite_mls",
+    passes=("finite_sensitivity",),
+    formula="mean_i max_{‖δ‖ ≤ r} ‖f(x_i + δ) − f(x_i)‖ / ‖δ‖",
+    group="compression",
+    invariances=("layer rescaling of ReLU networks",),
+    source="arXiv 2310.01770",
+    options=FiniteMlsOptions,
+)
+def finite_mls(estimate: Measurement, options: FiniteMlsOptions) -> Measurement:
+    """Maximum local sensitivity to perturbations of finite size."""
+    return estimate
+
+
+def finite_ratio_rows(shard: Shard, *, options: FiniteMlsOptions, seed: int) -> Arrays:
+    """The best ratio found at each point (B,), and the best of the first half of the steps."""
+    refuse_integers(shard)
+
+    def compute(points: slice) -> np.ndarray:
+        x = shard.x[points]
+        with torch.no_grad():
+            center = shard.outputs(x)
+        best = torch.full((2, len(x)), -1.0, dtype=torch.float64, device=x.device)
+        for restart in range(options.num_restarts):
+            start = _directions(x, shard.indices[points], seed, restart)
+            for share in options.radius_shares:
+                radius = share * options.radius
+                found = _climb(shard, x, center, start, radius, options.num_steps)
+                best = torch.fmax(best, found)
+        finite = center.isfinite().all(dim=1)
+        return torch.where(finite & (best >= 0), best, torch.nan).cpu().numpy()
+
+    best, half = np.concatenate(list(shard.microbatches(compute)), axis=1)
+    return {"ratio": best, "half": half}
+
+
+def _climb(
+    shard: Shard, x: Tensor, center: Tensor, start: Tensor, radius: float, num_steps: int
+) -> Tensor:
+    """Best ratio on a sphere, after all steps and after half of them (2, B).
+
+    delta <- radius g / ||g||, g = grad ||f(x + delta) - f||^2: as the radius shrinks this becomes
+    power iteration on J^T J.
+    """
+    delta = radius * _unit(start)
+    best = torch.full((len(x),), -1.0, dtype=torch.float64, device=x.device)
+    half = best
+    for step in range(num_steps):
+        delta = delta.detach().requires_grad_()
+        with torch.enable_grad():
+            change = (shard.outputs(x + delta) - center).square().sum(dim=1)
+            if not change.requires_grad:
+                raise MetricError("the outputs do not depend on the inputs")
+            (gradient,) = torch.autograd.grad(change.sum(), delta)
+        length = (delta.detach().flatten(1)).double().norm(dim=1)
+        best = torch.fmax(best, change.detach().double().sqrt() / length)
+        if step <= (num_steps - 1) // 2:
+            half = best
+        flat = gradient.flatten(1).norm(dim=1) == 0
+        gradient[flat] = delta.detach()[flat]
+        delta = radius * _unit(gradient)
+    return torch.stack([best, half])
+
+
+def _unit(v: Tensor) -> Tensor:
+    norms = v.flatten(1).norm(dim=1).clamp(min=torch.finfo(v.dtype).tiny)
+    return v / norms.reshape(-1, *([1] * (v.ndim - 1)))
+
+
+def _directions(x: Tensor, indices: np.ndarray, seed: int, restart: int) -> Tensor:
+    """A random direction per point, the same wherever the point is held."""
+    rows = []
+    for index in indices:
+        generator = torch.Generator().manual_seed(draw_seed(seed, restart, int(index)))
+        rows.append(torch.randn(x.shape[1:], generator=generator, dtype=x.dtype))
+    return torch.stack(rows).to(x.device)

@@ -1,0 +1,1 @@
+"""A network held against points: shards, observers, microbatches, everything put back after."""

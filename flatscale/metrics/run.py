@@ -1,0 +1,159 @@
+"""Running the passes that metrics need, each once, then the metrics; a failure spoils one."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from flatscale.errors import FlatscaleError, LostWorkerError
+from flatscale.measurement import Measurement
+from flatscale.metrics.probe.observers import Arrays, Observer, Shard
+from flatscale.metrics.registry import (
+    MetricInfo,
+    check_metric_names,
+    metric_catalog,
+    metric_info,
+    pass_info,
+    resolve_options,
+)
+from flatscale.study.seeds import derive_seed
+
+logger = logging.getLogger(__name__)
+
+_Key = tuple[str, Any]
+_WIDENED = "half-precision weights were measured in float32 arithmetic"
+
+
+def default_metrics(given: Iterable[str]) -> list[str]:
+    """Names of the metrics measured when none are named, for the point sets that are given."""
+    sets = set(given)
+    return [m.name for m in metric_catalog() if m.default and sets.issuperset(m.observers)]
+
+
+def measure_observers(
+    observers: Mapping[str, Observer],
+    metrics: Iterable[str] | None = None,
+    *,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    seed: int = 0,
+) -> dict[str, Measurement]:
+    """Measure a model held against point sets.
+
+    Every pass that the metrics need is run once; a metric only reduces what its passes return. A
+    metric or pass that fails becomes a failed measurement with its reason.
+
+    Args:
+        observers: the model held against the sets `probe`, `train` and `test`, or some of them.
+        metrics: names; None for the default ones that the given sets allow.
+        options: options by metric or pass name.
+        seed: of everything random.
+
+    Returns:
+        One measurement per name, in the order asked.
+
+    Raises:
+        ConfigError: an unknown metric or option.
+        LostWorkerError: an observer's processes are gone.
+    """
+    names = list(dict.fromkeys(metrics)) if metrics is not None else default_metrics(observers)
+    check_metric_names(names, options)
+    resolved = resolve_options(options)
+    results: dict[_Key, Any] = {}
+    measured = {
+        name: _measure_one(metric_info(name), observers, resolved, seed, results) for name in names
+    }
+    notes = _precision_notes(observers)
+    return {name: with_notes(found, notes) for name, found in measured.items()}
+
+
+def precision_rows(shard: Shard) -> Arrays:
+    """Whether the model's weights are of half precision, once per point."""
+    return {"widened": np.full(shard.num_points, shard.widened)}
+
+
+def _precision_notes(observers: Mapping[str, Observer]) -> list[str]:
+    for observer in observers.values():
+        try:
+            widened = bool(observer.gather(precision_rows)["widened"].any())
+        except LostWorkerError:
+            raise
+        except Exception as error:
+            _log_failure("precision of the weights", error)
+            return []
+        return [_WIDENED] if widened else []
+    return []
+
+
+def _measure_one(
+    info: MetricInfo,
+    observers: Mapping[str, Observer],
+    options: Mapping[str, Any],
+    seed: int,
+    results: dict[_Key, Any],
+) -> Measurement:
+    own = options.get(info.name) or (info.options() if info.options else None)
+    inputs = []
+    for pass_name in info.passes:
+        key = (pass_name, _pass_options(pass_name, own, options))
+        if key not in results:
+            results[key] = _run_pass(key, observers, seed)
+        if isinstance(results[key], Exception):
+            return Measurement.failed(info.name, _reason(results[key]))
+        inputs.append(results[key])
+    if info.options is not None:
+        inputs.append(own)
+    try:
+        measured = info.function(*inputs)
+    except LostWorkerError:
+        raise
+    except Exception as error:
+        _log_failure(f"metric {info.name}", error)
+        return Measurement.failed(info.name, _reason(error))
+    notes = [note for result in inputs for note in getattr(result, "notes", ())]
+    return with_notes(measured, notes)
+
+
+def _pass_options(pass_name: str, own: Any, options: Mapping[str, Any]) -> Any:
+    declared = pass_info(pass_name).options
+    if declared is None:
+        return None
+    if isinstance(own, declared):
+        return own
+    return options.get(pass_name) or declared()
+
+
+def _run_pass(key: _Key, observers: Mapping[str, Observer], seed: int) -> Any:
+    """The pass's result; its exception where it raised one, so that it is not run again."""
+    name, options = key
+    try:
+        return pass_info(name).function(observers, options, derive_seed(seed, "pass", name))
+    except LostWorkerError:
+        raise
+    except Exception as error:
+        _log_failure(f"pass {name}", error)
+        return error
+
+
+def with_notes(measured: Measurement, notes: list[str]) -> Measurement:
+    """The measurement with notes joined to its reason."""
+    if not notes:
+        return measured
+    reason = "; ".join(dict.fromkeys([*([measured.reason] if measured.reason else []), *notes]))
+    return dataclasses.replace(measured, reason=reason)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FlatscaleError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _log_failure(what: str, error: Exception) -> None:
+    if isinstance(error, FlatscaleError):
+        logger.info("%s: %s", what, error)
+    else:
+        logger.error("%s failed", what, exc_info=error)

@@ -1,0 +1,1 @@
+"""What a report shows: sections, tables, the numbers behind the charts."""

@@ -1,0 +1,66 @@
+"""Bounds against what they bound, network by network."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import polars as pl
+
+from flatscale.report.content.content import BOUND_SCHEMA
+from flatscale.store.results import Results
+
+BOUNDED = {
+    "bound_a": "mls",
+    "bound_b": "mls",
+    "bound_c": "mls",
+    "bound_d": "mls",
+    "nmls_bound": "nmls",
+    "input_invariant_bound": "input_invariant_mls",
+}
+"""Each bound with the metric it bounds, both on a linear scale."""
+
+LOG_BOUNDS = ("lvr_bound", "nvr_bound")
+"""Bounds on volumes, recorded in nats with their slack, which is the logarithm of the ratio."""
+
+
+def bound_rows(results: Results, rows: pl.DataFrame) -> pl.DataFrame:
+    """BOUND_SCHEMA from the final measurements of the used trials."""
+    final = results.measurements.filter(
+        "is_final", pl.col("metric").is_in([*BOUNDED, *LOG_BOUNDS]), pl.col("value").is_not_null()
+    )
+    used = {row["trial_id"]: row for row in rows.iter_rows(named=True)}
+    made = []
+    for row in final.iter_rows(named=True):
+        trial = used.get(row["trial_id"])
+        if trial is None:
+            continue
+        extras = {extra["name"]: extra["values"] for extra in row["extras"]}
+        made.append(
+            {
+                "name": trial["name"],
+                "family": trial["family"],
+                "bound": row["metric"],
+                "log10_ratio": _log10_ratio(row, trial, extras),
+                "num_points": row["num_points"],
+                "violations": _first(extras.get("violations")),
+                "shared_violations": _first(extras.get("shared_violations")),
+            }
+        )
+    return pl.DataFrame(made, schema=BOUND_SCHEMA, orient="row")
+
+
+def _log10_ratio(
+    row: dict[str, Any], trial: dict[str, Any], extras: dict[str, list[float]]
+) -> float | None:
+    if row["metric"] in LOG_BOUNDS:
+        slack = [value for value in extras.get("slack", []) if math.isfinite(value)]
+        return sum(slack) / len(slack) / math.log(10) if slack else None
+    left, right = trial.get(BOUNDED[row["metric"]]), row["value"]
+    if left is None or not (left > 0 and right > 0) or math.isinf(right / left):
+        return None
+    return math.log10(right / left)
+
+
+def _first(values: list[float] | None) -> float | None:
+    return values[0] if values else None

@@ -1,0 +1,175 @@
+"""From any table with one row a network to the content of a report."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from flatscale.errors import StatsError
+from flatscale.report.content.content import Content
+from flatscale.stats import OutcomeJoin, StudyDesign, analyze_study, join_outcomes, read_table
+from flatscale.stats.sample import require_columns
+
+ROW = "row"
+_LISTED = 20
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Joined:
+    """A table with outcomes joined to it.
+
+    Attributes:
+        table: every row of the table, outcomes null where nothing matched.
+        outcomes: the numeric columns that were added.
+        label: the column that names each row once, if the key does.
+        notes: what matched and what did not, in sentences.
+    """
+
+    table: pl.DataFrame
+    outcomes: tuple[str, ...]
+    label: str | None
+    notes: tuple[str, ...]
+
+
+def content_of_table(
+    table: pl.DataFrame,
+    *,
+    x: str,
+    y: str,
+    title: str,
+    family: str | None,
+    label: str | None,
+    se_x: str | None,
+    se_y: str | None,
+    log: Collection[str],
+    covariates: Sequence[str],
+    outcomes: Sequence[str],
+    notes: Sequence[str],
+    num_resamples: int,
+) -> Content:
+    """Analyse a pair of columns, and both against every outcome.
+
+    Raises:
+        StatsError: the table is empty, a column is missing or holds no numbers, a label occurs
+            twice.
+    """
+    require_columns(table, [x, y, family, label, se_x, se_y, *log, *covariates, *outcomes])
+    if table.is_empty():
+        raise StatsError("the table has no rows; at least 3 are needed")
+    rows = _named_rows(table, x=x, y=y, se_x=se_x, se_y=se_y, label=label)
+    design = StudyDesign(
+        primary=(x, y),
+        family=family,
+        label=label or ROW,
+        log=tuple(log),
+        covariates=tuple(covariates),
+        outcomes=tuple(outcomes),
+        num_resamples=num_resamples,
+    )
+    return Content(
+        title=title,
+        question="",
+        primary=(x, y),
+        log=tuple(log),
+        metrics=design.all_metrics,
+        outcomes=tuple(outcomes),
+        hyperparameters=tuple(c for c in covariates if rows[c].dtype.is_numeric()),
+        family=family,
+        label=label or ROW,
+        rows=rows,
+        analysis=analyze_study(rows, design),
+        notes=tuple(notes),
+        provenance={"rows": str(rows.height), "table hash": table_hash(table)},
+    )
+
+
+def _named_rows(
+    table: pl.DataFrame, *, x: str, y: str, se_x: str | None, se_y: str | None, label: str | None
+) -> pl.DataFrame:
+    """The table with `name`, a label, and standard errors where the statistics look for them."""
+    rows = table
+    if label is None:
+        numbered = pl.format("row {}", pl.int_range(1, pl.len() + 1))
+        rows = rows.with_columns(numbered.alias(ROW))
+    errors = [
+        pl.col(error).cast(pl.Float64, strict=False).alias(f"{column}__std_error")
+        for column, error in ((x, se_x), (y, se_y))
+        if error is not None
+    ]
+    return rows.with_columns(pl.col(label or ROW).cast(pl.String).alias("name"), *errors)
+
+
+def join_table(
+    table: pl.DataFrame, outcomes: pl.DataFrame | str | Path, on: str | Sequence[str] | None
+) -> Joined:
+    """Join another table, or its file, by the column or columns that name a row in both.
+
+    Raises:
+        StatsError: a column is missing, a name occurs twice among the outcomes, nothing matches, or
+            the file cannot be read.
+    """
+    if on is None:
+        raise StatsError("joining outcomes needs `on`, the column of names in both tables")
+    other = outcomes if isinstance(outcomes, pl.DataFrame) else read_table(outcomes)
+    source = "the table of outcomes" if isinstance(outcomes, pl.DataFrame) else str(outcomes)
+    keyed, other, key = _with_common_key(table, other, on)
+    joined = join_outcomes(keyed, other, key)
+    added = tuple(
+        name
+        for name, dtype in joined.table.schema.items()
+        if name not in keyed.columns and dtype.is_numeric()
+    )
+    return Joined(
+        table=joined.table,
+        outcomes=added,
+        label=None if keyed[key].is_duplicated().any() else key,
+        notes=_join_notes(joined, key, source),
+    )
+
+
+def _with_common_key(
+    table: pl.DataFrame, outcomes: pl.DataFrame, on: str | Sequence[str]
+) -> tuple[pl.DataFrame, pl.DataFrame, str]:
+    """Both tables with one column that names a row, and its name: several columns are joined.
+
+    Raises:
+        StatsError: one of the tables lacks a column.
+    """
+    columns = [on] if isinstance(on, str) else list(on)
+    require_columns(table, columns)
+    require_columns(outcomes, columns)
+    if len(columns) == 1:
+        return table, outcomes, columns[0]
+    key = " and ".join(columns)
+    together = pl.concat_str([pl.col(name).cast(pl.String) for name in columns], separator=" · ")
+    return table.with_columns(together.alias(key)), outcomes.with_columns(together.alias(key)), key
+
+
+def _join_notes(joined: OutcomeJoin, on: str, source: str) -> tuple[str, ...]:
+    """What matched when outcomes were joined, and the names that did not."""
+    notes = [f"Outcomes were joined from {source} by {on}: {joined.summary()}."]
+    for names, meaning in (
+        (joined.unmatched, "Rows without an outcome (left out of the correlations with outcomes)"),
+        (joined.unused, "Outcomes that belong to no row"),
+    ):
+        if names:
+            more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+            notes.append(f"{meaning}: {', '.join(names[:_LISTED])}{more}.")
+    notes += [
+        f"The outcomes' column {old} is called {new} here, because the table has a {old}."
+        for old, new in joined.renamed.items()
+    ]
+    return tuple(notes)
+
+
+def table_hash(table: pl.DataFrame) -> str:
+    """SHA-256 of a table's content as CSV, 16 hex digits."""
+    flat = table.select(pl.col(name) for name, kind in table.schema.items() if not kind.is_nested())
+    buffer = io.BytesIO()
+    flat.write_csv(buffer)
+    return hashlib.sha256(buffer.getvalue()).hexdigest()[:16]

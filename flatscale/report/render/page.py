@@ -1,0 +1,68 @@
+"""The page: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import functools
+from importlib import resources
+from typing import Any
+
+import vl_convert
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+
+from flatscale.report.charts import point_datasets
+from flatscale.report.content.content import Content
+from flatscale.report.content.sections import Section
+from flatscale.report.words.prose import headline_of, meta_of, summary_of
+
+_VEGA_LITE = "6.4"
+
+
+def render_page(content: Content, sections: tuple[Section, ...]) -> str:
+    """The report as HTML with everything inside: style, script, data, Vega.
+
+    Whatever comes from outside (names of families, columns, reasons) is escaped as text in the
+    markup and as JSON in the scripts; a content policy in the page forbids every request.
+    """
+    charts = [chart for section in sections for chart in section.charts]
+    specs = {chart.key: {"wide": chart.wide, "narrow": chart.narrow} for chart in charts}
+    template = _environment().get_template("report.html.j2")
+    return template.render(
+        content=content,
+        sections=sections,
+        headline=headline_of(content),
+        summary=summary_of(content),
+        meta=meta_of(content),
+        css=Markup(_asset("report.css")),
+        script=Markup(_asset("report.js")),
+        vega=_vega_bundle() if charts else "",
+        chart_data=_json(point_datasets(content) if charts else {}),
+        chart_specs=_json(specs),
+    )
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("flatscale.report.render"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _json(content: Any) -> Markup:
+    return htmlsafe_json_dumps(content, allow_nan=False, separators=(",", ":"))
+
+
+def _asset(name: str) -> str:
+    return resources.files("flatscale.report.render").joinpath("templates", name).read_text("utf-8")
+
+
+@functools.cache
+def _vega_bundle() -> Markup:
+    """Vega, Vega-Lite and vega-embed, once for all charts."""
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_VEGA_LITE)
+    # The bundle is a module; its top-level names must not reach the page's.
+    return Markup("(() => {" + bundle.replace("</script", "<\\/script") + "})();")

@@ -1,0 +1,223 @@
+"""Writing a report: everything is made in memory first, then each file whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from flatscale.errors import StoreError
+from flatscale.report.content.content import Content
+from flatscale.report.content.from_store import content_of_store
+from flatscale.report.content.from_table import content_of_table, join_table
+from flatscale.report.content.sections import sections_of
+from flatscale.report.figures import paper_figures, to_pdf
+from flatscale.report.render.latex import TexFigure, render_document, render_table
+from flatscale.report.render.page import render_page
+from flatscale.report.words.prose import summary_of
+from flatscale.store.atomic import write_atomically
+from flatscale.store.results import Store
+
+logger = logging.getLogger(__name__)
+
+
+_NOT_PRINTED = ("columns",)
+"""Tables of the page that a paper has no use for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportPaths:
+    """Where a report was written.
+
+    Attributes:
+        folder: the folder of all of it.
+        page: report.html.
+        latex: report.tex.
+        findings: findings.json, every number of every table.
+        files: every file written, the ones above included.
+    """
+
+    folder: Path
+    page: Path
+    latex: Path
+    findings: Path
+    files: tuple[Path, ...]
+
+
+def write_study_report(store: str | Path | Store, *, out: Path | None = None) -> ReportPaths:
+    """Statistics and report of a results store, from the store alone.
+
+    Args:
+        store: the store or its folder.
+        out: where to write; the store's `report` folder by default.
+
+    Raises:
+        StoreError: this is not a store, a file in it is damaged, or the report cannot be written.
+    """
+    if not isinstance(store, Store):
+        store = Store(store)
+    return write_report(content_of_store(store), out or store.report)
+
+
+def write_table_report(
+    df: pl.DataFrame,
+    *,
+    x: str,
+    y: str,
+    out: str | Path,
+    family: str | None = None,
+    label: str | None = None,
+    se_x: str | None = None,
+    se_y: str | None = None,
+    log: Collection[str] = (),
+    covariates: Sequence[str] = (),
+    outcomes: pl.DataFrame | str | Path | None = None,
+    on: str | Sequence[str] | None = None,
+    outcome_columns: Sequence[str] = (),
+    title: str = "table",
+    num_resamples: int = 2_000,
+) -> ReportPaths:
+    """Statistics and report of a table that flatscale did not make, one row a network.
+
+    Args:
+        df: the table.
+        x, y: the primary pair of columns.
+        out: the folder to write to; made if it does not exist.
+        family: column of the family of each row; without it rows count as independent.
+        label: column that names each row; `on` where outcomes are joined by it, else row numbers.
+        se_x, se_y: columns with the standard errors of x and y.
+        log: columns analysed and drawn as log10.
+        covariates: columns held fixed in partial correlations.
+        outcomes: another table (or its file) to join; its numeric columns become outcomes.
+        on: the column of names in both tables, or several columns that name a row together (a
+            model and its image size); needed with `outcomes`.
+        outcome_columns: which columns are outcomes; with `outcomes`, all numeric ones by default.
+        title: heading of the report.
+        num_resamples: bootstrap and permutation resamples.
+
+    Raises:
+        StatsError: a column is missing or holds no numbers, nothing matches, a name occurs twice.
+        StoreError: the report cannot be written.
+    """
+    table: pl.DataFrame = df
+    notes: tuple[str, ...] = ()
+    if outcomes is not None:
+        joined = join_table(df, outcomes, on)
+        table, notes = joined.table, joined.notes
+        outcome_columns = outcome_columns or joined.outcomes
+        label = label or joined.label
+    content = content_of_table(
+        table,
+        x=x,
+        y=y,
+        title=title,
+        family=family,
+        label=label,
+        se_x=se_x,
+        se_y=se_y,
+        log=log,
+        covariates=covariates,
+        outcomes=outcome_columns,
+        notes=notes,
+        num_resamples=num_resamples,
+    )
+    return write_report(content, Path(out))
+
+
+def write_report(content: Content, folder: Path) -> ReportPaths:
+    """Render every part of a report and write it into a folder."""
+    files = render_files(content)
+    try:
+        _remove_stale(folder, files)
+        for name, body in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, body)
+    except OSError as error:
+        raise StoreError(f"cannot write the report to {folder}: {error}") from error
+    logger.info("report written to %s", folder)
+    return ReportPaths(
+        folder=folder,
+        page=folder / "report.html",
+        latex=folder / "report.tex",
+        findings=folder / "findings.json",
+        files=tuple(folder / name for name in files),
+    )
+
+
+def render_files(content: Content) -> dict[str, bytes]:
+    """Every file of the report by its path in the folder; the page last."""
+    sections = sections_of(content)
+    views = tuple(view for section in sections for view in section.tables if view.rows)
+    views = tuple(view for view in views if view.key not in _NOT_PRINTED)
+    figures = paper_figures(content)
+    drawn = tuple(TexFigure(name=f.name, caption=f.caption, wide=f.wide) for f in figures)
+    files = {f"figures/{figure.name}.pdf": to_pdf(figure.figure) for figure in figures}
+    for view in views:
+        files[f"tables/{view.key}.tex"] = render_table(view).encode()
+    files["report.tex"] = render_document(content, views, drawn).encode()
+    for name, frame in _tables(content).items():
+        buffer = io.BytesIO()
+        frame.write_parquet(buffer)
+        files["findings.parquet" if name == "findings" else f"data/{name}.parquet"] = (
+            buffer.getvalue()
+        )
+    files["findings.json"] = _findings_json(
+        content, sorted([*files, "findings.json", "report.html"])
+    )
+    files["report.html"] = render_page(content, sections).encode()
+    return files
+
+
+def _remove_stale(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Remove what an earlier report wrote here and this one does not; nothing else is touched."""
+    manifest = folder / "findings.json"
+    if not manifest.is_file():
+        return
+    try:
+        earlier = json.loads(manifest.read_text(encoding="utf-8")).get("files", [])
+    except (ValueError, AttributeError):
+        logger.warning("%s is damaged; files of an earlier report may remain beside it", manifest)
+        return
+    for name in earlier:
+        path = (folder / str(name)).resolve()
+        if name not in files and path.is_relative_to(folder.resolve()) and path.is_file():
+            path.unlink()
+
+
+def _tables(content: Content) -> dict[str, pl.DataFrame]:
+    tables = {} if content.analysis is None else dict(content.analysis.tables())
+    if content.flow is not None:
+        flow = content.flow
+        tables |= {"flow": flow.stages, "unused": flow.unused, "foreign": flow.foreign}
+        tables |= {"unconverged": flow.unconverged, "bound_checks": content.bounds}
+    return tables
+
+
+def _findings_json(content: Content, files: list[str]) -> bytes:
+    document: dict[str, Any] = {
+        "title": content.title,
+        "question": content.question,
+        "primary": list(content.primary),
+        "log": list(content.log),
+        "summary": list(summary_of(content)),
+        "problem": content.problem,
+        "notes": list(content.notes),
+        "provenance": dict(content.provenance),
+        "files": files,
+        "tables": {name: _finite(frame).to_dicts() for name, frame in _tables(content).items()},
+    }
+    return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False).encode()
+
+
+def _finite(frame: pl.DataFrame) -> pl.DataFrame:
+    """JSON has no infinities: they are null there, and as they are in the Parquet files."""
+    floats = [name for name, dtype in frame.schema.items() if dtype.is_float()]
+    kept = [pl.when(pl.col(name).is_finite()).then(pl.col(name)).alias(name) for name in floats]
+    return frame.with_columns(kept)

@@ -1,0 +1,1 @@
+"""Estimates: arrays in, an `Estimate` or a named record out."""

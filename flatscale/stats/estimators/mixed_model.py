@@ -1,0 +1,140 @@
+"""Linear mixed model: the within-family and between-family slopes, with random intercepts and
+slopes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from statsmodels.regression.mixed_linear_model import MixedLM
+
+from flatscale.stats.estimators.families import family_means, is_constant_within
+from flatscale.stats.sample import Floats, Sample, is_constant
+
+_BOUNDARY = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """A coefficient (with standard error) or a standard deviation of the model (without)."""
+
+    term: str
+    estimate: float
+    std_error: float | None = None
+    conf_low: float | None = None
+    conf_high: float | None = None
+    p_value: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedFit:
+    """A REML fit, or (`terms` empty) the reason there is none. `reason` also says what was
+    dropped.
+    """
+
+    terms: tuple[Term, ...]
+    singular: bool | None
+    reason: str | None
+
+
+def mixed_model(sample: Sample, *, center: bool = True, confidence: float = 0.95) -> MixedFit:
+    """Fit y ~ within-family x + family-mean x with random intercept and slope by family, by REML.
+
+    `center=False` fits the plain y ~ x with random intercept and slope (terms `intercept`,
+    `slope`). Where the full fit is singular (a variance on the boundary at zero) or does not
+    converge, a random intercept alone is fitted; `singular` and `reason` say so. Wald intervals
+    and tests. x and y are standardised inside and the results given on their own scales.
+    """
+    refused = sample.problem()
+    if not refused and (sample.family is None or len(sample.family_names) < 3):
+        refused = "a mixed model needs at least 3 families"
+    if not refused and sample.num_trials < len(sample.family_names) + 3:
+        refused = f"{sample.num_trials} rows are too few for {len(sample.family_names)} families"
+    if not refused and sample.family is not None and center:
+        refused = is_constant_within(sample.x, sample.family, sample.x_name)
+    if refused or sample.family is None:
+        return MixedFit(terms=(), singular=None, reason=refused)
+    names, design, dropped = _design(sample, center)
+    slope_column = 1
+    scale_x = np.array([1.0, *(np.std(design[:, k]) for k in range(1, design.shape[1]))])
+    scale_y = float(np.std(sample.y))
+    centre_y = float(np.mean(sample.y)) if center else 0.0
+    endog, exog = (sample.y - centre_y) / scale_y, design / scale_x
+    notes = [dropped] if dropped else []
+    result, singular = _fit(endog, exog, exog[:, [0, slope_column]], sample)
+    random_names = ["sd_intercept", f"sd_{names[1]}"]
+    if result is None or singular:
+        singular = True
+        notes.append("the random slope's fit is singular: random intercept only")
+        result, flat = _fit(endog, exog, exog[:, [0]], sample)
+        random_names = random_names[:1]
+        if result is None:
+            return MixedFit(terms=(), singular=True, reason="; ".join([*notes, "no fit converged"]))
+        if flat:
+            notes.append("the intercept's variance is estimated as zero")
+    back = scale_y / scale_x
+    quantile = float(stats.norm.ppf(0.5 + confidence / 2))
+    terms = []
+    for k, name in enumerate(names):
+        estimate = float(result.fe_params[k] * back[k]) + (centre_y if k == 0 else 0.0)
+        terms.append(_coefficient(name, estimate, float(result.bse_fe[k] * back[k]), quantile))
+    deviations = np.sqrt(np.maximum(np.diag(np.asarray(result.cov_re)), 0))
+    for k, name in enumerate(random_names):
+        terms.append(Term(term=name, estimate=float(deviations[k] * back[k])))
+    terms.append(Term(term="sd_residual", estimate=float(np.sqrt(result.scale) * scale_y)))
+    return MixedFit(terms=tuple(terms), singular=bool(singular), reason="; ".join(notes) or None)
+
+
+def _design(sample: Sample, center: bool) -> tuple[list[str], Floats, str | None]:
+    assert sample.family is not None
+    ones = np.ones(sample.num_trials)
+    if not center:
+        return ["intercept", "slope"], np.column_stack([ones, sample.x]), None
+    means = family_means(sample.x, sample.family)
+    within = sample.x - means[sample.family]
+    if is_constant(means):
+        dropped = f"all families have the same mean {sample.x_name}: no between-family term"
+        return ["intercept", "within"], np.column_stack([ones, within]), dropped
+    between = means[sample.family] - float(means.mean())
+    return ["intercept", "within", "between"], np.column_stack([ones, within, between]), None
+
+
+def _fit(endog: Floats, exog: Floats, random: Floats, sample: Sample) -> tuple[Any, bool]:
+    """The REML fit, and whether it lies on the boundary; (None, True) when none converges.
+
+    Two optimizers are tried and the better converged fit kept: on boundary cases either one alone
+    may stop early, or at an infinite likelihood.
+    """
+    best: Any = None
+    for optimizer in ("bfgs", "powell"):
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            # the checks below say what these warnings would
+            warnings.simplefilter("ignore")
+            try:
+                model = MixedLM(endog, exog, groups=sample.family, exog_re=random)
+                result = model.fit(reml=True, method=[optimizer])
+                finite = np.isfinite(result.llf) and np.all(np.isfinite(result.bse_fe))
+            except (np.linalg.LinAlgError, ValueError):
+                continue
+        usable = result.converged and finite and result.scale > 0
+        if usable and (best is None or result.llf > best.llf + 1e-6):
+            best = result
+    if best is None:
+        return None, True
+    smallest = np.linalg.eigvalsh(np.asarray(best.cov_re) / best.scale).min()
+    return best, bool(smallest < _BOUNDARY)
+
+
+def _coefficient(name: str, estimate: float, error: float, quantile: float) -> Term:
+    return Term(
+        term=name,
+        estimate=estimate,
+        std_error=error,
+        conf_low=estimate - quantile * error,
+        conf_high=estimate + quantile * error,
+        p_value=float(2 * stats.norm.sf(abs(estimate) / error)),
+    )

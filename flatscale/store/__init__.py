@@ -1,0 +1,1 @@
+"""What is on the disk: records, checksums, what was delivered, how a study stands."""

@@ -1,0 +1,114 @@
+"""How a study is going, for whoever looks from another terminal."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from flatscale.store.atomic import write_atomically
+from flatscale.store.journal import num_waiting
+from flatscale.store.results import DIVERGED, FAILED, FINISHED, Store, TrialRecord
+from flatscale.study.plan import plan
+
+
+class StatusFile:
+    """Keeps `status.json` in the store up to date while a run goes on; a listener of the run.
+
+    Args:
+        store: the study's store, prepared.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._path = store.root / "status.json"
+        self._began = time.time()
+        self._running: dict[str, float] = {}
+        self._num_ended = 0
+        self._write()
+
+    def started(self, trial_id: str) -> None:
+        self._running[trial_id] = time.time()
+        self._write()
+
+    def ended(self, record: TrialRecord) -> None:
+        self._running.pop(record.trial_id, None)
+        self._num_ended += 1
+        self._write()
+
+    def _write(self) -> None:
+        content = {
+            "began": self._began,
+            "updated": time.time(),
+            "num_ended": self._num_ended,
+            "running": self._running,
+        }
+        write_atomically(self._path, json.dumps(content).encode())
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyStatus:
+    """How a study stands.
+
+    Attributes:
+        num_planned: trials of the study file in the store.
+        counts: planned trials by status; those without a record are `missing`.
+        alive: whether a driver holds the store now.
+        running: ids of the trials running now.
+        reasons: (status, reason, number of trials) of everything diverged or failed.
+        num_retried: trials that ended after more than one attempt.
+        trials_per_minute: over the current or last run; None before its first trial ended.
+        minutes_left: at that rate; None without one or when no driver runs.
+        num_waiting_for_tracking: records that MLflow has not taken yet.
+    """
+
+    num_planned: int
+    counts: Counter[str]
+    alive: bool
+    running: tuple[str, ...]
+    reasons: tuple[tuple[str, str, int], ...]
+    num_retried: int
+    trials_per_minute: float | None
+    minutes_left: float | None
+    num_waiting_for_tracking: int
+
+
+def study_status(store: Store) -> StudyStatus:
+    """Read how a study stands, from its store alone.
+
+    Raises:
+        StoreError: this is not a store, or a record in it is damaged.
+    """
+    specs = plan(store.read_study())
+    rows = {row["trial_id"]: row for row in store.endings().iter_rows(named=True)}
+    planned = [rows.get(spec.trial_id) for spec in specs]
+    counts = Counter("missing" if row is None else row["status"] for row in planned)
+    ended = [row for row in planned if row is not None]
+    reasons = Counter(
+        (row["status"], row["reason"] or "no reason given")
+        for row in ended
+        if row["status"] in (DIVERGED, FAILED)
+    )
+    alive = store.is_locked()
+    last = _last_run(store)
+    rate = None
+    if last is not None and last["num_ended"]:
+        rate = last["num_ended"] / max(last["updated"] - last["began"], 1e-9) * 60
+    num_left = len(specs) - counts[FINISHED] - counts[DIVERGED]
+    return StudyStatus(
+        num_planned=len(specs),
+        counts=counts,
+        alive=alive,
+        running=tuple(last["running"]) if alive and last is not None else (),
+        reasons=tuple((s, reason, n) for (s, reason), n in reasons.most_common()),
+        num_retried=sum(row["num_attempts"] > 1 for row in ended),
+        trials_per_minute=rate,
+        minutes_left=num_left / rate if alive and rate else None,
+        num_waiting_for_tracking=num_waiting(store),
+    )
+
+
+def _last_run(store: Store) -> dict[str, Any] | None:
+    path = store.root / "status.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -1,0 +1,133 @@
+"""From a study to its trials, each named by a hash of everything that determines its result."""
+
+from __future__ import annotations
+
+import itertools
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from flatscale.errors import ConfigError
+from flatscale.study.schema import (
+    DataConfig,
+    Design,
+    GridDesign,
+    MeasurementConfig,
+    SobolDesign,
+    StudyConfig,
+    TrainingConfig,
+    content_hash,
+)
+from flatscale.study.seeds import derive_seed
+
+
+class TrialSpec(BaseModel):
+    """One network of a study: what to train, how, and what to measure."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    study_seed: int
+    data: DataConfig
+    architecture: str
+    family: str | None
+    """A label for the statistics; not part of the id."""
+    options: dict[str, bool | int | float | str | tuple[int, ...]]
+    training: TrainingConfig
+    measurement: MeasurementConfig
+    learning_rate: float
+    batch_size: int
+    seed_index: int
+
+    @cached_property
+    def network_id(self) -> str:
+        """Hash of what determines the trained network; names its checkpoint."""
+        return content_hash(self._network_content())
+
+    @cached_property
+    def trial_id(self) -> str:
+        """Hash of what determines the network and its measurements; names the trial's record.
+
+        Where the data lie, how families are labelled and what resources are used are left out:
+        they change no result.
+        """
+        measurement = self.measurement.model_dump(mode="json")
+        measurement["metrics"] = sorted(measurement["metrics"])
+        return content_hash({"network": self._network_content(), "measurement": measurement})
+
+    def _network_content(self) -> dict[str, Any]:
+        content = self.model_dump(mode="json", exclude={"family", "measurement"})
+        for key in ("path", "download"):
+            del content["data"][key]
+        del content["training"]["checkpoint_every"]
+        return content
+
+    def seed(self, *purpose: str | int) -> int:
+        """A seed for one use within this trial, the same whatever is measured."""
+        return derive_seed(self.study_seed, self.network_id, *purpose)
+
+
+def plan(config: StudyConfig) -> list[TrialSpec]:
+    """The trials of a study, seeds outermost, so that a stopped study is balanced.
+
+    Raises:
+        ConfigError: two entries of `models` describe the same trial.
+    """
+    trials: dict[str, TrialSpec] = {}
+    per_model = [
+        (model, design_points(model.design or config.design, config.seed))
+        for model in config.models
+    ]
+    seeds = [(model.design or config.design).num_seeds for model in config.models]
+    for seed_index in range(max(seeds)):
+        for (model, points), num_seeds in zip(per_model, seeds, strict=True):
+            if seed_index >= num_seeds:
+                continue
+            for learning_rate, batch_size in points:
+                spec = TrialSpec(
+                    study_seed=config.seed,
+                    data=config.data,
+                    architecture=model.architecture,
+                    family=model.family,
+                    options=model.options,
+                    training=model.training or config.training,
+                    measurement=config.measurement,
+                    learning_rate=learning_rate,
+                    batch_size=batch_size,
+                    seed_index=seed_index,
+                )
+                if spec.trial_id in trials:
+                    raise ConfigError(
+                        f"two entries of models describe the same trial: {model.architecture} "
+                        f"with options {model.options or '{}'}, learning rate {learning_rate:g}, "
+                        f"batch size {batch_size}; remove one of them"
+                    )
+                trials[spec.trial_id] = spec
+    return list(trials.values())
+
+
+def design_points(design: Design, seed: int) -> list[tuple[float, int]]:
+    """The (learning rate, batch size) points of a design, learning rates to 6 digits."""
+    if isinstance(design, GridDesign):
+        return list(itertools.product(design.learning_rate, design.batch_size))
+    return _sobol_points(design, seed)
+
+
+def _sobol_points(design: SobolDesign, seed: int) -> list[tuple[float, int]]:
+    from scipy.stats import qmc
+
+    engine = qmc.Sobol(d=2, scramble=True, rng=np.random.default_rng(derive_seed(seed, "design")))
+    # Sobol's balance needs a power of two; a prefix of such a design is still a design.
+    unit = engine.random_base2(int(np.ceil(np.log2(max(design.num_points, 2)))))
+    unit = unit[: design.num_points]
+    rates = _log_interpolate(unit[:, 0], design.learning_rate.low, design.learning_rate.high)
+    sizes = _log_interpolate(unit[:, 1], design.batch_size.low, design.batch_size.high)
+    return [
+        (float(f"{rate:.6g}"), max(1, round(size)))
+        for rate, size in zip(rates.tolist(), sizes.tolist(), strict=True)
+    ]
+
+
+def _log_interpolate(unit: np.ndarray, low: float, high: float) -> np.ndarray:
+    return np.exp(np.log(low) + unit * (np.log(high) - np.log(low)))

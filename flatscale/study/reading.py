@@ -1,0 +1,118 @@
+"""Reading a study file: YAML in, a validated StudyConfig out, or one message naming every fault."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from flatscale.errors import ConfigError
+from flatscale.study.redaction import without_passwords
+from flatscale.study.schema import StudyConfig, json_schema, nearest
+
+
+def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
+    """Read and validate a study file.
+
+    Args:
+        path: a YAML file.
+        overrides: `key.path=value` strings, values in YAML, applied over the file.
+
+    Raises:
+        ConfigError: one message with every fault: the key's path, what was found, what is allowed.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the study file {path}: {_short(error)}") from error
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {_short(error)}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{path} must hold a mapping with the keys {', '.join(StudyConfig.model_fields)}; "
+            f"found {'nothing' if content is None else type(content).__name__}"
+        )
+    for override in overrides:
+        _apply_override(content, override)
+    return parse_config(content, where=str(path))
+
+
+def parse_config(content: dict[str, Any], where: str = "the study") -> StudyConfig:
+    """Validate a study given as a mapping; see `load_config`."""
+    try:
+        return StudyConfig.model_validate(content)
+    except ValidationError as error:
+        faults = "\n".join(f"  {_describe(fault)}" for fault in error.errors())
+        raise ConfigError(f"{where} is not a valid study:\n{faults}") from None
+    except RecursionError:
+        raise ConfigError(f"{where} is not a valid study: it refers to itself") from None
+
+
+def _apply_override(content: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"an override is written key.path=value; found {override!r}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"the override {override!r} is not valid YAML: {_short(error)}"
+        ) from error
+    *parents, last = key.split(".")
+    node = content
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"the override {override!r} goes through {parent!r}, not a mapping")
+    node[last] = value
+
+
+def _describe(fault: Any) -> str:
+    """One line for one pydantic fault: where, what was found, what is allowed."""
+    location = [part for part in fault["loc"] if part not in ("grid", "sobol")]
+    where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(tuple(fault["loc"][:-1]))
+        hint = nearest(str(fault["loc"][-1]), known)
+        return f"{where}: unknown key{hint}; allowed here: {', '.join(known)}"
+    if fault["type"] == "missing":
+        return f"{where}: required, but not given"
+    if not where:
+        return message
+    return f"{where}: {message[:1].lower()}{message[1:]}; found {_short(repr(fault['input']))}"
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    """The keys allowed at a place of the study file, by walking the JSON Schema."""
+    schema = json_schema()
+    node: dict[str, Any] = schema
+    for part in location:
+        node = _resolve(node, schema)
+        if isinstance(part, int):
+            node = node.get("items", {})
+        elif "discriminator" in node:
+            node = {"$ref": node["discriminator"]["mapping"][part]}
+        else:
+            node = node.get("properties", {}).get(part, {})
+    return list(_resolve(node, schema).get("properties", {}))
+
+
+def _resolve(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    while True:
+        if "$ref" in node:
+            node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+        elif "anyOf" in node:
+            node = node["anyOf"][0]
+        else:
+            return node
+
+
+def _short(value: object, limit: int = 200) -> str:
+    text = without_passwords(" ".join(str(value).split()))
+    return text if len(text) <= limit else text[: limit - 1] + "…"

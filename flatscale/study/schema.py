@@ -1,0 +1,313 @@
+"""The study file: one YAML document, validated here before anything starts.
+
+Every part is a frozen pydantic model that refuses unknown keys and documents each field; the JSON
+Schema exported by `flatscale schema` comes from these classes. Names that belong to a registry
+(metrics, architectures, data sources) are checked against it by `flatscale.preflight`, because the
+registries need torch and this file must not.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
+
+from flatscale.study.redaction import without_password
+
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+SLUG = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataConfig(_Part):
+    """What the networks are trained, tested and measured on."""
+
+    source: str = "digits"
+    """`digits` (ships with scikit-learn), `parquet` (Hugging Face layout), `folder` (one folder a
+    class), `cifar10`, `cifar100`, `mnist`, `fashion_mnist` (torchvision, from `path`), or a
+    plugin's name."""
+    path: str | None = None
+    """Where the files are, for every source but `digits`; relative to the current folder. It is
+    not part of a trial's id: the data's content hash guards a store against different data."""
+    classes: tuple[int | str, ...] | None = Field(default=None, min_length=2)
+    """Which classes to keep, by name or index, in this order; all of them by default."""
+    train_size: int | None = Field(default=None, ge=2)
+    """How many training images to keep, drawn evenly over the classes; all by default."""
+    test_size: int | None = Field(default=None, ge=2)
+    """How many test images to keep, drawn evenly over the classes; all by default."""
+    image_size: int | None = Field(default=None, ge=4)
+    """Resize images to this height and width; required when the files differ in size."""
+    download: bool = False
+    """Let torchvision fetch a missing dataset into `path`."""
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct_classes(cls, value: tuple[int | str, ...] | None) -> tuple[int | str, ...] | None:
+        if value is not None and len(set(value)) != len(value):
+            raise ValueError("a class is listed twice")
+        return value
+
+
+class LogRange(_Part):
+    """A range sampled evenly in the logarithm."""
+
+    low: PositiveFloat
+    """Smallest value."""
+    high: PositiveFloat
+    """Largest value."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LogRange:
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low:g}) must be smaller than high ({self.high:g})")
+        return self
+
+
+class GridDesign(_Part):
+    """Every learning rate with every batch size, times seeds."""
+
+    kind: Literal["grid"] = "grid"
+    """A regular grid."""
+    learning_rate: tuple[PositiveFloat, ...] = Field(min_length=1)
+    """Learning rates."""
+    batch_size: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    """Batch sizes."""
+    num_seeds: int = Field(default=1, ge=1, le=10_000)
+    """Networks per grid point, differing in initialisation and data order."""
+
+    @field_validator("learning_rate", "batch_size")
+    @classmethod
+    def _distinct_levels(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("a level is listed twice")
+        return value
+
+
+class SobolDesign(_Part):
+    """Scrambled Sobol points over (log learning rate) x (log batch size), times seeds."""
+
+    kind: Literal["sobol"]
+    """A low-discrepancy design: fills the plane evenly with any number of points."""
+    learning_rate: LogRange
+    """Range of learning rates."""
+    batch_size: LogRange
+    """Range of batch sizes; rounded to whole numbers."""
+    num_points: int = Field(ge=1, le=65_536)
+    """Points of the design; a power of two keeps the Sobol balance. A longer design contains the
+    shorter one, so a study can grow."""
+    num_seeds: int = Field(default=1, ge=1, le=10_000)
+    """Networks per point, differing in initialisation and data order."""
+
+
+Design = Annotated[GridDesign | SobolDesign, Field(discriminator="kind")]
+
+
+class ModelConfig(_Part):
+    """One architecture of the study."""
+
+    architecture: str
+    """`mlp`, `lenet`, `vgg11` (the paper's), `timm:<name>`, or a plugin's name."""
+    family: str | None = Field(default=None, min_length=1, max_length=100)
+    """The family this network counts as in the statistics; the architecture's own by default."""
+    options: dict[str, bool | int | FiniteFloat | str | tuple[int, ...]] = Field(
+        default_factory=dict
+    )
+    """Options of the architecture, such as `width: 100` for `mlp`."""
+    design: Design | None = None
+    """A design of its own instead of the study's."""
+    training: TrainingConfig | None = None
+    """Training settings of its own instead of the study's."""
+
+
+class OptimizerConfig(_Part):
+    """The optimizer; its learning rate comes from the design."""
+
+    name: str = "sgd"
+    """`sgd`, or a plugin's name."""
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    """Momentum of SGD."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """L2 penalty added to the gradient."""
+
+
+class TrainingConfig(_Part):
+    """How every network is trained."""
+
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimizer and its constants."""
+    loss: str = "half_squared_error"
+    """`half_squared_error` (1/2 ||f - onehot||^2, the paper's), `squared_error` or
+    `cross_entropy`."""
+    stop_loss: PositiveFloat = 0.01
+    """Stop when the mean training loss over the whole training set is at most this."""
+    max_steps: int = Field(default=20_000, ge=1)
+    """Stop after this many optimizer steps in any case."""
+    evaluate_every: int | None = Field(default=None, ge=1)
+    """Steps between evaluations of the whole training set; one epoch by default."""
+    checkpoint_every: int | None = Field(default=None, ge=1)
+    """Steps between checkpoints a trial can resume from when its worker dies; none by default:
+    a lost trial starts again."""
+
+
+ModelConfig.model_rebuild()
+
+
+class MeasurementConfig(_Part):
+    """What is measured, on what, and when."""
+
+    metrics: tuple[str, ...] = Field(
+        default=(
+            "train_loss",
+            "train_accuracy",
+            "test_loss",
+            "test_accuracy",
+            "generalization_gap",
+            "mls",
+            "nmls",
+            "log_lvr",
+            "log_nvr",
+            "local_dimensionality",
+            "sharpness",
+            "adaptive_sharpness",
+        ),
+        min_length=1,
+    )
+    """Metric names; `flatscale metrics` lists them."""
+    probe_size: int = Field(default=100, ge=2)
+    """Images in the probe set, drawn evenly over the classes from the training images (one paired
+    set for all trials of the study)."""
+    probe_split: Literal["train", "test"] = "train"
+    """Which images the probe set is drawn from."""
+    output_map: Literal["identity", "sigmoid", "softmax"] = "identity"
+    """Applied to the network's outputs before anything is measured."""
+    loss: str | None = None
+    """Loss of the sharpness measures; the training loss by default."""
+    num_snapshots: int = Field(default=1, ge=1)
+    """1 measures at the end; more adds log-spaced steps up to `max_steps`, ending with the end."""
+    options: dict[str, dict[str, bool | int | FiniteFloat | str | None]] = Field(
+        default_factory=dict
+    )
+    """Options of single metrics, such as `adaptive_sharpness: {rho: 0.1}`."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _distinct_metrics(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("a metric is listed twice")
+        return value
+
+
+class ResourcesConfig(_Part):
+    """What a trial and a probe actor may use; changes nothing about the results."""
+
+    cpus_per_trial: float = Field(default=1, gt=0)
+    """CPUs a trial reserves."""
+    gpus_per_trial: float = Field(default=0, ge=0)
+    """GPUs a trial reserves; fractions share one."""
+    max_concurrent_trials: int | None = Field(default=None, ge=1)
+    """Trials at a time; as many as fit by default."""
+    probe_actors: int = Field(default=2, ge=1)
+    """Ray actors that measure, each holding one shard of the probe set."""
+    cpus_per_probe_actor: float = Field(default=0, ge=0)
+    """CPUs a probe actor reserves; 0 lets it share with the trials, which cannot deadlock."""
+    gpus_per_probe_actor: float = Field(default=0, ge=0)
+    """GPUs a probe actor reserves."""
+    max_snapshots_in_flight: int = Field(default=2, ge=1)
+    """Snapshots of one trial being measured while it goes on training."""
+    max_retries: int = Field(default=3, ge=0)
+    """How often a trial whose worker died is started again."""
+
+
+class AnalysisConfig(_Part):
+    """What the report concludes about, declared before the results are seen."""
+
+    primary: tuple[str, str] = ("sharpness", "mls")
+    """The one pair (x, y) that is not corrected for multiple tests."""
+    log: tuple[str, ...] = ()
+    """Columns analysed and plotted on a log scale."""
+    outcomes: tuple[str, ...] = ("generalization_gap", "test_accuracy")
+    """Metrics that the others are correlated with."""
+    covariates: tuple[str, ...] = ()
+    """Columns held fixed in partial correlations, such as `learning_rate` or `train_loss`."""
+    num_resamples: int = Field(default=2_000, ge=100)
+    """Bootstrap and permutation resamples."""
+    require_interpolation: bool = False
+    """Leave trials that hit the step limit out of the statistics (they are listed, with that
+    reason)."""
+
+
+class TrackingConfig(_Part):
+    """Where MLflow records go."""
+
+    uri: str | None = None
+    """An MLflow tracking URI; a SQLite file in the store by default."""
+    experiment: str | None = None
+    """Experiment name; the study's name by default."""
+    enabled: bool = True
+    """Write to MLflow at all."""
+
+
+class StudyConfig(_Part):
+    """A whole study."""
+
+    name: str = Field(pattern=SLUG)
+    """Letters, digits, `_`, `.` and `-`; names the store and the MLflow experiment."""
+    description: str = ""
+    """What is asked, in a sentence; printed in the report."""
+    seed: int = Field(default=0, ge=0)
+    """Everything random in the study derives from it."""
+    plugins: tuple[str, ...] = ()
+    """Python modules to import for metrics, models and datasets outside the package."""
+    data: DataConfig = DataConfig()
+    """Data."""
+    models: tuple[ModelConfig, ...] = Field(min_length=1)
+    """Networks."""
+    design: Design
+    """The sweep."""
+    training: TrainingConfig = TrainingConfig()
+    """Training."""
+    measurement: MeasurementConfig = MeasurementConfig()
+    """Measurement."""
+    resources: ResourcesConfig = ResourcesConfig()
+    """Resources."""
+    analysis: AnalysisConfig = AnalysisConfig()
+    """Analysis."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Tracking."""
+    keep_checkpoints: bool = False
+    """Keep every trial's final weights (safetensors), so that more can be measured later."""
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 of the validated study, the hash printed in the report (16 hex digits)."""
+        return content_hash(self.shown())
+
+    def shown(self) -> dict[str, Any]:
+        """The study as it may be stored, tracked and printed: without a password."""
+        content = self.model_dump(mode="json")
+        if self.tracking.uri is not None:
+            content["tracking"]["uri"] = without_password(self.tracking.uri)
+        return content
+
+
+def content_hash(content: Any) -> str:
+    """SHA-256 of a JSON-able value in canonical form, 16 hex digits."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of the study file, for editors."""
+    return StudyConfig.model_json_schema()
+
+
+def nearest(name: str, known: tuple[str, ...] | list[str]) -> str:
+    """` (did you mean 'x'?)` when a known name is close, else the empty string."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,183 @@
+"""The command line: its surface, and its words when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from flatscale import __version__
+from flatscale.cli.commands import app, main
+from flatscale.metrics import metric_catalog
+from flatscale.store.results import Store
+from flatscale.study.plan import plan
+from tests.records_by_hand import record, study
+
+STUDY = {
+    "name": "study",
+    "models": [{"architecture": "mlp", "options": {"width": 8}}],
+    "design": {"kind": "grid", "learning_rate": [0.1, 0.2], "batch_size": [16]},
+}
+
+
+def flatscale(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flatscale", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(STUDY))
+    return path
+
+
+def test_the_commands_and_their_help() -> None:
+    runner = CliRunner()
+    text = runner.invoke(app, ["--help"]).output
+    for command in ("plan", "run", "status", "report", "analyze", "metrics", "ui", "schema"):
+        assert command in text
+        assert len(runner.invoke(app, [command, "--help"]).output) > 200
+    assert runner.invoke(app, ["--version"]).output.strip() == __version__
+
+
+def test_plan_lists_trials_and_runs_nothing(config: Path, tmp_path: Path) -> None:
+    done = flatscale("plan", str(config), "--set", "design.num_seeds=3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "6 trials, 0 done, 6 to run" in " ".join(done.stdout.split())
+    assert list(tmp_path.iterdir()) == [config]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("models.0=1", "models"),
+        ("measurement.metrics=[mlz]", "'mls'"),
+        ("data.source=digit", "'digits'"),
+        ("training.loss=cross_entropie", "'cross_entropy'"),
+        ("training.optimizer.name=sdg", "'sgd'"),
+        ("analysis.primary=[sharpness, mlx]", "'mls'"),
+        ("plugins=[no_such_module]", "no_such_module"),
+        ("models=[{architecture: mlpp}]", "'mlp'"),
+        ("models=[{architecture: mlp, options: {widht: 3}}]", "'width'"),
+        ("measurement.options={mls: {rho: 1}}", "mls"),
+    ],
+)
+def test_a_wrong_name_is_one_message_before_anything_starts(
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["flatscale", "run", str(config), "--set", override])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert words in said
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == [config]
+
+
+@pytest.mark.parametrize("command", ["report", "status", "ui"])
+def test_a_folder_that_is_no_store_is_one_message(tmp_path: Path, command: str) -> None:
+    done = flatscale(command, str(tmp_path))
+    assert done.returncode == 2
+    assert "error:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_metrics_lists_formulas() -> None:
+    done = flatscale("metrics")
+    assert done.returncode == 0
+    listed = {line.split()[0] for line in done.stdout.splitlines() if line[:1].strip()}
+    # without what other tests' plugins registered in this process
+    own = [i for i in metric_catalog() if i.function.__module__.startswith("flatscale.")]
+    assert listed == {info.name for info in own}
+    for info in own:
+        assert info.meaning.split()[0] in done.stdout
+
+
+def test_schema_is_json() -> None:
+    done = flatscale("schema")
+    assert "design" in json.loads(done.stdout)["properties"]
+
+
+def test_a_store_of_another_study_is_refused(config: Path, tmp_path: Path) -> None:
+    Store(tmp_path / "store").prepare(study(name="other"))
+    done = flatscale("run", str(config), "--store", str(tmp_path / "store"))
+    assert done.returncode == 2
+    assert "other" in done.stderr
+
+
+def test_any_table_can_be_analysed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    names = [f"{family}_{k}" for family in ("resnet", "vit", "mixer", "vgg") for k in range(12)]
+    x = rng.standard_normal(48)
+    table = pl.DataFrame({"model": names, "x": x, "y": x + rng.standard_normal(48)})
+    table.write_csv(tmp_path / "table.csv")
+    outcome = pl.DataFrame({"model": names[:40], "error": x[:40] ** 2})
+    outcome.write_csv(tmp_path / "outcome.csv")
+    arguments = ["--x", "x", "--y", "y", "--family-from", "model", "--on", "model"]
+    arguments += ["--outcomes", str(tmp_path / "outcome.csv"), "--out", str(tmp_path / "out")]
+    done = flatscale("analyze", str(tmp_path / "table.csv"), *arguments)
+    assert done.returncode == 0, done.stderr
+    findings = pl.read_parquet(tmp_path / "out" / "findings.parquet")
+    pooled = findings.filter(pl.col("x") == "x", pl.col("y") == "y", pl.col("scope") == "pooled")
+    assert pooled.filter(method="pearson_jackknife")["num_families"].to_list() == [4]
+    joined = pl.read_parquet(tmp_path / "out" / "data" / "outcome_associations.parquet")
+    assert "error" in joined["y"].to_list()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "resnet_0" in page
+
+    done = flatscale("analyze", str(tmp_path / "table.csv"), "--x", "x", "--y", "z")
+    assert done.returncode == 2
+    assert "'z'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_command_whose_output_nobody_reads_goes_on_quietly():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flatscale", "metrics"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    process.stdout = None
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_the_analysis_job_writes_the_report_of_a_store(tmp_path: Path) -> None:
+    analysis = {"primary": ["sharpness", "mls"], "num_resamples": 100}
+    config = study(num_seeds=4, analysis=analysis)
+    store = Store(tmp_path)
+    store.prepare(config)
+    for spec in plan(config):
+        store.write(record(spec))
+    job = Path(__file__).resolve().parents[2] / "jobs" / "analyze.py"
+    done = subprocess.run(
+        [sys.executable, str(job), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "report.html" in done.stdout
+    assert "sharpness" in (tmp_path / "report" / "report.html").read_text()
+    done = subprocess.run(
+        [sys.executable, str(job), str(tmp_path / "none")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,148 @@
+"""What reaches MLflow: one run a trial, each point once, whatever was repeated on the way."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from flatscale.errors import TrackingError
+from flatscale.store.results import FAILED, Store
+from flatscale.study.plan import plan
+from flatscale.tracking.writer import TrackingWriter
+from tests.records_by_hand import record, study
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A migrated, empty MLflow database: making one takes seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path.read_bytes()
+
+
+@pytest.fixture
+def store(tmp_path: Path, template: bytes) -> Store:
+    store = Store(tmp_path / "store")
+    store.prepare(study())
+    (store.root / "mlflow.db").write_bytes(template)
+    for spec in plan(study()):
+        store.write(record(spec))
+    return store
+
+
+def writer(store: Store, uri: str | None = None) -> TrackingWriter:
+    return TrackingWriter(store, study(), uri)
+
+
+def runs(store: Store, kind: str) -> list[Any]:
+    client = MlflowClient(tracking_uri=f"sqlite:///{store.root / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("study")
+    assert experiment is not None
+    query = f"tags.`flatscale.kind` = '{kind}'"
+    return client.search_runs([experiment.experiment_id], query, max_results=1000)
+
+
+def test_one_run_a_trial_with_everything_in_its_place(store: Store) -> None:
+    assert writer(store).deliver() == 12
+    (parent,) = runs(store, "study")
+    trials = runs(store, "trial")
+    specs = {spec.trial_id: spec for spec in plan(study())}
+    assert {run.data.tags["trial_id"] for run in trials} == set(specs)
+    run = trials[0]
+    spec = specs[run.data.tags["trial_id"]]
+    assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert run.data.tags["family"] == spec.architecture
+    assert run.data.params["learning_rate"] == str(spec.learning_rate)
+    assert run.info.status == "FINISHED"
+    assert run.info.end_time - run.info.start_time == 60_000
+    client = MlflowClient(tracking_uri=f"sqlite:///{store.root / 'mlflow.db'}")
+    points = client.get_metric_history(run.info.run_id, "mls")
+    assert [(p.step, p.value) for p in sorted(points, key=lambda p: p.step)] == [
+        (10, 11.0 + spec.seed_index),
+        (100, 101.0 + spec.seed_index),
+    ]
+    assert run.data.metrics["std_error/mls"] == 0.5
+    assert run.data.metrics["training/loss"] == 0.01
+
+
+def test_delivering_again_changes_nothing(store: Store) -> None:
+    assert writer(store).deliver() == 12
+    assert writer(store).deliver() == 0
+    for mark in writer(store).deliveries.folder.iterdir():
+        mark.unlink()
+    assert writer(store).deliver() == 12
+    assert len(runs(store, "trial")) == 12
+    assert len(runs(store, "study")) == 1
+    client = MlflowClient(tracking_uri=f"sqlite:///{store.root / 'mlflow.db'}")
+    assert all(
+        len(client.get_metric_history(run.info.run_id, "mls")) == 2 for run in runs(store, "trial")
+    )
+
+
+@pytest.mark.parametrize("step", ["log_batch", "set_terminated"])
+def test_a_delivery_broken_off_is_finished_without_a_second_run(
+    store: Store, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    whole = getattr(MlflowClient, step)
+    calls = []
+
+    def broken(self: MlflowClient, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 5:
+            raise OSError("connection reset")
+        return whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, step, broken)
+    with pytest.raises(TrackingError, match="connection reset"):
+        writer(store).deliver()
+    assert 0 < writer(store).num_waiting() < 12
+    monkeypatch.setattr(MlflowClient, step, whole)
+    writer(store).deliver()
+    assert writer(store).num_waiting() == 0
+    assert len(runs(store, "trial")) == 12
+
+
+def test_a_failed_trial_that_later_finishes_keeps_its_run(store: Store) -> None:
+    spec = plan(study())[0]
+    store.write(record(spec, status=FAILED, reason="worker died", snapshots=()))
+    writer(store).deliver()
+    before = {run.data.tags["trial_id"]: run for run in runs(store, "trial")}
+    assert before[spec.trial_id].info.status == "FAILED"
+    store.write(record(spec))
+    assert writer(store).deliver() == 1
+    after = {run.data.tags["trial_id"]: run for run in runs(store, "trial")}
+    assert len(after) == 12
+    assert after[spec.trial_id].info.run_id == before[spec.trial_id].info.run_id
+    assert after[spec.trial_id].info.status == "FINISHED"
+    assert "reason" not in after[spec.trial_id].data.tags
+    assert after[spec.trial_id].data.metrics["mls"] > 0
+
+
+def test_finish_attaches_files_and_ends_the_parent(store: Store, tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / "report.html").write_text("<p>")
+    tracker = writer(store)
+    with tracker:
+        tracker.finish((report, tmp_path / "absent"))
+    (parent,) = runs(store, "study")
+    assert parent.info.status == "FINISHED"
+    client = MlflowClient(tracking_uri=f"sqlite:///{store.root / 'mlflow.db'}")
+    names = {a.path for a in client.list_artifacts(parent.info.run_id)}
+    assert names == {"study.yaml", "report"}
+    assert len(runs(store, "trial")) == 12
+
+
+def test_a_server_that_is_away_loses_nothing(store: Store) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        uri = f"http://someone:secret@127.0.0.1:{closed.getsockname()[1]}"
+    with pytest.raises(TrackingError) as caught:
+        writer(store, uri).deliver()
+    assert "secret" not in str(caught.value)
+    assert writer(store, uri).num_waiting() == 12
+    assert writer(store).deliver() == 12
