@@ -13,7 +13,8 @@ from flatscale.models import build_model, check_model
 from flatscale.store.results import TRIAL_SCHEMA
 from flatscale.study.plan import TrialSpec, plan
 from flatscale.study.plugins import import_plugins
-from flatscale.study.schema import StudyConfig, nearest
+from flatscale.study.registry import nearest
+from flatscale.study.schema import StudyConfig
 from flatscale.study.seeds import derive_seed
 from flatscale.training import known_optimizers, point_loss
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from flatscale.data.decoding import EncodedImage, decode_images
 from flatscale.data.source import Source, Split, dataset, required_path
 from flatscale.errors import DataError
-from flatscale.study.schema import DataConfig, nearest
+from flatscale.study.registry import nearest
+from flatscale.study.schema import DataConfig
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"})
 

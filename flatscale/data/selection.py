@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flatscale.errors import DataError
-from flatscale.study.schema import nearest
+from flatscale.study.registry import nearest
 
 
 def select_classes(

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flatscale.errors import DataError
-from flatscale.study.schema import DataConfig, nearest
+from flatscale.study.registry import nearest
+from flatscale.study.schema import DataConfig
 
 ReadImages = Callable[[NDArray[np.int64]], NDArray[np.generic]]
 """Row indices, ascending (k,) -> their images (k, channels, height, width): uint8 in [0, 255], or

@@ -8,7 +8,7 @@ from torch import nn
 
 from flatscale.errors import ModelError
 from flatscale.models.torchvision_ops import allow_torchvision_without_ops
-from flatscale.study.schema import nearest
+from flatscale.study.registry import nearest
 
 PREFIX = "timm:"
 

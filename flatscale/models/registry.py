@@ -13,7 +13,7 @@ from torch import nn
 
 from flatscale.errors import ModelError
 from flatscale.models.pytorch_image_models import PREFIX, timm_family, timm_model
-from flatscale.study.schema import nearest
+from flatscale.study.registry import nearest
 
 Builder = Callable[..., nn.Module]
 """(input_shape (channels, height, width), num_classes, **options) -> network."""

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from flatscale.errors import ConfigError
 from flatscale.study.redaction import without_passwords
-from flatscale.study.schema import StudyConfig, json_schema, nearest
+from flatscale.study.registry import nearest
+from flatscale.study.schema import StudyConfig, json_schema
 
 
 def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> StudyConfig:

@@ -8,7 +8,6 @@ registries need torch and this file must not.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from typing import Annotated, Any, Literal
@@ -305,9 +304,3 @@ def content_hash(content: Any) -> str:
 def json_schema() -> dict[str, Any]:
     """JSON Schema of the study file, for editors."""
     return StudyConfig.model_json_schema()
-
-
-def nearest(name: str, known: tuple[str, ...] | list[str]) -> str:
-    """` (did you mean 'x'?)` when a known name is close, else the empty string."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from flatscale.errors import ConfigError
-from flatscale.study.schema import OptimizerConfig, nearest
+from flatscale.study.registry import nearest
+from flatscale.study.schema import OptimizerConfig
 
 OptimizerBuilder = Callable[[Iterable[nn.Parameter], float, OptimizerConfig], torch.optim.Optimizer]
 """(parameters, learning rate, constants) -> optimizer."""
