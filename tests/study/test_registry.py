@@ -67,5 +67,5 @@ def test_a_taken_name_is_refused_and_the_same_function_loaded_anew_is_not() -> N
     registry: Registry[Registered] = Registry("metric")
     registry.add(Registered(name="one", function=build))
     registry.add(Registered(name="one", function=build))
-    with pytest.raises(ConfigError, match="'one' is registered already, by .*build; choose"):
+    with pytest.raises(ConfigError, match=r"'one' is registered already, by .*build; choose"):
         registry.add(Registered(name="one", function=other))
