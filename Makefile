@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONFIG ?= configs/quickstart.yaml
+WORKERS ?= 2
 
 .PHONY: setup quickstart test test-slow test-gpu lint audit bench clean help
 
@@ -23,8 +24,8 @@ quickstart: $(STAMP) ## Run configs/quickstart.yaml on this machine and print wh
 
 test test-slow test-gpu: export OMP_NUM_THREADS ?= 1
 
-test: $(STAMP) ## The whole quick test suite
-	$(BIN)/pytest
+test: $(STAMP) ## The whole quick test suite, in WORKERS processes
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup
 
 test-slow: $(STAMP) ## The tests that take long: calibrations by simulation, kill tests, servers
 	$(BIN)/pytest -m slow --timeout 3000

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import functools
+import gc
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +15,41 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 # One thread a process: the tests' networks are small, and their processes share few cores.
 torch.set_num_threads(1)
+
+# Tests that start a Ray of their own take turns: two at a time would share two cores.
+STARTS_RAY = {"cluster"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one group run in one process, one after another, where tests run in several."""
+    for item in items:
+        if STARTS_RAY & set(item.path.parent.parts):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
+def _without_collection(parse: Any) -> Any:
+    """ast.parse with garbage collection put off until it is done.
+
+    Python 3.11 counts the depth of a syntax tree in one place for the whole process: a finalizer
+    that parses (or imports) in the middle of ast.parse makes the outer call fail with SystemError,
+    "AST constructor recursion depth mismatch" (CPython gh-106905). pytest and hypothesis parse
+    every module under test.
+    """
+
+    @functools.wraps(parse)
+    def parse_undisturbed(*args: Any, **kwargs: Any) -> Any:
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            return parse(*args, **kwargs)
+        finally:
+            if was_enabled:
+                gc.enable()
+
+    return parse_undisturbed
+
+
+ast.parse = _without_collection(ast.parse)
 
 
 @pytest.fixture(scope="session")
