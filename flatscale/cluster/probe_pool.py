@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -21,9 +21,11 @@ import torch
 from flatscale.cluster.allocator import keep_freed_memory
 from flatscale.errors import LostWorkerError
 from flatscale.metrics.probe.observers import (
+    Result,
     Shard,
     ShardFunction,
     call_on_shard,
+    in_point_order,
     make_shard,
     merge_points,
     merge_sums,
@@ -73,7 +75,7 @@ class _ProbeActor:
         weights: bytes,
         function: Any,
         arguments: Mapping[str, Any],
-    ) -> dict[str, np.ndarray]:
+    ) -> Any:
         """function(shard, **arguments) on one shard of a point set."""
         shards = self._hold(points, network, snapshot, weights)
         return call_on_shard(shards[point_set], function, **arguments)
@@ -159,13 +161,20 @@ class ShardedObserver:
     def total(self, function: ShardFunction, /, **arguments: Any) -> dict[str, np.ndarray]:
         return merge_sums(self._ask(function, arguments), self._indices)
 
+    def once(self, function: Callable[..., Result], /, **arguments: Any) -> Result:
+        return self._ask(function, arguments, in_point_order(self._indices)[:1])[0]
+
     def _ask(
-        self, function: ShardFunction, arguments: Mapping[str, Any]
-    ) -> list[dict[str, np.ndarray]]:
-        shared = ray.put(dict(arguments)) if len(self._actors) > 1 and arguments else arguments
+        self,
+        function: Callable[..., Result],
+        arguments: Mapping[str, Any],
+        places: Sequence[int] | None = None,
+    ) -> list[Result]:
+        """The answers of all actors, or of those at some places."""
+        asked = self._actors if places is None else [self._actors[i] for i in places]
+        shared = ray.put(dict(arguments)) if len(asked) > 1 and arguments else arguments
         answers = [
-            actor.observe.remote(shard, *self._request, function, shared)
-            for actor, shard in self._actors
+            actor.observe.remote(shard, *self._request, function, shared) for actor, shard in asked
         ]
         try:
             return ray.get(answers)

@@ -7,11 +7,9 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from flatscale.errors import FlatscaleError, LostWorkerError
 from flatscale.measurement import Measurement
-from flatscale.metrics.probe.observers import Arrays, Observer, Shard
+from flatscale.metrics.probe.observers import Observer, Shard
 from flatscale.metrics.registry import (
     MetricInfo,
     check_metric_names,
@@ -70,15 +68,15 @@ def measure_observers(
     return {name: with_notes(found, notes) for name, found in measured.items()}
 
 
-def precision_rows(shard: Shard) -> Arrays:
-    """Whether the model's weights are of half precision, once per point."""
-    return {"widened": np.full(shard.num_points, shard.widened)}
+def was_widened(shard: Shard) -> bool:
+    """Whether the model's weights are of half precision, and measured in float32."""
+    return shard.widened
 
 
 def _precision_notes(observers: Mapping[str, Observer]) -> list[str]:
     for observer in observers.values():
         try:
-            widened = bool(observer.gather(precision_rows)["widened"].any())
+            widened = observer.once(was_widened)
         except LostWorkerError:
             raise
         except Exception as error:

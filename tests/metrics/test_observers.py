@@ -19,6 +19,17 @@ def test_half_precision_is_said_of_shards_too():
         assert "measured in float32" in measured.reason
 
 
+def places_of_the_points(shard):
+    return shard.indices.tolist()
+
+
+def test_a_fact_of_the_network_is_asked_of_the_shard_with_the_first_point():
+    model, x, y = case("mlp", num_points=7)
+    observer = ShardedObserver(model, x, y, cuts=[2, 5], order=[1, 0, 2])
+    assert observer.once(places_of_the_points) == [0, 1]
+    assert LocalObserver(model, x, y).once(places_of_the_points) == list(range(7))
+
+
 def out_of_memory_above(limit, error):
     def on_batch(size):
         if size > limit:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from flatscale.metrics import call_on_shard, make_shard, merge_points, merge_sums, points_hash
+from flatscale.metrics.probe.observers import in_point_order
 
 
 class ShardedObserver:
@@ -29,3 +30,7 @@ class ShardedObserver:
     def total(self, function, /, **arguments):
         parts = [call_on_shard(shard, function, **arguments) for shard in self.shards]
         return merge_sums(parts, [shard.indices for shard in self.shards])
+
+    def once(self, function, /, **arguments):
+        first = in_point_order([shard.indices for shard in self.shards])[0]
+        return call_on_shard(self.shards[first], function, **arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from flatscale.errors import MetricError
 from flatscale.measurement import Measurement
 from flatscale.metrics.passes.jacobian.gradient_routes import float_parameters
 from flatscale.metrics.passes.jacobian.rows import trace_calls
-from flatscale.metrics.probe.observers import Arrays, Observer, Shard, ShardFunction
+from flatscale.metrics.probe.observers import Arrays, Observer, Result, Shard, ShardFunction
 from flatscale.metrics.probe.required import required
 from flatscale.metrics.registry import measurement_pass, metric, metric_info
 
@@ -126,7 +126,10 @@ class RescaledObserver:
     def total(self, function: ShardFunction, /, **arguments: Any) -> Arrays:
         return self._observer.total(on_rescaled, **self._call(function), **arguments)
 
-    def _call(self, function: ShardFunction) -> dict[str, Any]:
+    def once(self, function: Callable[..., Result], /, **arguments: Any) -> Result:
+        return self._observer.once(on_rescaled, **self._call(function), **arguments)
+
+    def _call(self, function: Callable[..., Any]) -> dict[str, Any]:
         return {
             "inner_function": f"{function.__module__}:{function.__qualname__}",
             "rescaled_pair": self._pair,
@@ -141,20 +144,19 @@ def on_rescaled(
     rescaled_pair: tuple[str, str],
     rescaled_by: float,
     **arguments: Any,
-) -> Arrays:
+) -> Any:
     """A shard function, by its import path, on the shard with a rescaled copy of its model."""
     module, _, name = inner_function.partition(":")
     function = getattr(importlib.import_module(module), name)
     return function(_rescaled(shard, rescaled_pair, rescaled_by), **arguments)
 
 
-def candidate_pairs(shard: Shard) -> Arrays:
-    """Names of the linear layers in forward order, used once and with a plain weight, per point."""
+def candidate_pairs(shard: Shard) -> list[str]:
+    """Names of the linear layers in forward order, used once and with a plain weight."""
     names = [call.name for call in trace_calls(shard)[0] if call.is_linear]
     twice = {name.partition("@")[0] for name in names if "@" in name}
     parameters = float_parameters(shard.model)
-    kept = [n for n in names if n not in twice and _owned(n, "weight") in parameters]
-    return {"layers": np.tile(np.array(kept, dtype=np.str_), (shard.num_points, 1))}
+    return [n for n in names if n not in twice and _owned(n, "weight") in parameters]
 
 
 def output_rows(shard: Shard) -> Arrays:
@@ -168,7 +170,7 @@ def output_rows(shard: Shard) -> Arrays:
 
 
 def _rescalable_pair(observer: Observer, alpha: float) -> tuple[str, str]:
-    names = [str(name) for name in observer.gather(candidate_pairs)["layers"][0]]
+    names = observer.once(candidate_pairs)
     before = observer.gather(output_rows)["outputs"]
     finite = np.isfinite(before).all(axis=1)
     if not finite.any():

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from flatscale.metrics.probe.observers import Arrays, Observer, Shard
+from flatscale.metrics.probe.observers import Observer, Shard
 
 NOTE = "fused attention switched to an implementation with second derivatives"
 
@@ -36,13 +35,13 @@ class _AttentionSeen(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def attention_rows(shard: Shard) -> Arrays:
-    """Whether the network calls fused attention, once per point."""
+def uses_fused_attention(shard: Shard) -> bool:
+    """Whether the network calls fused attention."""
     with torch.no_grad(), _AttentionSeen() as watch:
         shard.logits(shard.x[:1])
-    return {"fused": np.full(shard.num_points, watch.seen)}
+    return watch.seen
 
 
 def attention_notes(observer: Observer) -> tuple[str, ...]:
     """What a measurement with second derivatives must say of this network's attention."""
-    return (NOTE,) if observer.gather(attention_rows)["fused"].any() else ()
+    return (NOTE,) if observer.once(uses_fused_attention) else ()

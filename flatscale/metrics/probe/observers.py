@@ -1,8 +1,8 @@
 """A model held against a point set: the seam between metrics and where the points live.
 
-A pass asks an `Observer` two things: `gather` (one row per point) and `total` (arrays summed over
-points). Both take a module-level function of a `Shard`, so that another implementation can call it
-in other processes, each holding some of the points.
+A pass asks an `Observer` three things: `gather` (one row per point), `total` (arrays summed over
+points) and `once` (a fact of the network, not of its points). All take a module-level function of a
+`Shard`, so that another implementation can call it in other processes, each holding some points.
 """
 
 from __future__ import annotations
@@ -127,6 +127,14 @@ class Observer(Protocol):
         """Arrays summed over shards, in a fixed order."""
         ...
 
+    def once(self, function: Callable[..., Result], /, **arguments: Any) -> Result:
+        """What the function returns on the shard of the first point: a fact of the network.
+
+        For what every shard would answer alike (names of layers, norms of weights, theta): one
+        process computes it. The answer is anything that pickles.
+        """
+        ...
+
 
 class LocalObserver:
     """The observer of this process: all points in one shard.
@@ -190,6 +198,9 @@ class LocalObserver:
         part = call_on_shard(self.shard, function, **arguments)
         return merge_sums([part], [self.shard.indices])
 
+    def once(self, function: Callable[..., Result], /, **arguments: Any) -> Result:
+        return call_on_shard(self.shard, function, **arguments)
+
 
 def make_shard(
     model: nn.Module,
@@ -239,7 +250,7 @@ def make_shard(
     )
 
 
-def call_on_shard(shard: Shard, function: ShardFunction, /, **arguments: Any) -> Arrays:
+def call_on_shard(shard: Shard, function: Callable[..., Result], /, **arguments: Any) -> Result:
     """function(shard, **arguments) with the model held still; how every shard function is run."""
     with held_for_measurement(shard.model):
         return function(shard, **arguments)
@@ -274,13 +285,18 @@ def merge_sums(parts: Sequence[Mapping[str, np.ndarray]], indices: Sequence[np.n
         parts: what a shard function returned for each shard.
         indices: the shards' point indices, in the same order.
     """
-    order = sorted(range(len(parts)), key=lambda i: int(indices[i][0]))
+    order = in_point_order(indices)
     merged: Arrays = {}
     for key in _common_keys(parts):
         merged[key] = np.asarray(parts[order[0]][key]).copy()
         for i in order[1:]:
             merged[key] = merged[key] + parts[i][key]
     return merged
+
+
+def in_point_order(indices: Sequence[np.ndarray]) -> list[int]:
+    """Places of the shards in the order of their first points; the first answers for all."""
+    return sorted(range(len(indices)), key=lambda i: int(indices[i][0]))
 
 
 def points_hash(x: Tensor, y: Tensor) -> str:

@@ -10,7 +10,7 @@ from torch import nn
 
 from flatscale.metrics.passes.jacobian.operator_norm import kernel_norm, unrolled_norm
 from flatscale.metrics.passes.jacobian.rows import trace_calls
-from flatscale.metrics.probe.observers import Arrays, Observer, Shard
+from flatscale.metrics.probe.observers import Observer, Shard
 from flatscale.metrics.probe.required import required
 from flatscale.metrics.registry import measurement_pass
 
@@ -31,12 +31,11 @@ class LayerNorms:
 @measurement_pass("layer_norms")
 def layer_norms(observers: Mapping[str, Observer], options: None, seed: int) -> LayerNorms:
     """Operator norms of the linear layers, for inputs of the probe's shape."""
-    found = required(observers, "probe").gather(layer_norm_rows)
-    return LayerNorms(unrolled=found["unrolled"][0], kernel=found["kernel"][0])
+    return required(observers, "probe").once(norms_of_layers)
 
 
-def layer_norm_rows(shard: Shard) -> Arrays:
-    """The norms (L), repeated for every point."""
+def norms_of_layers(shard: Shard) -> LayerNorms:
+    """The norms, for inputs of the shard's shape."""
     linear = [call for call in trace_calls(shard)[0] if call.is_linear]
     kernel = [kernel_norm(call.module) for call in linear]
     unrolled = [
@@ -45,7 +44,4 @@ def layer_norm_rows(shard: Shard) -> Arrays:
         else unrolled_norm(call.module, call.of_one_point(None)[0].input_shape)
         for call, of_kernel in zip(linear, kernel, strict=True)
     ]
-    return {
-        "unrolled": np.tile(np.array(unrolled), (shard.num_points, 1)),
-        "kernel": np.tile(np.array(kernel), (shard.num_points, 1)),
-    }
+    return LayerNorms(unrolled=np.array(unrolled), kernel=np.array(kernel))
