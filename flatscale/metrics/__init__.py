@@ -31,7 +31,7 @@ from flatscale.metrics.probe.observers import (
     points_hash,
 )
 from flatscale.metrics.probe.restore import held_for_measurement
-from flatscale.metrics.registry import (
+from flatscale.metrics.registration import (
     MetricInfo,
     check_metric_names,
     measurement_pass,

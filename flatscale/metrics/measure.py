@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from flatscale.errors import DataError
 from flatscale.measurement import Measurement
 from flatscale.metrics.probe.observers import LocalObserver
-from flatscale.metrics.registry import check_metric_names
+from flatscale.metrics.registration import check_metric_names
 from flatscale.metrics.run import measure_observers
 from flatscale.training.losses import PointLoss
 

@@ -10,19 +10,20 @@ from typing import Any
 from flatscale.errors import FlatscaleError, LostWorkerError
 from flatscale.measurement import Measurement
 from flatscale.metrics.probe.observers import Observer, Shard
-from flatscale.metrics.registry import (
+from flatscale.metrics.registration import (
+    PASSES,
     MetricInfo,
     check_metric_names,
     metric_catalog,
     metric_info,
-    pass_info,
+    options_of,
     resolve_options,
 )
 from flatscale.study.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
 
-_Key = tuple[str, Any]
+_Key = tuple[str, str]
 _WIDENED = "half-precision weights were measured in float32 arithmetic"
 
 
@@ -93,19 +94,17 @@ def _measure_one(
     seed: int,
     results: dict[_Key, Any],
 ) -> Measurement:
-    own = options.get(info.name) or (info.options() if info.options else None)
+    own, looks = options_of(info, options)
     inputs = []
-    for pass_name in info.passes:
-        key = (pass_name, _pass_options(pass_name, own, options))
+    for name, values in looks.items():
+        key = (name, repr(sorted(values.items())))
         if key not in results:
-            results[key] = _run_pass(key, observers, seed)
+            results[key] = _run_pass(name, values, observers, seed)
         if isinstance(results[key], Exception):
             return Measurement.failed(info.name, _reason(results[key]))
         inputs.append(results[key])
-    if info.options is not None:
-        inputs.append(own)
     try:
-        measured = info.function(*inputs)
+        measured = info.function(*inputs, **own)
     except LostWorkerError:
         raise
     except Exception as error:
@@ -115,20 +114,12 @@ def _measure_one(
     return with_notes(measured, notes)
 
 
-def _pass_options(pass_name: str, own: Any, options: Mapping[str, Any]) -> Any:
-    declared = pass_info(pass_name).options
-    if declared is None:
-        return None
-    if isinstance(own, declared):
-        return own
-    return options.get(pass_name) or declared()
-
-
-def _run_pass(key: _Key, observers: Mapping[str, Observer], seed: int) -> Any:
+def _run_pass(
+    name: str, options: Mapping[str, Any], observers: Mapping[str, Observer], seed: int
+) -> Any:
     """The pass's result; its exception where it raised one, so that it is not run again."""
-    name, options = key
     try:
-        return pass_info(name).function(observers, options, derive_seed(seed, "pass", name))
+        return PASSES[name].function(observers, derive_seed(seed, "pass", name), **options)
     except LostWorkerError:
         raise
     except Exception as error:

@@ -12,7 +12,7 @@ from flatscale.metrics.passes.jacobian.derivatives import run_forward
 from flatscale.metrics.passes.jacobian.exact import exact_pass
 from flatscale.metrics.passes.jacobian.layer_maps import LayerMaps
 from flatscale.metrics.passes.jacobian.layer_subspace import Subspace, layer_leading_rows
-from flatscale.metrics.passes.jacobian.leading_values import JacobianOptions
+from flatscale.metrics.passes.jacobian.leading_values import Accuracy
 from tests.oracles.networks import Residual, case
 
 
@@ -50,7 +50,7 @@ def by_autograd(model, x):
 def test_leading_values_equal_dense_svds_whether_layers_share_directions_or_not(decay, rank):
     model, x = many_outputs(decay), torch.randn(3, 30)
     observer = LocalObserver(model, x, torch.zeros(3, dtype=torch.long))
-    options = JacobianOptions(tolerance=1e-5, max_steps=120)
+    options = Accuracy(tolerance=1e-5, max_steps=120)
     found = observer.gather(layer_leading_rows, options=options, seed=1, rank=rank)
     assert found["settled"].all()
     expected = by_autograd(model, x)[:, :, :rank]
@@ -62,7 +62,7 @@ def test_shared_directions_need_fewer_products_than_layers_alone():
     steps = {}
     for decay in (0.0, 2.0):
         observer = LocalObserver(many_outputs(decay), x, y)
-        found = observer.gather(layer_leading_rows, options=JacobianOptions(), seed=0, rank=1)
+        found = observer.gather(layer_leading_rows, options=Accuracy(), seed=0, rank=1)
         assert found["settled"].all()
         steps[decay] = int(found["steps"].max())
     assert steps[2.0] < 16 < steps[0.0]
@@ -101,5 +101,5 @@ def test_forward_mode_gives_the_same_values(name, monkeypatch):
     expected = exact_pass(LocalObserver(model, x, y)).layer_singular_values[:, :, :2]
     monkeypatch.setattr(LayerMaps, "_transposable", lambda self: None)
     observer = LocalObserver(model, x, y)
-    found = observer.gather(layer_leading_rows, options=JacobianOptions(), seed=0, rank=2)
+    found = observer.gather(layer_leading_rows, options=Accuracy(), seed=0, rank=2)
     np.testing.assert_allclose(found["sigma"], expected, rtol=1e-4, atol=1e-6)

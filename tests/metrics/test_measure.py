@@ -168,10 +168,10 @@ def test_options_are_taken_in_their_declared_types_or_refused():
     model, x, y = case("mlp")
     shares = {"finite_mls": {"radius_shares": [1.0, 0.1], "num_steps": 2}}
     assert measure(model, (x, y), ["finite_mls"], options=shares)["finite_mls"].value > 0
-    with pytest.raises(ConfigError, match=r"options\.finite_mls\.num_steps: .*found 'many'"):
+    with pytest.raises(ConfigError, match=r"options\.finite_mls: 'num_steps': .*found 'many'"):
         check_metric_names(None, {"finite_mls": {"num_steps": "many"}})
     with pytest.raises(
-        ConfigError, match=r"options\.worst_case_sharpness\.num_steps: .*found 2\.5"
+        ConfigError, match=r"options\.worst_case_sharpness: 'num_steps': .*found 2\.5"
     ):
         check_metric_names(None, {"worst_case_sharpness": {"num_steps": 2.5}})
 
@@ -216,10 +216,21 @@ def test_default_set_needs_only_what_is_given():
     [
         (lambda: check_metric_names(["mlss"]), "did you mean 'mls'"),
         (lambda: check_metric_names(["mls"], {"log_lvr": {"volume_rnk": 3}}), "'volume_rank'"),
-        (lambda: check_metric_names(["mls"], {"log_lvr": {"volume_rank": 0}}), "at least 1"),
-        (lambda: check_metric_names(["mls"], {"mls": {"x": 3}}), "takes no options"),
+        (
+            lambda: check_metric_names(["mls"], {"log_lvr": {"volume_rank": 0}}),
+            "greater than 0; found 0",
+        ),
+        (lambda: check_metric_names(["mls"], {"mls": {"x": 3}}), "'x'; allowed: .*tolerance"),
+        (lambda: check_metric_names(["mls"], {"train_loss": {"x": 3}}), "it takes none"),
+        (
+            lambda: check_metric_names(None, {"hessian_trace": {"max_products": 20}}),
+            "options.hessian_trace: max_products must be at least 2 sketch_size",
+        ),
         (lambda: check_metric_names(["mls"], {"adaptive_sharpnes": {}}), "adaptive_sharpness"),
-        (lambda: check_metric_names(None, {"adaptive_sharpness": {"rho": -1.0}}), "positive"),
+        (
+            lambda: check_metric_names(None, {"adaptive_sharpness": {"rho": -1.0}}),
+            "greater than 0; found -1.0",
+        ),
         (lambda: point_loss("cross_entrpy"), "'cross_entropy'"),
         (
             lambda: measure(
@@ -273,7 +284,7 @@ def test_cross_entropy_takes_logits_whatever_the_output_map():
 
 def test_a_new_metric_is_one_decorated_function():
     from flatscale.measurement import Measurement
-    from flatscale.metrics.registry import _METRICS
+    from flatscale.metrics.registration import METRICS
 
     @metric("widest", passes=("jacobian",), formula="max σ₁", group="compression")
     def widest(jacobian):
@@ -285,4 +296,4 @@ def test_a_new_metric_is_one_decorated_function():
         report = measure(model, (x, y), ["widest", "mls"])
         assert report["widest"].value >= report["mls"].value
     finally:
-        del _METRICS["widest"]
+        del METRICS._entries["widest"]

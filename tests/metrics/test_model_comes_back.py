@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from flatscale.metrics import held_for_measurement, measure, metric, metric_catalog
-from flatscale.metrics.registry import _METRICS
+from flatscale.metrics.registration import METRICS
 from tests.metrics.quick import QUICK
 from tests.oracles.networks import Residual, case
 
-METRICS = [info.name for info in metric_catalog()]
+NAMES = [info.name for info in metric_catalog()]
 
 
 class Everything(nn.Module):
@@ -90,7 +90,7 @@ def test_everything_is_as_it_was_after_every_metric():
     calls = []
     model.body.stem.register_forward_hook(lambda *args: calls.append(1))
     before = snapshot(model, x, y)
-    report = measure(model, (x, y), METRICS, options=QUICK, train=(x, y), test=(x, y))
+    report = measure(model, (x, y), NAMES, options=QUICK, train=(x, y), test=(x, y))
     failed = {name: m.reason for name, m in report.items() if m.value is None}
     assert set(failed) == {"reparametrization_check", "input_invariant_bound"}
     assert calls
@@ -116,7 +116,7 @@ def test_everything_is_as_it_was_after_an_error(error, place):
 
     if place == "forward":
         model.body.norm.register_forward_hook(interrupt)
-    names = ["mls", *(["breaking"] if place == "metric" else []), *METRICS]
+    names = ["mls", *(["breaking"] if place == "metric" else []), *NAMES]
     before = snapshot(model, x, y)
     try:
         if issubclass(error, Exception):
@@ -127,7 +127,7 @@ def test_everything_is_as_it_was_after_an_error(error, place):
             with pytest.raises(error):
                 measure(model, (x, y), names, options=QUICK)
     finally:
-        del _METRICS["breaking"]
+        del METRICS._entries["breaking"]
     after = snapshot(model, x, y)
     for part, value in before.items():
         assert after[part] == value, part

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
+from pydantic import PositiveInt
 from scipy.special import logsumexp
 
 from flatscale.errors import MetricError
@@ -13,7 +14,7 @@ from flatscale.measurement import Measurement
 from flatscale.metrics.catalog.reduction import mean_over_points
 from flatscale.metrics.passes.jacobian.estimated import JacobianEstimates
 from flatscale.metrics.passes.jacobian.exact import JacobianPoints
-from flatscale.metrics.registry import metric
+from flatscale.metrics.registration import metric
 
 Jacobian = JacobianPoints | JacobianEstimates
 
@@ -23,19 +24,8 @@ MOST_ITERATED_VALUES = 32
 _RESCALING = ("layer rescaling of ReLU networks",)
 
 
-@dataclass(frozen=True, kw_only=True)
-class VolumeOptions:
-    """Options of the volume ratios.
-
-    Attributes:
-        volume_rank: how many leading singular values make the volume; None for all N.
-    """
-
-    volume_rank: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.volume_rank is not None and self.volume_rank < 1:
-            raise ValueError(f"volume_rank must be at least 1; found {self.volume_rank}")
+VolumeRank = PositiveInt | None
+"""How many leading singular values make the volume; None for all N."""
 
 
 @metric(
@@ -90,17 +80,16 @@ def nmls(jacobian: Jacobian) -> Measurement:
     invariances=_RESCALING,
     source=_PAPER,
     default=True,
-    options=VolumeOptions,
 )
-def log_lvr(jacobian: Jacobian, options: VolumeOptions) -> Measurement:
+def log_lvr(jacobian: Jacobian, *, volume_rank: VolumeRank = None) -> Measurement:
     """Local Volumetric Ratio, in logs: how the network scales volumes of the input space."""
     if isinstance(jacobian, JacobianEstimates):
-        rank = volume_rank(jacobian, options)
+        rank = checked_rank(jacobian, volume_rank)
         found = jacobian.leading(rank, layers=False)
         logs, deficient = _log_leading(found["sigma"], rank)
         out = {f"rank below {rank}": deficient}
         return _iterated("log_lvr", jacobian, logs, found, left_out=out)
-    rank = volume_rank(jacobian, options)
+    rank = checked_rank(jacobian, volume_rank)
     logs = log_volumes(jacobian.singular_values, rank, jacobian.dtype_epsilon)
     deficient = np.asarray(np.isneginf(logs))
     if deficient.all():
@@ -123,18 +112,17 @@ def log_lvr(jacobian: Jacobian, options: VolumeOptions) -> Measurement:
     value_range="(-inf, inf)",
     source=_PAPER,
     default=True,
-    options=VolumeOptions,
 )
-def log_nvr(jacobian: Jacobian, options: VolumeOptions) -> Measurement:
+def log_nvr(jacobian: Jacobian, *, volume_rank: VolumeRank = None) -> Measurement:
     """Network-wide volume ratio, in logs: the volume ratios of all linear layers, summed."""
     if isinstance(jacobian, JacobianEstimates):
-        rank = volume_rank(jacobian, options)
+        rank = checked_rank(jacobian, volume_rank)
         found = jacobian.leading(rank, layers=True)
         logs, deficient = _log_leading(found["sigma"], rank)
         out = {f"rank below {rank} at a layer": np.asarray(deficient.any(axis=1))}
         named = {str(name): logs[:, i] for i, name in enumerate(found["layer_names"][0])}
         return _iterated("log_nvr", jacobian, logsumexp(logs, axis=1), found, named, out)
-    rank = volume_rank(jacobian, options)
+    rank = checked_rank(jacobian, volume_rank)
     spectra = layer_values(jacobian)
     logs = log_volumes(spectra, rank, jacobian.dtype_epsilon)
     empty = np.asarray(np.isneginf(logs))
@@ -302,13 +290,12 @@ def layer_values(jacobian: JacobianPoints) -> np.ndarray:
     return jacobian.layer_singular_values
 
 
-def volume_rank(jacobian: Jacobian, options: VolumeOptions) -> int:
+def checked_rank(jacobian: Jacobian, rank: int | None) -> int:
     """How many singular values make the volume.
 
     Raises:
         MetricError: more than the network has outputs, or than can be iterated for.
     """
-    rank = options.volume_rank
     if isinstance(jacobian, JacobianEstimates):
         if rank is None or rank > MOST_ITERATED_VALUES:
             raise MetricError(

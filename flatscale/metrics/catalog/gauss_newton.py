@@ -9,7 +9,7 @@ from flatscale.measurement import Measurement
 from flatscale.metrics.catalog.reduction import mean_over_points
 from flatscale.metrics.passes.jacobian.estimated import JacobianEstimates, Sums
 from flatscale.metrics.passes.jacobian.exact import JacobianPoints
-from flatscale.metrics.registry import metric
+from flatscale.metrics.registration import metric
 
 
 @metric(

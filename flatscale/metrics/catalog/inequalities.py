@@ -27,15 +27,15 @@ from flatscale.metrics.catalog.bound_checks import (
 )
 from flatscale.metrics.catalog.compression import (
     Jacobian,
-    VolumeOptions,
+    VolumeRank,
+    checked_rank,
     layer_values,
     log_volumes,
-    volume_rank,
 )
 from flatscale.metrics.catalog.reduction import mean_over_points
 from flatscale.metrics.passes.jacobian.estimated import JacobianEstimates
 from flatscale.metrics.passes.jacobian.layer_norms import LayerNorms
-from flatscale.metrics.registry import metric
+from flatscale.metrics.registration import metric
 
 _PAPER = "arXiv 2310.01770"
 
@@ -201,11 +201,12 @@ def nmls_bound(jacobian: Jacobian, norms: LayerNorms) -> Measurement:
     value_range="(-inf, inf)",
     source=_PAPER,
     default=True,
-    options=VolumeOptions,
 )
-def lvr_bound(jacobian: Jacobian, norms: LayerNorms, options: VolumeOptions) -> Measurement:
+def lvr_bound(
+    jacobian: Jacobian, norms: LayerNorms, *, volume_rank: VolumeRank = None
+) -> Measurement:
     """Upper bound on the mean local volumetric ratio, in logs."""
-    return _volume_bound("lvr_bound", jacobian, norms, options, slice(1))
+    return _volume_bound("lvr_bound", jacobian, norms, volume_rank, slice(1))
 
 
 @metric(
@@ -217,11 +218,12 @@ def lvr_bound(jacobian: Jacobian, norms: LayerNorms, options: VolumeOptions) -> 
     value_range="(-inf, inf)",
     source=_PAPER,
     default=True,
-    options=VolumeOptions,
 )
-def nvr_bound(jacobian: Jacobian, norms: LayerNorms, options: VolumeOptions) -> Measurement:
+def nvr_bound(
+    jacobian: Jacobian, norms: LayerNorms, *, volume_rank: VolumeRank = None
+) -> Measurement:
     """Upper bound on the mean network-wide volume ratio, in logs."""
-    return _volume_bound("nvr_bound", jacobian, norms, options, slice(None))
+    return _volume_bound("nvr_bound", jacobian, norms, volume_rank, slice(None))
 
 
 @metric(
@@ -257,10 +259,10 @@ def _elsewhere(layer: str) -> str:
 
 
 def _volume_bound(
-    name: str, jacobian: Jacobian, norms: LayerNorms, options: VolumeOptions, layers: slice
+    name: str, jacobian: Jacobian, norms: LayerNorms, volume_rank: int | None, layers: slice
 ) -> Measurement:
     """By AM-GM, prod_{k<=r} sigma_k^2 <= (||J||_F^2 / r)^r with ||J^l||_F <= a^l g^l."""
-    rank = volume_rank(jacobian, options)
+    rank = checked_rank(jacobian, volume_rank)
 
     def sides(f: Factors, log_volume: np.ndarray) -> Sides:
         right = _log_volume_bound(f.a[:, layers], f.sharpness, rank)

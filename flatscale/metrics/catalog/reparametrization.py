@@ -6,11 +6,12 @@ import copy
 import importlib
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import PositiveFloat
 
 from flatscale.errors import MetricError
 from flatscale.measurement import Measurement
@@ -18,57 +19,58 @@ from flatscale.metrics.passes.jacobian.gradient_routes import float_parameters
 from flatscale.metrics.passes.jacobian.rows import trace_calls
 from flatscale.metrics.probe.observers import Arrays, Observer, Result, Shard, ShardFunction
 from flatscale.metrics.probe.required import required
-from flatscale.metrics.registry import measurement_pass, metric, metric_info
+from flatscale.metrics.registration import measurement_pass, metric, metric_info
 
 _SAME_OUTPUTS = 1e-5
 RESCALING = "layer rescaling of ReLU networks"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReparametrizationOptions:
-    """Options of the check.
+_REMEASURED = (
+    "mls",
+    "log_lvr",
+    "local_dimensionality",
+    "relative_flatness",
+    "adaptive_sharpness",
+    "sharpness",
+    "nmls",
+    "top_eigenvalue",
+    "worst_case_sharpness",
+)
 
-    Attributes:
+
+def _others_are_named(*, alpha: float, metrics: tuple[str, ...]) -> None:
+    if alpha == 1:
+        raise ValueError("alpha must be positive and not 1; found 1.0")
+    if not metrics or "reparametrization_check" in metrics:
+        raise ValueError("metrics must name others than the check itself")
+
+
+@measurement_pass("reparametrization", check=_others_are_named)
+def reparametrization(
+    observers: Mapping[str, Observer],
+    seed: int,
+    *,
+    alpha: PositiveFloat = 2.0,
+    metrics: tuple[str, ...] = _REMEASURED,
+) -> Measurement:
+    """Every measure before and after rescaling the first pair of layers that allows it.
+
+    Args:
+        observers: the point sets; the probe's is used.
+        seed: of what is measured.
         alpha: the first layer's weight and bias are multiplied by it, the next layer's weight
             divided.
         metrics: what is measured again.
     """
-
-    alpha: float = 2.0
-    metrics: tuple[str, ...] = (
-        "mls",
-        "log_lvr",
-        "local_dimensionality",
-        "relative_flatness",
-        "adaptive_sharpness",
-        "sharpness",
-        "nmls",
-        "top_eigenvalue",
-        "worst_case_sharpness",
-    )
-
-    def __post_init__(self) -> None:
-        if not self.alpha > 0 or self.alpha == 1:
-            raise ValueError(f"alpha must be positive and not 1; found {self.alpha}")
-        object.__setattr__(self, "metrics", tuple(self.metrics))
-        if not self.metrics or "reparametrization_check" in self.metrics:
-            raise ValueError("metrics must name others than the check itself")
-
-
-@measurement_pass("reparametrization", options=ReparametrizationOptions)
-def reparametrization(
-    observers: Mapping[str, Observer], options: ReparametrizationOptions, seed: int
-) -> Measurement:
-    """Every measure before and after rescaling the first pair of layers that allows it."""
     from flatscale.metrics.run import measure_observers
 
     probe = required(observers, "probe")
-    pair = _rescalable_pair(probe, options.alpha)
-    rescaled = RescaledObserver(probe, pair, options.alpha)
-    before = measure_observers({"probe": probe}, options.metrics, seed=seed)
-    after = measure_observers({"probe": rescaled}, options.metrics, seed=seed)
+    pair = _rescalable_pair(probe, alpha)
+    rescaled = RescaledObserver(probe, pair, alpha)
+    before = measure_observers({"probe": probe}, metrics, seed=seed)
+    after = measure_observers({"probe": rescaled}, metrics, seed=seed)
     ratios, failed = {}, []
-    for name in options.metrics:
+    for name in metrics:
         first, second = before[name].value, after[name].value
         if first is None or second is None or first == 0.0:
             failed.append(f"{name} ({before[name].reason or after[name].reason or 'is zero'})")
@@ -78,7 +80,7 @@ def reparametrization(
     if not claimed:
         raise MetricError(f"no invariant measure could be taken: {'; '.join(failed)}")
     moved = max(abs(ratios[name] - 1.0) for name in claimed)
-    notes = [f"layers {pair[0]} and {pair[1]} rescaled by {options.alpha}"]
+    notes = [f"layers {pair[0]} and {pair[1]} rescaled by {alpha}"]
     notes += [f"not compared: {name}" for name in failed]
     notes += [f"{n}: {m.reason}" for n, m in before.items() if n in ratios and m.reason]
     return Measurement(
@@ -97,11 +99,8 @@ def reparametrization(
     formula="max_m |m(rescaled θ) / m(θ) − 1| over the invariant measures m",
     group="invariance",
     source="Dinh et al. 2017",
-    options=ReparametrizationOptions,
 )
-def reparametrization_check(
-    estimate: Measurement, options: ReparametrizationOptions
-) -> Measurement:
+def reparametrization_check(estimate: Measurement) -> Measurement:
     """How far the invariant measures move when the function does not; every ratio in extras."""
     return estimate
 

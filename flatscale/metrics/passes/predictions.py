@@ -13,7 +13,7 @@ from flatscale.measurement import Measurement
 from flatscale.metrics.catalog.reduction import mean_over_points
 from flatscale.metrics.probe.observers import Arrays, Observer, Shard
 from flatscale.metrics.probe.required import required
-from flatscale.metrics.registry import measurement_pass, metric
+from flatscale.metrics.registration import measurement_pass, metric
 
 _MICROBATCH = 512
 
@@ -28,13 +28,13 @@ class Predictions:
 
 
 @measurement_pass("train_predictions")
-def train_predictions(observers: Mapping[str, Observer], options: None, seed: int) -> Predictions:
+def train_predictions(observers: Mapping[str, Observer], seed: int) -> Predictions:
     """Predictions on the training set."""
     return _predictions(observers, "train")
 
 
 @measurement_pass("test_predictions")
-def test_predictions(observers: Mapping[str, Observer], options: None, seed: int) -> Predictions:
+def test_predictions(observers: Mapping[str, Observer], seed: int) -> Predictions:
     """Predictions on the test set."""
     return _predictions(observers, "test")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import PositiveFloat, PositiveInt
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from flatscale.errors import MetricError
@@ -13,31 +14,12 @@ from flatscale.measurement import Measurement
 from flatscale.metrics.passes.curvature.loss_surface import LossSurface, loss_surface
 from flatscale.metrics.probe.observers import Observer
 from flatscale.metrics.probe.required import required
-from flatscale.metrics.registry import measurement_pass, metric
+from flatscale.metrics.registration import measurement_pass, metric
 
 _LOOSER = (0.05, 0.5)
 """Where the tolerance is not reached, the ends are given to one of these, as not converged."""
 _DENSE = 24
 """Up to this many parameters the Hessian is assembled whole."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EigenvalueOptions:
-    """Options of the Lanczos run for the extreme eigenvalues.
-
-    Attributes:
-        tolerance: relative accuracy asked of the eigenvalues.
-        max_iterations: most restarts of the iteration.
-    """
-
-    tolerance: float = 1e-3
-    max_iterations: int = 100
-
-    def __post_init__(self) -> None:
-        if not self.tolerance > 0:
-            raise ValueError(f"tolerance must be positive; found {self.tolerance}")
-        if self.max_iterations < 1:
-            raise ValueError(f"max_iterations must be at least 1; found {self.max_iterations}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,18 +45,29 @@ class ExtremeEigenvalues:
     notes: tuple[str, ...]
 
 
-@measurement_pass("extreme_eigenvalues", options=EigenvalueOptions)
+@measurement_pass("extreme_eigenvalues")
 def extreme_eigenvalues(
-    observers: Mapping[str, Observer], options: EigenvalueOptions, seed: int
+    observers: Mapping[str, Observer],
+    seed: int,
+    *,
+    tolerance: PositiveFloat = 1e-3,
+    max_iterations: PositiveInt = 100,
 ) -> ExtremeEigenvalues:
-    """Both ends of the Hessian's spectrum from one Lanczos run (ARPACK, both-ends mode)."""
+    """Both ends of the Hessian's spectrum from one Lanczos run (ARPACK, both-ends mode).
+
+    Args:
+        observers: the point sets; the probe's is used.
+        seed: of the start vector.
+        tolerance: relative accuracy asked of the eigenvalues.
+        max_iterations: most restarts of the iteration.
+    """
     surface = loss_surface(required(observers, "probe"))
     size = len(surface.theta)
     if size <= _DENSE:
         values, vectors = np.linalg.eigh(surface.hessian_products(np.eye(size)))
         pairs, products, converged = (values[[0, -1]], vectors[:, [0, -1]]), size, True
     else:
-        pairs, products, converged = _both_ends(surface, options, seed)
+        pairs, products, converged = _both_ends(surface, tolerance, max_iterations, seed)
     values, vectors = pairs
     residuals = np.linalg.norm(
         surface.hessian_products(vectors.T) - values[:, None] * vectors.T, axis=1
@@ -97,9 +90,8 @@ def extreme_eigenvalues(
     formula="λ_max(∇²_θ mean_i loss_i)",
     group="sharpness",
     value_range="(-inf, inf)",
-    options=EigenvalueOptions,
 )
-def top_eigenvalue(ends: ExtremeEigenvalues, options: EigenvalueOptions) -> Measurement:
+def top_eigenvalue(ends: ExtremeEigenvalues) -> Measurement:
     """Largest eigenvalue of the loss's Hessian."""
     return _end("top_eigenvalue", ends, ends.top, (ends.top_residual,))
 
@@ -110,9 +102,8 @@ def top_eigenvalue(ends: ExtremeEigenvalues, options: EigenvalueOptions) -> Meas
     formula="λ_min(∇²_θ mean_i loss_i)",
     group="sharpness",
     value_range="(-inf, inf)",
-    options=EigenvalueOptions,
 )
-def bottom_eigenvalue(ends: ExtremeEigenvalues, options: EigenvalueOptions) -> Measurement:
+def bottom_eigenvalue(ends: ExtremeEigenvalues) -> Measurement:
     """Smallest eigenvalue of the loss's Hessian; negative away from a minimum."""
     return _end("bottom_eigenvalue", ends, ends.bottom, (ends.bottom_residual,))
 
@@ -122,9 +113,8 @@ def bottom_eigenvalue(ends: ExtremeEigenvalues, options: EigenvalueOptions) -> M
     passes=("extreme_eigenvalues",),
     formula="|λ_min| / λ_max",
     group="sharpness",
-    options=EigenvalueOptions,
 )
-def eigenvalue_ratio(ends: ExtremeEigenvalues, options: EigenvalueOptions) -> Measurement:
+def eigenvalue_ratio(ends: ExtremeEigenvalues) -> Measurement:
     """How negative the Hessian's spectrum is, against its top: 0 at a minimum."""
     if ends.top <= 0.0:
         raise MetricError(f"the top eigenvalue is {ends.top:.3g}, not positive: no ratio")
@@ -133,7 +123,7 @@ def eigenvalue_ratio(ends: ExtremeEigenvalues, options: EigenvalueOptions) -> Me
 
 
 def _both_ends(
-    surface: LossSurface, options: EigenvalueOptions, seed: int
+    surface: LossSurface, asked: float, max_iterations: int, seed: int
 ) -> tuple[tuple[np.ndarray, np.ndarray], int, bool]:
     size, products = len(surface.theta), 0
 
@@ -144,7 +134,7 @@ def _both_ends(
 
     operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
     start = np.random.default_rng(seed).standard_normal(size)
-    for tolerance in (options.tolerance, *(t for t in _LOOSER if t > options.tolerance)):
+    for tolerance in (asked, *(t for t in _LOOSER if t > asked)):
         try:
             values, vectors = eigsh(
                 operator,
@@ -152,14 +142,14 @@ def _both_ends(
                 which="BE",
                 v0=start,
                 tol=tolerance,
-                maxiter=options.max_iterations,
+                maxiter=max_iterations,
             )
         except ArpackNoConvergence:
             continue
         order = np.argsort(values)
-        return (values[order], vectors[:, order]), products, tolerance == options.tolerance
+        return (values[order], vectors[:, order]), products, tolerance == asked
     raise MetricError(
-        f"Lanczos did not converge in {options.max_iterations} restarts, not even to a relative "
+        f"Lanczos did not converge in {max_iterations} restarts, not even to a relative "
         f"accuracy of {_LOOSER[-1]} ({products} Hessian-vector products)"
     )
 

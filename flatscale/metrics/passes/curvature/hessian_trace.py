@@ -3,56 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from flatscale.measurement import Measurement
 from flatscale.metrics.catalog.reduction import error_of_draws
 from flatscale.metrics.passes.curvature.loss_surface import loss_surface
 from flatscale.metrics.probe.observers import Observer
 from flatscale.metrics.probe.required import required
-from flatscale.metrics.registry import measurement_pass, metric
+from flatscale.metrics.registration import measurement_pass, metric
 
 _FEWEST_SAMPLES = 10
 """Fewer say too little about their own spread to count as converged."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TraceOptions:
-    """Options of the trace estimate (Hutch++).
+def _sketch_fits(*, sketch_size: int, max_products: int, **_: object) -> None:
+    if max_products < 2 * sketch_size + 2:
+        raise ValueError(f"max_products must be at least 2 sketch_size + 2; found {max_products}")
 
-    Attributes:
+
+@measurement_pass("hessian_trace_samples", check=_sketch_fits)
+def hessian_trace_samples(
+    observers: Mapping[str, Observer],
+    seed: int,
+    *,
+    sketch_size: NonNegativeInt = 10,
+    max_relative_error: PositiveFloat = 0.05,
+    max_products: PositiveInt = 200,
+) -> Measurement:
+    """Hutch++ (Meyer et al. 2021): a sketch of the range traced exactly, Hutchinson for rest.
+
+    Args:
+        observers: the point sets; the probe's is used.
+        seed: of sketch and samples.
         sketch_size: directions of the Hessian's range that are taken out and traced exactly.
         max_relative_error: stop once the standard error is at most this share of the trace.
         max_products: most Hessian-vector products.
     """
-
-    sketch_size: int = 10
-    max_relative_error: float = 0.05
-    max_products: int = 200
-
-    def __post_init__(self) -> None:
-        if self.sketch_size < 0:
-            raise ValueError(f"sketch_size must not be negative; found {self.sketch_size}")
-        if not self.max_relative_error > 0:
-            raise ValueError(
-                f"max_relative_error must be positive; found {self.max_relative_error}"
-            )
-        if self.max_products < 2 * self.sketch_size + 2:
-            raise ValueError(
-                f"max_products must be at least 2 sketch_size + 2; found {self.max_products}"
-            )
-
-
-@measurement_pass("hessian_trace_samples", options=TraceOptions)
-def hessian_trace_samples(
-    observers: Mapping[str, Observer], options: TraceOptions, seed: int
-) -> Measurement:
-    """Hutch++ (Meyer et al. 2021): a sketch of the range traced exactly, Hutchinson for rest."""
     surface = loss_surface(required(observers, "probe"))
     size, rng = len(surface.theta), np.random.default_rng(seed)
-    sketch = min(options.sketch_size, size)
+    sketch = min(sketch_size, size)
     basis, exact, spent = np.zeros((size, 0)), 0.0, 0
     if sketch:
         images = surface.hessian_products(rng.choice([-1.0, 1.0], size=(sketch, size)))
@@ -61,7 +52,7 @@ def hessian_trace_samples(
         spent = 2 * sketch
     samples: list[float] = []
     while True:
-        more = min(max(10, len(samples)), options.max_products - spent)
+        more = min(max(10, len(samples)), max_products - spent)
         probes = rng.choice([-1.0, 1.0], size=(more, size))
         probes -= (probes @ basis) @ basis.T
         samples.extend(np.sum(probes * surface.hessian_products(probes), axis=1))
@@ -69,8 +60,8 @@ def hessian_trace_samples(
         value = exact + float(np.mean(samples))
         error = error_of_draws(samples)
         enough = len(samples) >= _FEWEST_SAMPLES or sketch == size
-        converged = enough and error <= options.max_relative_error * abs(value)
-        if converged or spent >= options.max_products - 1 or sketch == size:
+        converged = enough and error <= max_relative_error * abs(value)
+        if converged or spent >= max_products - 1 or sketch == size:
             break
     return Measurement(
         name="hessian_trace",
@@ -90,8 +81,7 @@ def hessian_trace_samples(
     group="sharpness",
     value_range="(-inf, inf)",
     source="Hutch++: Meyer et al. 2021",
-    options=TraceOptions,
 )
-def hessian_trace(estimate: Measurement, options: TraceOptions) -> Measurement:
+def hessian_trace(estimate: Measurement) -> Measurement:
     """Trace of the loss's Hessian in the parameters."""
     return estimate

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,30 +15,28 @@ from flatscale.metrics.passes.jacobian.layer_calls import LayerCall, captured_ca
 from flatscale.metrics.probe.attention import attention_notes, twice_differentiable
 from flatscale.metrics.probe.observers import Arrays, Observer, Shard
 from flatscale.metrics.probe.required import required
-from flatscale.metrics.registry import measurement_pass, metric
+from flatscale.metrics.registration import measurement_pass, metric
 from flatscale.training.losses import cross_entropy, half_squared_error, squared_error
 
 _ROW_BYTES = 64e6
 
 
-@dataclass(frozen=True, kw_only=True)
-class RelativeFlatnessOptions:
-    """Options of relative flatness.
+@measurement_pass("relative_flatness_points")
+def relative_flatness_points(
+    observers: Mapping[str, Observer],
+    seed: int,
+    *,
+    layer: str | None = None,
+) -> Measurement:
+    """kappa of every point, averaged.
 
-    Attributes:
+    Args:
+        observers: the point sets; the probe's is used.
+        seed: not used.
         layer: dotted name of a Linear layer; None for the last one used.
     """
-
-    layer: str | None = None
-
-
-@measurement_pass("relative_flatness_points", options=RelativeFlatnessOptions)
-def relative_flatness_points(
-    observers: Mapping[str, Observer], options: RelativeFlatnessOptions, seed: int
-) -> Measurement:
-    """kappa of every point, averaged."""
     observer = required(observers, "probe")
-    rows = observer.gather(relative_flatness_rows, layer=options.layer or "")
+    rows = observer.gather(relative_flatness_rows, layer=layer or "")
     return mean_over_points(
         "relative_flatness",
         rows["kappa"],
@@ -56,9 +53,8 @@ def relative_flatness_points(
     value_range="(-inf, inf)",
     invariances=("layer rescaling of ReLU networks",),
     source="Petzka et al. 2021",
-    options=RelativeFlatnessOptions,
 )
-def relative_flatness(estimate: Measurement, options: RelativeFlatnessOptions) -> Measurement:
+def relative_flatness(estimate: Measurement) -> Measurement:
     """Curvature of the loss in a Linear layer's weights relative to their size."""
     return estimate
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field, PositiveFloat
 from scipy.linalg import eigh_tridiagonal
 
 from flatscale.measurement import Measurement
@@ -13,17 +14,30 @@ from flatscale.metrics.catalog.reduction import error_of_draws
 from flatscale.metrics.passes.curvature.loss_surface import LossSurface, loss_surface
 from flatscale.metrics.probe.observers import Observer
 from flatscale.metrics.probe.required import required
-from flatscale.metrics.registry import measurement_pass, metric
+from flatscale.metrics.registration import measurement_pass, metric
 
+AtLeastTwo = Annotated[int, Field(ge=2)]
 _FEWEST_PROBES = 8
 """Fewer say too little about their own spread to count as converged."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DensityOptions:
-    """Options of the spectral density.
+@measurement_pass("lanczos_quadrature")
+def lanczos_quadrature(
+    observers: Mapping[str, Observer],
+    seed: int,
+    *,
+    num_probes: AtLeastTwo = 8,
+    max_probes: AtLeastTwo = 32,
+    max_relative_error: PositiveFloat = 0.05,
+    num_steps: AtLeastTwo = 40,
+    num_bins: AtLeastTwo = 200,
+    relative_width: PositiveFloat = 0.01,
+) -> Measurement:
+    """Stochastic Lanczos quadrature: nodes and weights of random vectors' spectral measures.
 
-    Attributes:
+    Args:
+        observers: the point sets; the probe's is used.
+        seed: of the start vectors.
         num_probes: random start vectors drawn first.
         max_probes: most start vectors, where the mean is not accurate with the first.
         max_relative_error: stop once the mean's standard error is at most this share of it.
@@ -31,34 +45,13 @@ class DensityOptions:
         num_bins: points of the grid.
         relative_width: the broadening's standard deviation as a share of the spectrum's range.
     """
-
-    num_probes: int = 8
-    max_probes: int = 32
-    max_relative_error: float = 0.05
-    num_steps: int = 40
-    num_bins: int = 200
-    relative_width: float = 0.01
-
-    def __post_init__(self) -> None:
-        if self.num_probes < 2 or self.num_steps < 2 or self.num_bins < 2:
-            raise ValueError("num_probes, num_steps and num_bins must be at least 2")
-        for name in ("relative_width", "max_relative_error"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive; found {getattr(self, name)}")
-
-
-@measurement_pass("lanczos_quadrature", options=DensityOptions)
-def lanczos_quadrature(
-    observers: Mapping[str, Observer], options: DensityOptions, seed: int
-) -> Measurement:
-    """Stochastic Lanczos quadrature: nodes and weights of random vectors' spectral measures."""
     surface = loss_surface(required(observers, "probe"))
     size, rng = len(surface.theta), np.random.default_rng(seed)
-    steps = min(options.num_steps, size)
+    steps = min(num_steps, size)
     nodes: list[np.ndarray] = []
     weights: list[np.ndarray] = []
     means: list[float] = []
-    target = options.num_probes
+    target = num_probes
     while True:
         while len(means) < target:
             values, vectors = _tridiagonal_spectrum(surface, rng.standard_normal(size), steps)
@@ -66,12 +59,12 @@ def lanczos_quadrature(
             weights.append(vectors[0] ** 2)
             means.append(float(nodes[-1] @ weights[-1]))
         value, error = float(np.mean(means)), error_of_draws(means)
-        within = error <= options.max_relative_error * abs(value)
+        within = error <= max_relative_error * abs(value)
         converged = within and target >= _FEWEST_PROBES
-        if converged or target >= options.max_probes:
+        if converged or target >= max_probes:
             break
-        target = min(2 * target, options.max_probes)
-    grid, density = _broadened(nodes, weights, options)
+        target = min(2 * target, max_probes)
+    grid, density = _broadened(nodes, weights, num_bins, relative_width)
     return Measurement(
         name="spectral_density",
         value=value,
@@ -96,9 +89,8 @@ def lanczos_quadrature(
     group="sharpness",
     value_range="(-inf, inf)",
     source="stochastic Lanczos quadrature: Ghorbani et al. 2019",
-    options=DensityOptions,
 )
-def spectral_density(estimate: Measurement, options: DensityOptions) -> Measurement:
+def spectral_density(estimate: Measurement) -> Measurement:
     """Density of the Hessian's eigenvalues, as a curve in extras (grid, density)."""
     return estimate
 
@@ -125,11 +117,11 @@ def _tridiagonal_spectrum(
 
 
 def _broadened(
-    nodes: list[np.ndarray], weights: list[np.ndarray], options: DensityOptions
+    nodes: list[np.ndarray], weights: list[np.ndarray], num_bins: int, relative_width: float
 ) -> tuple[np.ndarray, np.ndarray]:
     values, shares = np.concatenate(nodes), np.concatenate(weights) / len(weights)
     span = float(np.ptp(values)) or max(abs(float(values[0])), 1.0)
-    width = options.relative_width * span
-    grid = np.linspace(values.min() - 4 * width, values.max() + 4 * width, options.num_bins)
+    width = relative_width * span
+    grid = np.linspace(values.min() - 4 * width, values.max() + 4 * width, num_bins)
     bumps = np.exp(-0.5 * ((grid[:, None] - values) / width) ** 2) / (width * np.sqrt(2 * np.pi))
     return grid, bumps @ shares

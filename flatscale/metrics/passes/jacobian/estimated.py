@@ -18,7 +18,7 @@ from flatscale.metrics.passes.jacobian.gradient_routes import find_routes
 from flatscale.metrics.passes.jacobian.layer_subspace import layer_leading_rows
 from flatscale.metrics.passes.jacobian.leading_values import (
     SAMPLES_A_ROUND,
-    JacobianOptions,
+    Accuracy,
     jacobian_vector_product,
     leading_rows,
 )
@@ -91,7 +91,7 @@ class JacobianEstimates:
         seed: of start vectors and signs.
     """
 
-    def __init__(self, observer: Observer, options: JacobianOptions, seed: int) -> None:
+    def __init__(self, observer: Observer, options: Accuracy, seed: int) -> None:
         self._observer, self._options, self._seed = observer, options, seed
         self._leading: dict[tuple[int, bool], Arrays] = {}
 
@@ -195,7 +195,7 @@ def _signs(seed: int, index: int, num_outputs: int) -> Tensor:
     return 2.0 * bits - 1.0
 
 
-def _averaged(rounds: list[Arrays], options: JacobianOptions) -> Sums:
+def _averaged(rounds: list[Arrays], options: Accuracy) -> Sums:
     """Per-point means over rounds; products of two different samples make the squares unbiased."""
     gram = np.stack([r["mixed_gram"] for r in rounds])
     finite = np.isfinite(gram).all(axis=(0, 2, 3))

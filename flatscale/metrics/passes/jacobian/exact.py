@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field, PositiveFloat
 
 from flatscale.errors import MetricError
 from flatscale.metrics.passes.jacobian.estimated import JacobianEstimates
 from flatscale.metrics.passes.jacobian.gradient_routes import find_routes
-from flatscale.metrics.passes.jacobian.leading_values import JacobianOptions
+from flatscale.metrics.passes.jacobian.leading_values import SAMPLES_A_ROUND, Accuracy
 from flatscale.metrics.passes.jacobian.rows import exact_rows, refuse_integers, trace_calls
 from flatscale.metrics.probe.observers import Arrays, Observer, Shard
 from flatscale.metrics.probe.required import required
-from flatscale.metrics.registry import measurement_pass
+from flatscale.metrics.registration import measurement_pass
 
 _MEMORY_BYTES = 256e6
 _CACHED_BYTES = 40e6
@@ -73,16 +74,42 @@ class JacobianPoints:
         return np.square(self.singular_values).sum(axis=1)
 
 
-@measurement_pass("jacobian", options=JacobianOptions)
+@measurement_pass("jacobian")
 def jacobian_pass(
-    observers: Mapping[str, Observer], options: JacobianOptions, seed: int
+    observers: Mapping[str, Observer],
+    seed: int,
+    *,
+    method: Literal["auto", "exact", "estimate"] = "auto",
+    tolerance: PositiveFloat = 1e-3,
+    max_steps: Annotated[int, Field(ge=2)] = 60,
+    max_relative_error: PositiveFloat = 0.05,
+    max_samples: Annotated[int, Field(ge=2 * SAMPLES_A_ROUND)] = 64,
 ) -> JacobianPoints | JacobianEstimates:
-    """Spectra and norms of every probe point's Jacobians, exact where they fit into memory."""
+    """Spectra and norms of every probe point's Jacobians, exact where they fit into memory.
+
+    Args:
+        observers: the point sets; the probe's is used.
+        seed: of start vectors and signs.
+        method: exact (all N rows at once), estimate, or auto: estimate where one point's rows and
+            their layer-wise parts would exceed 256 MB.
+        tolerance: relative change of sigma_1 at which the iteration stops.
+        max_steps: most Lanczos steps; three more for every further singular value asked for.
+        max_relative_error: of the sums over outputs, over random signs.
+        max_samples: most random vectors a point.
+    """
     probe = required(observers, "probe")
-    exact = options.method == "exact"
-    if options.method == "auto":
+    exact = method == "exact"
+    if method == "auto":
         exact = bool((probe.gather(exact_bytes)["bytes"] <= _MEMORY_BYTES).all())
-    return exact_pass(probe) if exact else JacobianEstimates(probe, options, seed)
+    if exact:
+        return exact_pass(probe)
+    accuracy = Accuracy(
+        tolerance=tolerance,
+        max_steps=max_steps,
+        max_relative_error=max_relative_error,
+        max_samples=max_samples,
+    )
+    return JacobianEstimates(probe, accuracy, seed)
 
 
 def exact_pass(probe: Observer) -> JacobianPoints:

@@ -12,7 +12,7 @@ from flatscale.metrics.passes.jacobian.operator_norm import kernel_norm, unrolle
 from flatscale.metrics.passes.jacobian.rows import trace_calls
 from flatscale.metrics.probe.observers import Observer, Shard
 from flatscale.metrics.probe.required import required
-from flatscale.metrics.registry import measurement_pass
+from flatscale.metrics.registration import measurement_pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class LayerNorms:
 
 
 @measurement_pass("layer_norms")
-def layer_norms(observers: Mapping[str, Observer], options: None, seed: int) -> LayerNorms:
+def layer_norms(observers: Mapping[str, Observer], seed: int) -> LayerNorms:
     """Operator norms of the linear layers, for inputs of the probe's shape."""
     return required(observers, "probe").once(norms_of_layers)
 

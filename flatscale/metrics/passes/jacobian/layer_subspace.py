@@ -20,7 +20,7 @@ from flatscale.metrics.passes.jacobian.derivatives import ForwardPass, run_forwa
 from flatscale.metrics.passes.jacobian.layer_calls import LayerCall
 from flatscale.metrics.passes.jacobian.layer_maps import LayerMaps
 from flatscale.metrics.passes.jacobian.leading_values import (
-    JacobianOptions,
+    Accuracy,
     lanczos,
     start_rows,
     unit,
@@ -42,7 +42,7 @@ _FRESH_SHARE = 0.1
 """How much of a start vector is random where a layer is iterated for alone."""
 
 
-def layer_leading_rows(shard: Shard, *, options: JacobianOptions, seed: int, rank: int) -> Arrays:
+def layer_leading_rows(shard: Shard, *, options: Accuracy, seed: int, rank: int) -> Arrays:
     """Leading singular values at every linear layer's input (B, L, rank), and the layers' names."""
     refuse_integers(shard)
     calls = [call for call in trace_calls(shard)[0] if call.is_linear]
@@ -74,7 +74,7 @@ def _points_at_once(shard: Shard, calls: list[LayerCall]) -> int:
 def _leading(
     ran: ForwardPass,
     shard: Shard,
-    options: JacobianOptions,
+    options: Accuracy,
     seed: int,
     indices: np.ndarray,
     rank: int,
@@ -125,7 +125,7 @@ class SubspaceSearch:
         self,
         maps: LayerMaps,
         start: Tensor,
-        options: JacobianOptions,
+        options: Accuracy,
         rank: int,
         signs: list[torch.Generator],
     ) -> None:

@@ -25,19 +25,9 @@ SAMPLES_A_ROUND = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class JacobianOptions:
-    """Options of the Jacobian pass.
+class Accuracy:
+    """When iterations and draws stop; the options of the Jacobian pass but for its method."""
 
-    Attributes:
-        method: exact (all N rows at once), estimate, or auto: estimate where one point's rows and
-            their layer-wise parts would exceed 256 MB.
-        tolerance: relative change of sigma_1 at which the iteration stops.
-        max_steps: most Lanczos steps; three more for every further singular value asked for.
-        max_relative_error: of the sums over outputs, over random signs.
-        max_samples: most random vectors a point.
-    """
-
-    method: str = "auto"
     tolerance: float = 1e-3
     max_steps: int = 60
     max_relative_error: float = 0.05
@@ -46,14 +36,6 @@ class JacobianOptions:
     def most_steps(self, rank: int) -> int:
         """Most steps for so many leading values."""
         return self.max_steps + 3 * (rank - 1)
-
-    def __post_init__(self) -> None:
-        if self.method not in ("auto", "exact", "estimate"):
-            raise ValueError(f"method must be auto, exact or estimate; found {self.method!r}")
-        if not self.tolerance > 0 or not self.max_relative_error > 0:
-            raise ValueError("tolerance and max_relative_error must be positive")
-        if self.max_steps < 2 or self.max_samples < 2 * SAMPLES_A_ROUND:
-            raise ValueError("max_steps must be at least 2 and max_samples at least 8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +48,7 @@ class Leading:
     vector: Tensor
 
 
-def leading_rows(shard: Shard, *, options: JacobianOptions, seed: int, rank: int) -> Arrays:
+def leading_rows(shard: Shard, *, options: Accuracy, seed: int, rank: int) -> Arrays:
     """Leading singular values of every point's Jacobian (B, rank)."""
     refuse_integers(shard)
 
@@ -110,7 +92,7 @@ def lanczos(
     gram: Callable[[Tensor], Tensor],
     start: Tensor,
     outputs: Tensor,
-    options: JacobianOptions,
+    options: Accuracy,
     rank: int,
 ) -> Leading:
     """With full reorthogonalization, until the rank largest Ritz values stop changing, twice."""

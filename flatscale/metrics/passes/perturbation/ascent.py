@@ -8,76 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from flatscale.errors import MetricError
 from flatscale.measurement import Measurement
 from flatscale.metrics.passes.curvature.loss_surface import LossSurface, loss_surface
 from flatscale.metrics.probe.observers import Observer
 from flatscale.metrics.probe.required import required
-from flatscale.metrics.registry import measurement_pass, metric
-
-
-@dataclass(frozen=True, kw_only=True)
-class BallOptions:
-    """Options of the ascent in a ball.
-
-    Attributes:
-        rho: radius.
-        num_steps: ascent steps of each start; 1 is SAM's own value, which always counts as settled.
-        num_restarts: starts: the first from theta itself, the others from random points of the
-            ball's surface.
-        adaptive: the ellipsoid ||eps / |theta| || <= rho (ASAM) instead of the ball.
-    """
-
-    rho: float = 0.05
-    num_steps: int = 10
-    num_restarts: int = 2
-    adaptive: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.rho > 0:
-            raise ValueError(f"rho must be positive; found {self.rho}")
-        if self.num_steps < 1 or self.num_restarts < 1:
-            raise ValueError("num_steps and num_restarts must be at least 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PacBayesOptions(BallOptions):
-    """Options of the PAC-Bayes bound.
-
-    Attributes:
-        delta: the bound holds with probability 1 - delta.
-        num_train_points: n; None for the training set's size, or the probe's where none is given.
-    """
-
-    delta: float = 0.05
-    num_train_points: int | None = None
-
-    def __post_init__(self) -> None:
-        BallOptions.__post_init__(self)
-        if not 0 < self.delta < 1:
-            raise ValueError(f"delta must lie between 0 and 1; found {self.delta}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BoxOptions:
-    """Options of the ascent in Keskar's box.
-
-    Attributes:
-        epsilon: the box is |e_j| <= epsilon (|theta_j| + 1).
-        num_steps: ascent steps.
-    """
-
-    epsilon: float = 1e-3
-    num_steps: int = 10
-
-    def __post_init__(self) -> None:
-        if not self.epsilon > 0:
-            raise ValueError(f"epsilon must be positive; found {self.epsilon}")
-        if self.num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1; found {self.num_steps}")
+from flatscale.metrics.registration import measurement_pass, metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,38 +50,69 @@ class WorstLoss:
     notes: tuple[str, ...]
 
 
-@measurement_pass("ball_ascent", options=BallOptions)
-def ball_ascent(observers: Mapping[str, Observer], options: BallOptions, seed: int) -> WorstLoss:
-    """Ascent of the mean loss over ||eps|| <= rho, or ||eps / |theta| || <= rho."""
+@measurement_pass("ball_ascent")
+def ball_ascent(
+    observers: Mapping[str, Observer],
+    seed: int,
+    *,
+    rho: PositiveFloat = 0.05,
+    num_steps: PositiveInt = 10,
+    num_restarts: PositiveInt = 2,
+    adaptive: bool = False,
+) -> WorstLoss:
+    """Ascent of the mean loss over ||eps|| <= rho, or ||eps / |theta| || <= rho.
+
+    Args:
+        observers: the point sets; the probe's is used.
+        seed: of the random starts.
+        rho: radius.
+        num_steps: ascent steps of each start; 1 is SAM's own value, which always counts as settled.
+        num_restarts: starts: the first from theta itself, the others from random points of the
+            ball's surface.
+        adaptive: the ellipsoid ||eps / |theta| || <= rho (ASAM) instead of the ball.
+    """
     surface = loss_surface(required(observers, "probe"))
-    scale = np.abs(surface.theta) if options.adaptive else np.ones_like(surface.theta)
+    scale = np.abs(surface.theta) if adaptive else np.ones_like(surface.theta)
     rng = np.random.default_rng(seed)
 
     def project(u: np.ndarray) -> np.ndarray:
-        return u * min(1.0, options.rho / max(float(np.linalg.norm(u)), 1e-300))
+        return u * min(1.0, rho / max(float(np.linalg.norm(u)), 1e-300))
 
     def steepest(gradient: np.ndarray) -> np.ndarray:
         along = gradient * scale
-        return options.rho * along / max(float(np.linalg.norm(along)), 1e-300)
+        return rho * along / max(float(np.linalg.norm(along)), 1e-300)
 
     starts = [np.zeros_like(surface.theta)]
-    for _ in range(options.num_restarts - 1):
+    for _ in range(num_restarts - 1):
         starts.append(project(1e9 * rng.standard_normal(len(surface.theta))))
-    runs = [_ascend(surface, u, scale, project, steepest, options.num_steps) for u in starts]
+    runs = [_ascend(surface, u, scale, project, steepest, num_steps) for u in starts]
     return _worst(observers, surface, runs)
 
 
-@measurement_pass("box_ascent", options=BoxOptions)
-def box_ascent(observers: Mapping[str, Observer], options: BoxOptions, seed: int) -> WorstLoss:
-    """Ascent of the mean loss over |e_j| <= epsilon (|theta_j| + 1), in units of the box."""
+@measurement_pass("box_ascent")
+def box_ascent(
+    observers: Mapping[str, Observer],
+    seed: int,
+    *,
+    epsilon: PositiveFloat = 1e-3,
+    num_steps: PositiveInt = 10,
+) -> WorstLoss:
+    """Ascent of the mean loss over |e_j| <= epsilon (|theta_j| + 1), in units of the box.
+
+    Args:
+        observers: the point sets; the probe's is used.
+        seed: not used.
+        epsilon: the box's size.
+        num_steps: ascent steps.
+    """
     surface = loss_surface(required(observers, "probe"))
-    scale = options.epsilon * (np.abs(surface.theta) + 1.0)
+    scale = epsilon * (np.abs(surface.theta) + 1.0)
 
     def project(u: np.ndarray) -> np.ndarray:
         return np.clip(u, -1.0, 1.0)
 
     start = np.zeros_like(surface.theta)
-    run = _ascend(surface, start, scale, project, np.sign, options.num_steps)
+    run = _ascend(surface, start, scale, project, np.sign, num_steps)
     return _worst(observers, surface, [run])
 
 
@@ -151,9 +123,8 @@ def box_ascent(observers: Mapping[str, Observer], options: BoxOptions, seed: int
     group="sharpness",
     invariances=("layer rescaling of ReLU networks, when adaptive",),
     source="SAM: Foret et al. 2021; ASAM: Kwon et al. 2021",
-    options=BallOptions,
 )
-def worst_case_sharpness(worst: WorstLoss, options: BallOptions) -> Measurement:
+def worst_case_sharpness(worst: WorstLoss) -> Measurement:
     """Highest rise of the loss found in a ball (SAM) or ellipsoid (ASAM) around the weights."""
     return _measurement("worst_case_sharpness", worst, worst.worst - worst.loss)
 
@@ -165,9 +136,8 @@ def worst_case_sharpness(worst: WorstLoss, options: BallOptions) -> Measurement:
     group="sharpness",
     unit="%",
     source="Keskar et al. 2017",
-    options=BoxOptions,
 )
-def keskar_sharpness(worst: WorstLoss, options: BoxOptions) -> Measurement:
+def keskar_sharpness(worst: WorstLoss) -> Measurement:
     """Highest relative rise of the loss found in a box around the weights."""
     value = 100.0 * (worst.worst - worst.loss) / (1.0 + worst.loss)
     return _measurement("keskar_sharpness", worst, value)
@@ -182,18 +152,30 @@ def keskar_sharpness(worst: WorstLoss, options: BoxOptions) -> Measurement:
     ),
     group="sharpness",
     source="Foret et al. 2021, Theorem 2",
-    options=PacBayesOptions,
 )
-def pac_bayes_bound(worst: WorstLoss, options: PacBayesOptions) -> Measurement:
-    """Right side of SAM's generalization bound, for k parameters and n training points."""
-    n, k = options.num_train_points or worst.num_train_points, worst.num_parameters
+def pac_bayes_bound(
+    worst: WorstLoss,
+    *,
+    rho: PositiveFloat = 0.05,
+    delta: Annotated[float, Field(gt=0, lt=1)] = 0.05,
+    num_train_points: PositiveInt | None = None,
+) -> Measurement:
+    """Right side of SAM's generalization bound, for k parameters and n training points.
+
+    Args:
+        worst: the highest loss in the ball.
+        rho: its radius.
+        delta: the bound holds with probability 1 - delta.
+        num_train_points: n; None for the training set's size, or the probe's where none is given.
+    """
+    n, k = num_train_points or worst.num_train_points, worst.num_parameters
     if n < 2:
         raise MetricError(f"the bound needs at least 2 training points; found {n}")
-    ratio = worst.squared_norm / options.rho**2 * (1.0 + np.sqrt(np.log(n) / k)) ** 2
-    complexity = k * np.log1p(ratio) + 4 * np.log(n / options.delta) + 8 * np.log(6 * n + 3 * k)
+    ratio = worst.squared_norm / rho**2 * (1.0 + np.sqrt(np.log(n) / k)) ** 2
+    complexity = k * np.log1p(ratio) + 4 * np.log(n / delta) + 8 * np.log(6 * n + 3 * k)
     slack = float(np.sqrt(complexity / (n - 1)))
     note = None
-    if options.num_train_points is None and not worst.train_given:
+    if num_train_points is None and not worst.train_given:
         note = f"n = {n} is the probe set's size: no training set was given"
     return _measurement(
         "pac_bayes_bound", worst, worst.worst + slack, note=note, complexity=(slack,)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from flatscale.errors import MetricError
@@ -16,14 +18,27 @@ from flatscale.metrics.passes.jacobian.rows import refuse_integers
 from flatscale.metrics.passes.perturbation.draws import draw_seed
 from flatscale.metrics.probe.observers import Arrays, Observer, Shard
 from flatscale.metrics.probe.required import required
-from flatscale.metrics.registry import measurement_pass, metric
+from flatscale.metrics.registration import measurement_pass, metric
+
+Shares = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class FiniteMlsOptions:
-    """Options of the finite maximum local sensitivity.
+@measurement_pass("finite_sensitivity")
+def finite_sensitivity(
+    observers: Mapping[str, Observer],
+    seed: int,
+    *,
+    radius: PositiveFloat = 0.1,
+    num_steps: PositiveInt = 10,
+    num_restarts: PositiveInt = 2,
+    radius_shares: Shares = (1.0, 0.3, 0.1, 0.03),
+    settle: float = 0.05,
+) -> Measurement:
+    """The best ratio found at every point, averaged.
 
-    Attributes:
+    Args:
+        observers: the point sets; the probe's is used.
+        seed: of the starts.
         radius: perturbations have ||delta|| <= radius.
         num_steps: ascent steps on each sphere.
         num_restarts: random starts.
@@ -32,38 +47,23 @@ class FiniteMlsOptions:
         settle: a point's ascent has settled once the second half of the steps raised its best
             ratio by less than this share.
     """
-
-    radius: float = 0.1
-    num_steps: int = 10
-    num_restarts: int = 2
-    radius_shares: tuple[float, ...] = (1.0, 0.3, 0.1, 0.03)
-    settle: float = 0.05
-
-    def __post_init__(self) -> None:
-        if not self.radius > 0:
-            raise ValueError(f"radius must be positive; found {self.radius}")
-        if self.num_steps < 1 or self.num_restarts < 1:
-            raise ValueError("num_steps and num_restarts must be at least 1")
-        if not self.radius_shares or not all(0 < s <= 1 for s in self.radius_shares):
-            raise ValueError(f"radius_shares must lie in (0, 1]; found {self.radius_shares}")
-
-
-@measurement_pass("finite_sensitivity", options=FiniteMlsOptions)
-def finite_sensitivity(
-    observers: Mapping[str, Observer], options: FiniteMlsOptions, seed: int
-) -> Measurement:
-    """The best ratio found at every point, averaged."""
-    rows = required(observers, "probe").gather(finite_ratio_rows, options=options, seed=seed)
-    steps = options.num_steps * options.num_restarts * len(options.radius_shares)
+    rows = required(observers, "probe").gather(
+        finite_ratio_rows,
+        seed=seed,
+        radii=tuple(share * radius for share in radius_shares),
+        num_steps=num_steps,
+        num_restarts=num_restarts,
+    )
+    steps = num_steps * num_restarts * len(radius_shares)
     measured = mean_over_points(
         "finite_mls",
         rows["ratio"],
         num_evaluations=1 + 2 * steps,
-        extras={"radius": (options.radius,)},
-        note=f"the best found, a lower bound, for radius {options.radius}",
+        extras={"radius": (radius,)},
+        note=f"the best found, a lower bound, for radius {radius}",
     )
     late = np.nanmean(rows["ratio"]) - np.nanmean(rows["half"])
-    return replace(measured, converged=bool(late <= options.settle * np.nanmean(rows["ratio"])))
+    return replace(measured, converged=bool(late <= settle * np.nanmean(rows["ratio"])))
 
 
 @metric(
@@ -73,14 +73,15 @@ def finite_sensitivity(
     group="compression",
     invariances=("layer rescaling of ReLU networks",),
     source="arXiv 2310.01770",
-    options=FiniteMlsOptions,
 )
-def finite_mls(estimate: Measurement, options: FiniteMlsOptions) -> Measurement:
+def finite_mls(estimate: Measurement) -> Measurement:
     """Maximum local sensitivity to perturbations of finite size."""
     return estimate
 
 
-def finite_ratio_rows(shard: Shard, *, options: FiniteMlsOptions, seed: int) -> Arrays:
+def finite_ratio_rows(
+    shard: Shard, *, seed: int, radii: tuple[float, ...], num_steps: int, num_restarts: int
+) -> Arrays:
     """The best ratio found at each point (B,), and the best of the first half of the steps."""
     refuse_integers(shard)
 
@@ -89,11 +90,10 @@ def finite_ratio_rows(shard: Shard, *, options: FiniteMlsOptions, seed: int) -> 
         with torch.no_grad():
             center = shard.outputs(x)
         best = torch.full((2, len(x)), -1.0, dtype=torch.float64, device=x.device)
-        for restart in range(options.num_restarts):
+        for restart in range(num_restarts):
             start = _directions(x, shard.indices[points], seed, restart)
-            for share in options.radius_shares:
-                radius = share * options.radius
-                found = _climb(shard, x, center, start, radius, options.num_steps)
+            for radius in radii:
+                found = _climb(shard, x, center, start, radius, num_steps)
                 best = torch.fmax(best, found)
         finite = center.isfinite().all(dim=1)
         return torch.where(finite & (best >= 0), best, torch.nan).cpu().numpy()

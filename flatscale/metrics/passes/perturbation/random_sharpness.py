@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from flatscale.errors import MetricError
@@ -24,7 +26,7 @@ from flatscale.metrics.passes.perturbation.layer_noise import LayerNoise, layer_
 from flatscale.metrics.probe.observers import Arrays, Observer, Shard
 from flatscale.metrics.probe.required import required
 from flatscale.metrics.probe.swapped import call_with
-from flatscale.metrics.registry import measurement_pass, metric
+from flatscale.metrics.registration import measurement_pass, metric
 
 _DEGREES_OF_FREEDOM = 12
 """Fewest, of groups times rounds less one, that a standard error is taken from."""
@@ -37,49 +39,17 @@ _DRAWN_BYTES = 64e6
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomSharpnessOptions:
-    """Options of adaptive and average sharpness.
-
-    Attributes:
-        rho: standard deviation of the perturbation (relative to |theta| when adaptive).
-        max_relative_error: stop once the standard error is at most this share of the estimate.
-        max_evaluations: most network evaluations per point, two a pair.
-        points_per_perturbation: points that share a perturbation of what is not perturbed anew for
-            every point: large convolutions and token-wise layers, up to signs, and parameters
-            outside known layers; None balances the cost of drawing one against the points'
-            correlation.
-    """
-
-    rho: float = 0.1
-    max_relative_error: float = 0.05
-    max_evaluations: int = 400
-    points_per_perturbation: int | None = None
-
-    def __post_init__(self) -> None:
-        if not self.rho > 0:
-            raise ValueError(f"rho must be positive; found {self.rho}")
-        if not self.max_relative_error > 0:
-            raise ValueError(
-                f"max_relative_error must be positive; found {self.max_relative_error}"
-            )
-        if self.max_evaluations < 2 * 2:
-            raise ValueError(f"max_evaluations must be at least 4; found {self.max_evaluations}")
-        if self.points_per_perturbation is not None and self.points_per_perturbation < 1:
-            raise ValueError(
-                f"points_per_perturbation must be at least 1; found {self.points_per_perturbation}"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
 class LossRises:
     """Antithetic rises of the loss, (loss(+z) + loss(-z)) / 2 - loss, per point and round.
 
     Attributes:
+        rho: standard deviation of the perturbation.
         rises: (n, rounds); NaN rows where the unperturbed loss is not finite.
         groups: which points share a perturbation (n,).
         converged: whether the standard error reached its target within the budget.
     """
 
+    rho: float
     rises: np.ndarray
     groups: np.ndarray
     converged: bool
@@ -106,20 +76,54 @@ class LossRises:
         return float(rises.mean()), float(error)
 
 
-@measurement_pass("adaptive_perturbation", options=RandomSharpnessOptions)
+@measurement_pass("adaptive_perturbation")
 def adaptive_perturbation(
-    observers: Mapping[str, Observer], options: RandomSharpnessOptions, seed: int
+    observers: Mapping[str, Observer],
+    seed: int,
+    *,
+    rho: PositiveFloat = 0.1,
+    max_relative_error: PositiveFloat = 0.05,
+    max_evaluations: Annotated[int, Field(ge=4)] = 400,
+    points_per_perturbation: PositiveInt | None = None,
 ) -> LossRises:
-    """Rises of the loss at theta + rho |theta| z."""
-    return _rises(required(observers, "probe"), options, seed, adaptive=True)
+    """Rises of the loss at theta + rho |theta| z.
+
+    Options as those of `_rises`.
+    """
+    return _rises(
+        required(observers, "probe"),
+        seed,
+        adaptive=True,
+        rho=rho,
+        max_relative_error=max_relative_error,
+        max_evaluations=max_evaluations,
+        points_per_perturbation=points_per_perturbation,
+    )
 
 
-@measurement_pass("average_perturbation", options=RandomSharpnessOptions)
+@measurement_pass("average_perturbation")
 def average_perturbation(
-    observers: Mapping[str, Observer], options: RandomSharpnessOptions, seed: int
+    observers: Mapping[str, Observer],
+    seed: int,
+    *,
+    rho: PositiveFloat = 0.1,
+    max_relative_error: PositiveFloat = 0.05,
+    max_evaluations: Annotated[int, Field(ge=4)] = 400,
+    points_per_perturbation: PositiveInt | None = None,
 ) -> LossRises:
-    """Rises of the loss at theta + rho z."""
-    return _rises(required(observers, "probe"), options, seed, adaptive=False)
+    """Rises of the loss at theta + rho z.
+
+    Options as those of `_rises`.
+    """
+    return _rises(
+        required(observers, "probe"),
+        seed,
+        adaptive=False,
+        rho=rho,
+        max_relative_error=max_relative_error,
+        max_evaluations=max_evaluations,
+        points_per_perturbation=points_per_perturbation,
+    )
 
 
 @metric(
@@ -131,11 +135,10 @@ def average_perturbation(
     invariances=("layer rescaling of ReLU networks",),
     source="arXiv 2310.01770, Figure 4 (sigmoid outputs, squared_error)",
     default=True,
-    options=RandomSharpnessOptions,
 )
-def adaptive_sharpness(rises: LossRises, options: RandomSharpnessOptions) -> Measurement:
+def adaptive_sharpness(rises: LossRises) -> Measurement:
     """Mean rise of the loss under relative random perturbations of every weight."""
-    return _measurement("adaptive_sharpness", rises, options)
+    return _measurement("adaptive_sharpness", rises)
 
 
 @metric(
@@ -145,11 +148,10 @@ def adaptive_sharpness(rises: LossRises, options: RandomSharpnessOptions) -> Mea
     group="sharpness",
     value_range="(-inf, inf)",
     source="Andriushchenko et al. 2023",
-    options=RandomSharpnessOptions,
 )
-def average_sharpness(rises: LossRises, options: RandomSharpnessOptions) -> Measurement:
+def average_sharpness(rises: LossRises) -> Measurement:
     """Mean rise of the loss under random perturbations of equal size in every weight."""
-    return _measurement("average_sharpness", rises, options)
+    return _measurement("average_sharpness", rises)
 
 
 def parameter_count(shard: Shard) -> Arrays:
@@ -195,10 +197,31 @@ def paired_rises(
 
 
 def _rises(
-    observer: Observer, options: RandomSharpnessOptions, seed: int, *, adaptive: bool
+    observer: Observer,
+    seed: int,
+    *,
+    adaptive: bool,
+    rho: float,
+    max_relative_error: float,
+    max_evaluations: int,
+    points_per_perturbation: int | None,
 ) -> LossRises:
-    group = _group_size(observer, options)
-    most = options.max_evaluations // 2
+    """Rounds of antithetic pairs until the mean rise is accurate.
+
+    Args:
+        observer: the model held against the points.
+        seed: of the perturbations.
+        adaptive: whether z is weighted by |theta|.
+        rho: standard deviation of the perturbation (relative to |theta| when adaptive).
+        max_relative_error: stop once the standard error is at most this share of the estimate.
+        max_evaluations: most network evaluations per point, two a pair.
+        points_per_perturbation: points that share a perturbation of what is not perturbed anew for
+            every point: large convolutions and token-wise layers, up to signs, and parameters
+            outside known layers; None balances the cost of drawing one against the points'
+            correlation.
+    """
+    group = _group_size(observer, points_per_perturbation)
+    most = max_evaluations // 2
     groups = np.arange(observer.num_points) // group
     rises = np.empty((observer.num_points, 0))
     first = 1 + math.ceil(_DEGREES_OF_FREEDOM / (groups[-1] + 1))
@@ -209,46 +232,46 @@ def _rises(
             paired_rises,
             seed=seed,
             rounds=(done, target),
-            rho=options.rho,
+            rho=rho,
             adaptive=adaptive,
             group=group,
         )["rises"]
         rises = np.concatenate([rises, more], axis=1)
-        found = LossRises(rises=rises, groups=groups, converged=False)
+        found = LossRises(rho=rho, rises=rises, groups=groups, converged=False)
         if not found.kept.any():
             raise MetricError(
                 "the loss, or the loss under perturbation, is not finite at any point"
             )
         mean, error = found.mean_and_error()
-        if error <= options.max_relative_error * abs(mean):
-            return LossRises(rises=rises, groups=groups, converged=True)
+        if error <= max_relative_error * abs(mean):
+            return LossRises(rho=rho, rises=rises, groups=groups, converged=True)
         if target >= most:
             return found
-        needed = target * (error / max(options.max_relative_error * abs(mean), 1e-300)) ** 2
+        needed = target * (error / max(max_relative_error * abs(mean), 1e-300)) ** 2
         target = min(most, int(np.clip(np.ceil(1.1 * needed), target + 1, 2 * target)))
 
 
-def _group_size(observer: Observer, options: RandomSharpnessOptions) -> int:
+def _group_size(observer: Observer, asked: int | None) -> int:
     """Points that share a perturbation."""
     counts = observer.gather(parameter_count)
     moved, flipped = int(counts["shifted"][0]), int(counts["flipped"][0])
     if moved + flipped == 0:
         return 1
-    if options.points_per_perturbation is not None:
-        return options.points_per_perturbation
+    if asked is not None:
+        return asked
     most = max(1, min(_POINTS_PER_GROUP, observer.num_points // _FEWEST_GROUPS))
     if moved == 0:
         return most
     return min(most, max(1, round((moved + flipped) / _PARAMETERS_PER_POINT)))
 
 
-def _measurement(name: str, rises: LossRises, options: RandomSharpnessOptions) -> Measurement:
+def _measurement(name: str, rises: LossRises) -> Measurement:
     mean, error = rises.mean_and_error()
     lost = ~rises.kept
     return Measurement(
         name=name,
-        value=mean / options.rho**2,
-        std_error=error / options.rho**2,
+        value=mean / rises.rho**2,
+        std_error=error / rises.rho**2,
         converged=rises.converged,
         num_evaluations=1 + 2 * rises.rises.shape[1],
         num_points=int(rises.kept.sum()),

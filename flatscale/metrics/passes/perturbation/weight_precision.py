@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from flatscale.errors import MetricError
@@ -15,43 +16,35 @@ from flatscale.metrics.passes.curvature.loss_surface import loss_surface, sum_of
 from flatscale.metrics.passes.jacobian.gradient_routes import float_parameters
 from flatscale.metrics.probe.observers import Arrays, Observer, Shard
 from flatscale.metrics.probe.required import required
-from flatscale.metrics.registry import measurement_pass, metric
+from flatscale.metrics.registration import measurement_pass, metric
 
 
-@dataclass(frozen=True, kw_only=True)
-class PrecisionOptions:
-    """Options of the weight precision.
+@measurement_pass("rounded_weights")
+def rounded_weights(
+    observers: Mapping[str, Observer],
+    seed: int,
+    *,
+    tolerance: PositiveFloat = 0.01,
+    max_bits: Annotated[int, Field(ge=1, le=23)] = 16,
+) -> Measurement:
+    """The rise of the mean loss for every number of bits.
 
-    Attributes:
+    Args:
+        observers: the point sets; the probe's is used.
+        seed: not used.
         tolerance: largest rise of the mean loss allowed.
         max_bits: most bits tried.
     """
-
-    tolerance: float = 0.01
-    max_bits: int = 16
-
-    def __post_init__(self) -> None:
-        if not self.tolerance > 0:
-            raise ValueError(f"tolerance must be positive; found {self.tolerance}")
-        if not 1 <= self.max_bits <= 23:
-            raise ValueError(f"max_bits must be 1 to 23; found {self.max_bits}")
-
-
-@measurement_pass("rounded_weights", options=PrecisionOptions)
-def rounded_weights(
-    observers: Mapping[str, Observer], options: PrecisionOptions, seed: int
-) -> Measurement:
-    """The rise of the mean loss for every number of bits."""
     observer = required(observers, "probe")
     surface = loss_surface(observer)
-    bits = tuple(range(1, options.max_bits + 1))
+    bits = tuple(range(1, max_bits + 1))
     total = observer.total(rounded_losses, bits=bits, left_out=surface.left_out)
     rises = total["loss"] / surface.num_points - surface.loss
-    enough = np.flatnonzero(rises <= options.tolerance)
+    enough = np.flatnonzero(rises <= tolerance)
     if not len(enough):
         raise MetricError(
-            f"even {options.max_bits} bits raise the loss by {rises[-1]:.3g}, more than the "
-            f"tolerance {options.tolerance}"
+            f"even {max_bits} bits raise the loss by {rises[-1]:.3g}, more than the "
+            f"tolerance {tolerance}"
         )
     return Measurement(
         name="weight_precision",
@@ -72,9 +65,8 @@ def rounded_weights(
     value_range="[1, 23]",
     invariances=("layer rescaling of ReLU networks",),
     source="Hochreiter & Schmidhuber 1997",
-    options=PrecisionOptions,
 )
-def weight_precision(estimate: Measurement, options: PrecisionOptions) -> Measurement:
+def weight_precision(estimate: Measurement) -> Measurement:
     """Fewest bits to which every parameter tensor can be rounded without the loss rising much."""
     return estimate
 

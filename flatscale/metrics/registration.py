@@ -1,0 +1,224 @@
+"""Metrics and the passes they reduce, by name: each is one decorated function.
+
+The options of a pass are the keyword-only arguments of its function, and those of a metric its own
+keyword-only arguments together with its passes'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from flatscale.errors import ConfigError
+from flatscale.study.registry import Registered, Registry, checked_options, option_parameters
+
+Options = Mapping[str, Mapping[str, Any]]
+"""Values by option, by the name of a metric or a pass."""
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassInfo(Registered):
+    """An expensive look at the networks: run once, reduced by many metrics.
+
+    Attributes:
+        function: (observers, seed, *, options...) -> result of any type.
+        check: called with the values of all options; raises ValueError where they do not fit
+            together.
+    """
+
+    check: Callable[..., None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricInfo(Registered):
+    """What is known about a metric without measuring anything.
+
+    Attributes:
+        function: (pass results..., *, options...) -> Measurement.
+        formula: its definition, in the notation of the documentation.
+        passes: names of the passes it reduces.
+        group: compression, sharpness, bound, invariance or outcome.
+        unit: the unit of its value; "1" for a pure number.
+        value_range: the values it can take.
+        invariances: transformations that leave it unmoved.
+        source: where it is defined.
+        default: whether it is measured when no metrics are named.
+        observers: the point sets it needs: probe, train, test.
+        bounds: the metric that is at most this one, where this is the right side of an inequality.
+    """
+
+    formula: str
+    passes: tuple[str, ...]
+    group: str
+    unit: str
+    value_range: str
+    invariances: tuple[str, ...]
+    source: str
+    default: bool
+    observers: tuple[str, ...]
+    bounds: str | None
+
+
+METRICS: Registry[MetricInfo] = Registry("metric")
+PASSES: Registry[PassInfo] = Registry("measurement pass")
+
+
+def measurement_pass(
+    name: str, *, check: Callable[..., None] | None = None
+) -> Callable[[Function], Function]:
+    """Register a pass: a function (observers, seed, *, options...) -> result.
+
+    A pass is run once for each distinct value of its options that is asked of it.
+
+    Args:
+        name: what metrics and a study file's options call it.
+        check: takes all options by keyword; raises ValueError where they do not fit together.
+    """
+
+    def add(function: Function) -> Function:
+        _defaults(function)
+        PASSES.add(PassInfo(name=name, function=function, check=check))
+        return function
+
+    return add
+
+
+def metric(
+    name: str,
+    *,
+    passes: tuple[str, ...],
+    formula: str,
+    group: str,
+    unit: str = "1",
+    value_range: str = "[0, inf)",
+    invariances: tuple[str, ...] = (),
+    source: str = "",
+    default: bool = False,
+    observers: tuple[str, ...] = ("probe",),
+    bounds: str | None = None,
+) -> Callable[[Function], Function]:
+    """Register a metric: a function (pass results..., *, options...) -> Measurement.
+
+    An option that a pass of its has too reaches both, with the metric's default. The first
+    paragraph of the function's docstring is what the metric means.
+    """
+
+    def add(function: Function) -> Function:
+        _defaults(function)
+        METRICS.add(
+            MetricInfo(
+                name=name,
+                function=function,
+                formula=formula,
+                passes=passes,
+                group=group,
+                unit=unit,
+                value_range=value_range,
+                invariances=invariances,
+                source=source,
+                default=default,
+                observers=observers,
+                bounds=bounds,
+            )
+        )
+        return function
+
+    return add
+
+
+def metric_catalog() -> list[MetricInfo]:
+    """Every registered metric, in registration order."""
+    return list(METRICS.values())
+
+
+def metric_info(name: str) -> MetricInfo:
+    """One registered metric.
+
+    Raises:
+        ConfigError: no metric of that name; the nearest is named.
+    """
+    return METRICS[name]
+
+
+def check_metric_names(names: Iterable[str] | None, options: Options | None = None) -> None:
+    """Refuse unknown metrics, unknown options and bad option values, before any model exists.
+
+    Raises:
+        ConfigError: says what was found, the nearest valid name, and what is allowed.
+    """
+    for name in names or ():
+        metric_info(name)
+    resolve_options(options)
+
+
+def resolve_options(options: Options | None) -> dict[str, dict[str, Any]]:
+    """Options by metric or pass name, checked, as the functions take them: only those given.
+
+    Raises:
+        ConfigError: an unknown name or option, or a value that is not allowed.
+    """
+    resolved: dict[str, dict[str, Any]] = {}
+    for name, values in (options or {}).items():
+        if name not in METRICS and name not in PASSES:
+            raise METRICS.unknown(name, also=PASSES)
+        functions = [PASSES[look].function for look in _passes_of(name)]
+        if name in METRICS:
+            functions.append(METRICS[name].function)
+        resolved[name] = checked_options(functions, values, f"options.{name}")
+    for name in resolved:
+        _check_together(name, resolved)
+    return resolved
+
+
+def options_of(info: MetricInfo, options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of all options of a metric, and by name those of each of its passes.
+
+    What is given for the metric comes before what is given for the pass, and that before defaults.
+
+    Args:
+        info: the metric.
+        options: as `resolve_options` returns them.
+    """
+    given = {key: value for name in info.passes for key, value in options.get(name, {}).items()}
+    given |= options.get(info.name, {})
+    own = {key: given.get(key, default) for key, default in _defaults(info.function).items()}
+    of_metric = {**own, **options.get(info.name, {})}
+    looks = {}
+    for name in info.passes:
+        values = {**_defaults(PASSES[name].function), **options.get(name, {})}
+        looks[name] = {key: of_metric.get(key, value) for key, value in values.items()}
+    return own, looks
+
+
+def _passes_of(name: str) -> tuple[str, ...]:
+    return METRICS[name].passes if name in METRICS else (name,)
+
+
+def _check_together(name: str, options: Options) -> None:
+    values = {name: {**_defaults(PASSES[name].function), **options[name]}} if name in PASSES else {}
+    if name in METRICS:
+        values = options_of(METRICS[name], options)[1]
+    for look, found in values.items():
+        check = PASSES[look].check
+        if check is None:
+            continue
+        try:
+            check(**found)
+        except ValueError as error:
+            raise ConfigError(f"options.{name}: {error}") from None
+
+
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """The options of a function and what they are where none are given.
+
+    Raises:
+        ConfigError: one has no default.
+    """
+    parameters = option_parameters(function)
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty:
+            where = f"{function.__module__}.{getattr(function, '__qualname__', function)}"
+            raise ConfigError(f"option {name!r} of {where} must have a default")
+    return {name: parameter.default for name, parameter in parameters.items()}
