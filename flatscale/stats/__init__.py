@@ -28,9 +28,8 @@ from flatscale.stats.outcomes import OutcomeJoin, family_from_name, join_outcome
 from flatscale.stats.pair import analyze, correlate
 from flatscale.stats.sample import Sample, select_pair
 from flatscale.stats.study import StudyAnalysis, analyze_study
-from flatscale.stats.tables.declaration import Column, Table
-from flatscale.stats.tables.declared import TABLES
-from flatscale.stats.tables.scan_table import family_scan
+from flatscale.stats.tables.declaration import TABLES, Column, Table, study_table
+from flatscale.stats.tables.flagged_clusters import family_scan
 
 __all__ = [
     "FINDINGS_SCHEMA",
@@ -80,6 +79,7 @@ __all__ = [
     "select_pair",
     "sign_errors",
     "statistic",
+    "study_table",
     "synthesize",
     "within_family",
 ]

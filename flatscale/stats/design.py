@@ -19,26 +19,29 @@ CONVERGED_SUFFIX = "__converged"
 class StudyDesign:
     """What a study declares before it looks at its results.
 
-    primary: the (x, y) pair whose test is not corrected for the others.
-    metrics: columns correlated with each other; the primary pair is always among them.
-    pairs: further pairs analysed in depth (families, synthesis, line, scan), like the primary one.
-    family: column of the family of each row; None for independent rows.
-    label: column that names each row, each name once; None numbers the rows.
-    log: columns analysed as log10.
-    covariates: columns held fixed in partial correlations; text columns become indicator variables.
-    outcomes: columns predicted, each correlated with every metric.
-    hyperparameters: columns of the design, for granulated Kendall, mutual information and sign
-        errors.
-    environments: columns whose values define the environments of sign errors; empty derives them
-        from pairs of
-        values of each hyperparameter.
-    subsets: columns that split the primary analysis (dataset, network).
-    bounds: (bound column, metric column) inequalities to check.
-    error_sources: metric -> name of the source of its sampling error; two metrics with the same
-        source share it,
-        and their correlation is not corrected for it.
-    num_test_samples: test points behind each outcome, for the weights of sign errors; None
-        weights pairs alike.
+    Attributes:
+        primary: the (x, y) pair whose test is not corrected for the others.
+        metrics: columns correlated with each other; the primary pair is always among them.
+        pairs: further pairs analysed in depth (families, synthesis, line, scan), like the primary.
+        family: column of the family of each row; None for independent rows.
+        label: column that names each row, each name once; None numbers the rows.
+        log: columns analysed as log10.
+        covariates: columns held fixed in partial correlations; text becomes indicator variables.
+        outcomes: columns predicted, each correlated with every metric.
+        hyperparameters: columns of the design, for granulated Kendall, mutual information and
+            sign errors.
+        environments: columns whose values define the environments of sign errors; empty derives
+            them from pairs of values of each hyperparameter.
+        subsets: columns that split the primary analysis (dataset, network).
+        bounds: (bound column, metric column) inequalities to check.
+        error_sources: metric -> name of the source of its sampling error; two metrics with the
+            same source share it, and their correlation is not corrected for it.
+        num_test_samples: test points behind each outcome, for the weights of sign errors; None
+            weights pairs alike.
+        alpha: level of the scan's flags.
+        confidence: of every interval.
+        seed: of every resampling.
+        num_resamples: draws of a bootstrap or permutation.
     """
 
     primary: tuple[str, str]
@@ -84,32 +87,33 @@ class StudyDesign:
 
 
 def check_design(table: pl.DataFrame, design: StudyDesign) -> None:
-    """Raise `StatsError` for the first declared column that the table lacks."""
+    """Refuse a design that the table cannot answer.
+
+    Raises:
+        StatsError: a declared column does not exist, or the primary pair is one column twice.
+    """
     if len(set(design.primary)) != 2:
         raise StatsError(
             f"the primary pair must name two different columns, found {design.primary}"
         )
-    named = [
-        *design.all_metrics,
-        *itertools.chain(*design.pairs),
-        *design.outcomes,
-        *design.covariates,
-    ]
-    named += [
-        *design.hyperparameters,
-        *design.environments,
-        *design.subsets,
-        *itertools.chain(*design.bounds),
-    ]
+    named = itertools.chain(
+        design.all_metrics,
+        *design.pairs,
+        design.outcomes,
+        design.covariates,
+        design.hyperparameters,
+        design.environments,
+        design.subsets,
+        *design.bounds,
+    )
     require_columns(table, [*named, design.family, design.label])
 
 
 def pair_sample(table: pl.DataFrame, design: StudyDesign, x: str, y: str) -> Sample:
-    """The usable rows of a pair under the design's scales, with standard errors where the table
-    has them.
-    """
-    errors = {name: f"{name}{ERROR_SUFFIX}" for name in (x, y)}
-    present = {name: column if column in table.columns else None for name, column in errors.items()}
+    """The usable rows of a pair under the design's scales, with the standard errors recorded."""
+    errors = {
+        name: f"{name}{ERROR_SUFFIX}" for name in (x, y) if f"{name}{ERROR_SUFFIX}" in table.columns
+    }
     return select_pair(
         table,
         x,
@@ -117,6 +121,6 @@ def pair_sample(table: pl.DataFrame, design: StudyDesign, x: str, y: str) -> Sam
         family=design.family,
         label=design.label,
         log=design.log,
-        x_error=present[x],
-        y_error=present[y],
+        x_error=errors.get(x),
+        y_error=errors.get(y),
     )

@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 
 import polars as pl
 
-FINDINGS_SCHEMA = pl.Schema(
-    {
-        "x": pl.String(),
-        "y": pl.String(),
-        "scope": pl.String(),
-        "method": pl.String(),
-        "estimate": pl.Float64(),
-        "std_error": pl.Float64(),
-        "conf_low": pl.Float64(),
-        "conf_high": pl.Float64(),
-        "p_value": pl.Float64(),
-        "q_value": pl.Float64(),
-        "num_trials": pl.Int64(),
-        "num_families": pl.Int64(),
-        "reason": pl.String(),
-    }
+from flatscale.stats.tables.declaration import COUNT, REAL, TEXT, Column, interval
+
+FINDING_COLUMNS = (
+    Column("x", TEXT, "column on the horizontal axis", "metric"),
+    Column("y", TEXT, "column on the vertical axis", "outcome"),
+    Column("scope", TEXT, "pooled, within, between, synthesis or family:<name>", "level"),
+    Column(
+        "method",
+        TEXT,
+        "name of the statistic; `_jackknife`: families are the independent units",
+        "statistic",
+        "method",
+    ),
+    Column("estimate", REAL, "value of the statistic", "estimate", "correlation"),
+    Column("std_error", REAL, "standard error, on the scale of atanh r for correlations"),
+    *interval(),
+    Column("p_value", REAL, "two-sided p-value", "p", "probability"),
+    Column(
+        "q_value",
+        REAL,
+        "Benjamini-Hochberg adjusted p-value over the pairs with the same scope and method; "
+        "null for the pair declared primary",
+        "q",
+        "probability",
+    ),
+    Column("num_trials", COUNT, "rows used", "n"),
+    Column("num_families", COUNT, "families used; null where families play no part", "families"),
+    Column("reason", TEXT, "why a number is null", "reason"),
 )
+
+FINDINGS_SCHEMA = pl.Schema({column.name: column.dtype for column in FINDING_COLUMNS})
 """Columns of every findings table.
 
 `scope` is one of `pooled` (all rows), `within` (rows demeaned by family), `between` (family means),
@@ -41,6 +55,9 @@ class Estimate:
 
     `std_error` is on Fisher's z scale for correlations (atanh r), on the estimate's own scale for
     slopes and differences; every method's documentation says which.
+
+    Raises:
+        ValueError: a number is not finite, or the estimate is null without a reason.
     """
 
     estimate: float | None
@@ -64,22 +81,14 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class Finding(Estimate):
     """One row of a findings table; see `FINDINGS_SCHEMA` for the meaning of its fields."""
 
     x: str
     y: str
     scope: str
     method: str
-    estimate: float | None = None
-    std_error: float | None = None
-    conf_low: float | None = None
-    conf_high: float | None = None
-    p_value: float | None = None
     q_value: float | None = None
-    num_trials: int = 0
-    num_families: int | None = None
-    reason: str | None = None
 
 
 def finding(x: str, y: str, scope: str, method: str, estimate: Estimate) -> Finding:
@@ -96,8 +105,3 @@ def null_estimate(reason: str, *, num_trials: int = 0, num_families: int | None 
 def findings_frame(findings: Iterable[Finding]) -> pl.DataFrame:
     """Findings as a polars DataFrame with `FINDINGS_SCHEMA`, in the order given."""
     return pl.DataFrame([asdict(row) for row in findings], schema=FINDINGS_SCHEMA, orient="row")
-
-
-def concat_findings(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """One findings table from several; empty input gives the empty table."""
-    return pl.concat(frames) if frames else FINDINGS_SCHEMA.to_frame()

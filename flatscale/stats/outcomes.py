@@ -1,6 +1,4 @@
-"""Outcomes from another table: reading published results, joining them by name, families from
-names.
-"""
+"""Outcomes from another table: reading it, joining it by name, families from names."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ from flatscale.errors import StatsError
 from flatscale.stats.sample import require_columns
 
 FAMILY_PATTERN = r"^[A-Za-z]+"
-"""The leading letters of a model's name: `resnet50.a1_in1k` -> resnet, `eva02_large_patch14` ->
-eva.
-"""
+"""The leading letters of a model's name: resnet of `resnet50.a1_in1k`, eva of `eva02_large`."""
 
 _NUMBER = re.compile(r"[+-]?((\d{1,3}(,\d{3})+|\d+)(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _UNREADABLE = (
@@ -34,11 +30,14 @@ _UNREADABLE = (
 class OutcomeJoin:
     """A joined table and what did and did not match.
 
-    table: all rows of the left table, outcome columns null where nothing matched.
-    unmatched: keys of the left table without an outcome. unused: keys of the outcomes without a
-        row.
-    renamed: outcome columns that had to be renamed because the left table has a column of that
-        name.
+    Attributes:
+        table: all rows of the left table, outcome columns null where nothing matched.
+        num_matched: rows with an outcome.
+        unmatched: keys of the left table without an outcome.
+        unused: keys of the outcomes without a row.
+        renamed: outcome columns renamed because the left table has one of that name.
+        keys: the columns joined by.
+        ambiguous: names with several outcomes, left without one.
     """
 
     table: pl.DataFrame
@@ -64,7 +63,8 @@ class OutcomeJoin:
 def read_table(path: str | Path) -> pl.DataFrame:
     """A CSV or Parquet table with text columns of numbers ("1,014.45", "+2") read as numbers.
 
-    Raises `StatsError` when the file does not exist, has another ending or cannot be parsed.
+    Raises:
+        StatsError: the file does not exist, has another ending or cannot be parsed.
     """
     path = Path(path)
     if path.suffix not in (".csv", ".parquet"):
@@ -94,9 +94,7 @@ def _read_parquet(path: Path) -> pl.DataFrame:
 
 
 def parse_numbers(table: pl.DataFrame) -> pl.DataFrame:
-    """The table with every text column whose values are all numbers, thousands separators allowed,
-    as Float64.
-    """
+    """The table with every text column of numbers, thousands separators allowed, as Float64."""
     columns = []
     for series in table:
         known = series.drop_nulls() if series.dtype == pl.String else None
@@ -121,12 +119,19 @@ def join_outcomes(
 ) -> OutcomeJoin:
     """Join outcomes to the rows of `df` by name, reporting what matched and what did not.
 
-    `on` is the column of names in both tables (`outcomes_on` where the outcomes call it otherwise).
     Several rows may share a name. Where names repeat among the outcomes (one network tested at
     two image sizes), the common column that tells all repeats apart and matches most rows becomes
-    a second key; names that none tells apart get no outcome and are listed. An outcome column
-    that `df` has too gets `suffix`. Raises `StatsError` for missing columns and when nothing
-    matches.
+    a second key; names that none tells apart get no outcome and are listed.
+
+    Args:
+        df: one row a network.
+        outcomes: the table to join.
+        on: the column of names in both tables.
+        outcomes_on: the column of names where the outcomes call it otherwise.
+        suffix: added to an outcome column that `df` has too.
+
+    Raises:
+        StatsError: a column is missing, or nothing matches.
     """
     right_key = outcomes_on or on
     require_columns(df, [on])
@@ -192,12 +197,19 @@ def _join_keys(
 def family_from_name(
     df: pl.DataFrame, name: str, *, pattern: str = FAMILY_PATTERN, family: str = "family"
 ) -> pl.DataFrame:
-    """The table with a column `family`: what `pattern` matches in each name, its first group if
-    it has one.
+    """The table with a column of families taken from names.
 
-    The default takes the leading letters, up to the first digit, underscore, dot or hyphen. A
-    name that the pattern does not match is its own family. Raises `StatsError` for a pattern that
-    is not a regular expression and for a table that has the column already.
+    A family is what `pattern` matches in the name, or the pattern's first group if it has one. A
+    name that the pattern does not match is its own family.
+
+    Args:
+        df: one row a network.
+        name: the column of names.
+        pattern: by default the leading letters, up to the first digit, underscore, dot or hyphen.
+        family: the column to add.
+
+    Raises:
+        StatsError: the pattern is no regular expression, or the table has the column already.
     """
     require_columns(df, [name])
     if family in df.columns:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import polars as pl
 
 from flatscale.errors import StatsError
+from flatscale.stats.estimators import robust_correlation  # noqa: F401  registers three
 from flatscale.stats.estimators.bootstrap import bca_interval
-from flatscale.stats.estimators.correlation import estimate_correlation, get_statistic
+from flatscale.stats.estimators.correlation import STATISTICS
 from flatscale.stats.estimators.families import (
     between_family,
     family_jackknife,
@@ -20,12 +22,12 @@ from flatscale.stats.estimators.measurement_error import disattenuated
 from flatscale.stats.estimators.multiplicity import add_q_values
 from flatscale.stats.estimators.partial import partial_estimate
 from flatscale.stats.estimators.permutation import permutation_within
-from flatscale.stats.estimators.robust_correlation import ROBUST_METHODS
-from flatscale.stats.estimators.synthesis import fisher_z, synthesize
+from flatscale.stats.estimators.synthesis import Synthesis, fisher_z, synthesize
 from flatscale.stats.findings import Estimate, Finding, finding, findings_frame, null_estimate
-from flatscale.stats.sample import Sample, require_columns, select_pair
+from flatscale.stats.sample import Floats, Sample, require_columns, select_pair
 
 METHODS = ("pearson", "spearman", "kendall")
+"""The headline statistics; every other registered one belongs to the analysis in depth."""
 
 
 def correlate(
@@ -42,11 +44,20 @@ def correlate(
 ) -> pl.DataFrame:
     """Correlations of two columns whose rows are independent; a findings table, one row a method.
 
-    Rows with a missing, NaN or infinite value are left out (`num_trials` counts the rest). `log`
-    names columns replaced by log10. `interval` is `fisher` (analytic, on the scale of atanh) or
-    `bca` (bootstrap; no p-value). Where rows come in families use `analyze`: these intervals are
-    too narrow then. Raises `StatsError` for missing or non-numeric columns, unknown methods and
-    unknown intervals.
+    Where rows come in families use `analyze`: these intervals are too narrow then.
+
+    Args:
+        df: one row a network; rows with a missing, NaN or infinite value are left out
+            (`num_trials` counts the rest).
+        x, y: the pair of columns.
+        methods: registered statistics.
+        log: columns replaced by log10.
+        interval: `fisher` (analytic, on the scale of atanh) or `bca` (bootstrap; no p-value).
+        confidence: of the intervals.
+        num_resamples, seed: of the bootstrap.
+
+    Raises:
+        StatsError: a column is missing or holds no numbers; an unknown method or interval.
     """
     if interval not in ("fisher", "bca"):
         raise StatsError(f"interval must be 'fisher' or 'bca', found {interval!r}")
@@ -54,7 +65,6 @@ def correlate(
     rows = []
     for method in methods:
         if interval == "bca" and not sample.problem():
-            get_statistic(method)
             estimate = bca_interval(
                 sample.x,
                 sample.y,
@@ -89,22 +99,30 @@ def analyze(
     """Everything flatscale concludes about one pair of columns, as a tidy findings table.
 
     The headline is three rows: `pooled`/`pearson_jackknife`, `within`/`pearson`,
-    `between`/`pearson`. Further rows: the naive pooled values by each method, robust ones
-    (percentage bend, winsorized, skipped), BCa and partial and error-corrected values, the
-    permutation test within families, the synthesis over families and each family alone. Per-
-    family rows carry q-values over the families; the others belong to a pair declared in advance
-    and have none.
+    `between`/`pearson`. Further rows: the naive pooled values by each method, every other
+    registered statistic (percentage bend, winsorized, skipped), BCa and partial and
+    error-corrected values, the permutation test within families, the synthesis over families and
+    each family alone. Rows of one family carry q-values over the families; the others belong to a
+    pair declared in advance and have none.
 
-    df: one row a network.
-    family: column of families, None for independent rows.
-    se_x, se_y: columns of standard errors.
-    log: columns replaced by log10.
-    covariates: columns held fixed in the partial correlation.
-    label: column that must name each row once.
-    shared_error: x and y share their sampling error, which rules the correction for it out.
+    Args:
+        df: one row a network.
+        x, y: the pair of columns.
+        family: column of families, None for independent rows.
+        se_x, se_y: columns of standard errors.
+        log: columns replaced by log10.
+        covariates: columns held fixed in the partial correlation.
+        label: column that must name each row once.
+        shared_error: x and y share their sampling error, which rules the correction for it out.
+        methods: statistics of the headline and of each family.
+        confidence: of the intervals.
+        num_resamples, seed: of the bootstrap and the permutations.
 
-    Raises `StatsError` for columns that do not exist or are not numbers and for labels that occur
-    twice; whatever else is wrong is a null row with its reason.
+    Returns:
+        A findings table; what cannot be computed is a null row with its reason.
+
+    Raises:
+        StatsError: a column does not exist or holds no numbers, or a label occurs twice.
     """
     require_columns(df, covariates)
     sample = select_pair(df, x, y, family=family, label=label, log=log, x_error=se_x, y_error=se_y)
@@ -126,9 +144,7 @@ def analyze(
 def headline(
     sample: Sample, *, methods: Sequence[str] = METHODS, confidence: float = 0.95
 ) -> list[Finding]:
-    """Pooled (naive and family jackknife), within-family and between-family correlation of a
-    sample.
-    """
+    """Pooled (naive and family jackknife), within-family and between-family correlations."""
     x, y = sample.x_name, sample.y_name
     rows = [finding(x, y, "pooled", m, pooled_estimate(sample, m, confidence)) for m in methods]
     if sample.family is None:
@@ -157,12 +173,16 @@ def depth_findings(
     def row(scope: str, method: str, estimate: Estimate) -> Finding:
         return finding(x, y, scope, method, estimate)
 
-    rows = [row("pooled", m, pooled_estimate(sample, m, confidence)) for m in ROBUST_METHODS]
+    further = [method for method in STATISTICS if method not in METHODS]
+    rows = [row("pooled", m, pooled_estimate(sample, m, confidence)) for m in further]
     if sample.problem():
         return rows
-    rows.append(row("pooled", "pearson_bca", _bca(sample, confidence, num_resamples, seed)))
+    resampled = bca_interval(
+        sample.x, sample.y, confidence=confidence, num_resamples=num_resamples, seed=seed
+    )
+    rows.append(row("pooled", "pearson_bca", resampled))
     if sample.family is not None:
-        for method in ROBUST_METHODS:
+        for method in further:
             found = family_jackknife(sample, method, confidence=confidence)
             rows.append(row("pooled", f"{method}_jackknife", found))
         shuffled = permutation_within(sample, num_resamples=num_resamples, seed=seed)
@@ -196,22 +216,63 @@ def family_findings(
 
 def pooled_estimate(sample: Sample, method: str, confidence: float) -> Estimate:
     """A registered correlation over all rows, or a null estimate naming the column at fault."""
-    get_statistic(method)
+    chosen = STATISTICS[method]
     problem = sample.problem()
     if problem:
         return null_estimate(
             problem, num_trials=sample.num_trials, num_families=sample.num_families
         )
-    return estimate_correlation(sample.x, sample.y, method, confidence=confidence)
+    return chosen.function(sample.x, sample.y, confidence)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FamilyMean:
+    """r of every family and their random-effects mean.
+
+    Attributes:
+        estimates: r inside each family.
+        used: the families in the mean.
+        z, variance: atanh r of those and its sampling variance.
+        refused: the other families with the reason.
+        result: the mean; None with fewer than two families, and then `problem`.
+        problem: why there is no mean.
+    """
+
+    estimates: Mapping[str, Estimate]
+    used: Sequence[str]
+    z: Floats
+    variance: Floats
+    refused: Mapping[str, str]
+    result: Synthesis | None
+    problem: str | None
+
+
+def family_mean(sample: Sample, confidence: float) -> FamilyMean:
+    """The random-effects mean correlation of the families of a sample; see `synthesize`."""
+    estimates = per_family(sample, confidence=confidence)
+    used, z, variance, refused = fisher_z(estimates)
+    enough = len(used) >= 2
+    return FamilyMean(
+        estimates=estimates,
+        used=used,
+        z=z,
+        variance=variance,
+        refused=refused,
+        result=synthesize(z, variance, confidence=confidence) if enough else None,
+        problem=None
+        if enough
+        else f"{len(used)} families with a usable correlation, at least 2 needed",
+    )
 
 
 def synthesis_estimate(sample: Sample, confidence: float) -> Estimate:
-    """The random-effects mean correlation of the families as a finding; see `synthesize`."""
-    used, z, variance, refused = fisher_z(per_family(sample, confidence=confidence))
-    if len(used) < 2:
-        reason = f"{len(used)} families with a usable correlation, at least 2 needed"
-        return null_estimate(reason, num_trials=sample.num_trials, num_families=len(used))
-    result = synthesize(z, variance, confidence=confidence)
+    """The random-effects mean over the families as a finding."""
+    mean = family_mean(sample, confidence)
+    result, num_families = mean.result, len(mean.used)
+    if result is None:
+        reason = str(mean.problem)
+        return null_estimate(reason, num_trials=sample.num_trials, num_families=num_families)
+    left_out = f"{len(mean.refused)} families left out of the synthesis"
     return Estimate(
         estimate=result.r,
         std_error=result.std_error,
@@ -219,16 +280,6 @@ def synthesis_estimate(sample: Sample, confidence: float) -> Estimate:
         conf_high=math.tanh(result.conf_high),
         p_value=result.p_value,
         num_trials=sample.num_trials,
-        num_families=len(used),
-        reason=f"{len(refused)} families left out of the synthesis" if refused else None,
-    )
-
-
-def _bca(sample: Sample, confidence: float, num_resamples: int, seed: int) -> Estimate:
-    return bca_interval(
-        sample.x,
-        sample.y,
-        confidence=confidence,
-        num_resamples=num_resamples,
-        seed=seed,
+        num_families=num_families,
+        reason=left_out if mean.refused else None,
     )

@@ -1,10 +1,7 @@
-"""The door of the statistics: from a table and two column names to a clean sample of paired
-values.
-"""
+"""From a table and two column names to a clean sample of paired values; all input is checked."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from flatscale.errors import StatsError
+from flatscale.study.registry import nearest
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -23,7 +21,7 @@ _LARGEST = 1e100
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Excluded:
-    """A row left out of a pair, and why."""
+    """A row left out of a pair: its label and family, the column at fault, the reason."""
 
     label: str
     family: str | None
@@ -33,12 +31,17 @@ class Excluded:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
-    """Paired finite values in an order that depends neither on the table's order nor on family
-    names.
+    """Paired finite values, in an order that neither the table's order nor family names decide.
 
-    `family` holds codes 0..F-1 into `family_names`, or is None when the table has no families.
-    `x_error` and `y_error` are standard errors on the scale analysed, or None. All arrays have
-    one entry a row.
+    Attributes:
+        x_name, y_name: the columns.
+        x, y: their n values on the scale analysed.
+        family: n codes 0..F-1 into `family_names`; None when the table has no families.
+        family_names: the F families.
+        labels: n names of rows.
+        rows: n positions in the table.
+        x_error, y_error: n standard errors on the scale analysed, or None.
+        excluded: the rows left out.
     """
 
     x_name: str
@@ -55,10 +58,12 @@ class Sample:
 
     @property
     def num_trials(self) -> int:
+        """n, the rows used."""
         return len(self.x)
 
     @property
     def num_families(self) -> int | None:
+        """F, the families of these rows; None without families."""
         return None if self.family is None else len(self.family_names)
 
     def problem(self) -> str | None:
@@ -102,32 +107,42 @@ def is_constant(values: Floats) -> bool:
 
 
 def require_columns(table: pl.DataFrame, columns: Collection[str | None]) -> None:
-    """Raise `StatsError` naming the first column the table lacks and the nearest name it has."""
+    """Refuse a table that lacks a column.
+
+    Raises:
+        StatsError: names the first column that is missing and the nearest that is there.
+    """
     if not isinstance(table, pl.DataFrame):
         raise StatsError(f"the table must be a polars DataFrame, found {type(table).__name__}")
     for column in columns:
         if column is not None and column not in table.columns:
-            close = difflib.get_close_matches(column, table.columns, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
             raise StatsError(
-                f"the table has no column {column!r}{hint} "
-                f"(columns: {', '.join(table.columns[:20])})"
+                f"the table has no column {column!r}{nearest(column, table.columns)}; "
+                f"its columns: {', '.join(table.columns[:20])}"
             )
 
 
 def numeric_column(table: pl.DataFrame, column: str) -> Floats:
-    """A numeric column as float64 with null as NaN; raises `StatsError` for any other type."""
+    """A numeric column as float64 with null as NaN.
+
+    Raises:
+        StatsError: the column has another type.
+    """
     series = table[column]
     if not (series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null)):
         raise StatsError(
-            f"column {column!r} must hold numbers but has type {series.dtype}; convert it first "
-            "(text with thousands separators is read by read_outcomes)"
+            f"column {column!r} must hold numbers but has type {series.dtype}; convert it to "
+            "numbers, or name another column"
         )
     return series.cast(pl.Float64).fill_null(float("nan")).to_numpy().astype(np.float64, copy=True)
 
 
 def check_labels(table: pl.DataFrame, label: str | None) -> NDArray[np.str_]:
-    """Labels of all rows; raises `StatsError` for a label that is missing or occurs twice."""
+    """Labels of all rows.
+
+    Raises:
+        StatsError: a label is missing or occurs twice.
+    """
     if label is None:
         return np.array([f"row {index}" for index in range(table.height)], dtype=np.str_)
     series = table[label].cast(pl.String)
@@ -159,35 +174,38 @@ def select_pair(
     """The usable rows of a pair, each unusable row listed with its reason.
 
     A row is left out when x or y is missing, NaN or infinite, when the logarithm of a value
-    declared in `log` does not exist, or when its family is missing. `log` names columns replaced
-    by log10; their standard errors follow by the delta method. Raises `StatsError` for missing or
-    non-numeric columns and for labels that occur twice.
+    declared in `log` does not exist, or when its family is missing.
+
+    Args:
+        table: one row a network.
+        x, y: the pair of columns.
+        family: column of families; None for independent rows.
+        label: column that names each row once; None numbers the rows.
+        log: columns replaced by log10; their standard errors follow by the delta method.
+        x_error, y_error: columns of standard errors.
+
+    Raises:
+        StatsError: a column is missing or holds no numbers, or a label occurs twice.
     """
     require_columns(table, [x, y, family, label, x_error, y_error])
     labels = check_labels(table, label)
     families = None if family is None else table[family].cast(pl.String).to_list()
     excluded: dict[int, Excluded] = {}
+
+    def leave_out(index: int, column: str, reason: str) -> None:
+        name = None if families is None else families[index]
+        excluded.setdefault(
+            index, Excluded(label=str(labels[index]), family=name, column=column, reason=reason)
+        )
+
     values: dict[str, Floats] = {}
     for column in dict.fromkeys((x, y)):
-        raw = numeric_column(table, column)
-        values[column], reasons = _to_scale(raw, log=column in log)
+        values[column], reasons = _to_scale(numeric_column(table, column), log=column in log)
         for index, reason in reasons.items():
-            name = None if families is None else families[index]
-            excluded.setdefault(
-                index, Excluded(label=str(labels[index]), family=name, column=column, reason=reason)
-            )
-    if families is not None and family is not None:
-        for index, name in enumerate(families):
-            if name is None:
-                excluded.setdefault(
-                    index,
-                    Excluded(
-                        label=str(labels[index]),
-                        family=None,
-                        column=family,
-                        reason="missing family",
-                    ),
-                )
+            leave_out(index, column, reason)
+    for index, name in enumerate(families or ()):
+        if name is None:
+            leave_out(index, str(family), "missing family")
     rows = np.array([i for i in range(table.height) if i not in excluded], dtype=np.int64)
     codes, names = _encode(None if families is None else [families[i] for i in rows])
     order, codes, names = _canonical_order(values[x][rows], values[y][rows], codes, names)
@@ -249,8 +267,7 @@ def _canonical_order(
 ) -> tuple[Ints, Ints | None, tuple[str, ...]]:
     """Row order from the values alone, and family codes by first appearance in that order.
 
-    Resampling then draws the same rows whatever the order of the table or the names of its
-    families.
+    Resampling then draws the same rows whatever the table's order or its families' names.
     """
     if codes is None:
         return np.lexsort((y, x)), None, names

@@ -5,8 +5,13 @@ from __future__ import annotations
 import numpy as np
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from flatscale.stats import estimate_correlation, family_jackknife, select_pair, within_family
-from flatscale.stats.tables.scan_table import family_scan
+from flatscale.stats import (
+    estimate_correlation,
+    family_jackknife,
+    family_scan,
+    select_pair,
+    within_family,
+)
 from tests.stats.simulated import CLUSTER_FAMILY, correlated_families, scan_table
 
 

@@ -74,7 +74,7 @@ def test_several_columns_can_name_a_row_together(table: pl.DataFrame, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"x": "sise"}, r"no column 'sise'; did you mean 'size'"),
+        ({"x": "sise"}, r"no column 'sise' \(did you mean 'size'"),
         ({"family": "clan"}, r"no column 'clan'"),
         ({"se_x": "sd"}, r"no column 'sd'"),
         ({"x": "model"}, r"column 'model' must hold numbers"),

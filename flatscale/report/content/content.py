@@ -121,7 +121,7 @@ class Content:
         """A table of the analysis; empty, with its columns, when there is no analysis."""
         if self.analysis is None:
             return TABLES[name].frame()
-        return self.analysis.tables()[name]
+        return self.analysis[name]
 
     def of_primary(self, name: str) -> pl.DataFrame:
         """The rows of a table that concern the primary pair."""

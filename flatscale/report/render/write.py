@@ -192,7 +192,7 @@ def _remove_stale(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _tables(content: Content) -> dict[str, pl.DataFrame]:
-    tables = {} if content.analysis is None else dict(content.analysis.tables())
+    tables = {} if content.analysis is None else dict(content.analysis)
     if content.flow is not None:
         flow = content.flow
         tables |= {"flow": flow.stages, "unused": flow.unused, "foreign": flow.foreign}

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from flatscale.stats.estimators.correlation import Statistic, get_statistic
+from flatscale.stats.estimators.correlation import STATISTICS, Statistic
 from flatscale.stats.estimators.counts import midranks, pearson_counts, spearman_from_ranks
 from flatscale.stats.findings import Estimate, null_estimate
 from flatscale.stats.sample import Floats, find_problem
@@ -58,7 +58,7 @@ def bca_intervals(
     Source: Efron 1987.
     """
     n = len(data)
-    statistic = get_statistic(method)
+    statistic = STATISTICS[method]
     found: list[Estimate | None] = []
     for i, j in pairs:
         problem = find_problem(data[:, i], data[:, j], f"column {i}", f"column {j}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from flatscale.stats.estimators.correlation import get_statistic
+from flatscale.stats.estimators.correlation import STATISTICS
 from flatscale.stats.estimators.measurement_error import unit_counts
 from flatscale.stats.sample import Floats, Ints, find_problem
 
@@ -51,7 +51,7 @@ def compare_metrics(
     reason = reason or find_problem(b, outcome, "second metric", "outcome")
     if reason:
         return Comparison(num_trials=n, reason=reason)
-    statistic = get_statistic(method)
+    statistic = STATISTICS[method]
     ones = np.ones((1, n))
     r_a = float(statistic.resampled(ones, a, outcome)[0])
     r_b = float(statistic.resampled(ones, b, outcome)[0])

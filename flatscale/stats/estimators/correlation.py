@@ -17,23 +17,23 @@ from flatscale.errors import StatsError
 from flatscale.stats.estimators.counts import kendall_counts, pearson_counts, spearman_counts
 from flatscale.stats.findings import Estimate, null_estimate
 from flatscale.stats.sample import Floats, find_problem
+from flatscale.study.registry import Registered, Registry
 
 Estimator = Callable[[Floats, Floats, float], Estimate]
 Batched = Callable[[Floats, Floats, Floats], Floats]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Statistic:
+class Statistic(Registered):
     """A registered correlation coefficient.
 
-    `estimator(x, y, confidence)` gives the value with the uncertainty it has when rows are
-    independent. `batched(counts, x, y)` gives the value for many resamples (see
-    `counts`), or is None when the statistic must be computed one resample at a time.
+    Attributes:
+        function: `function(x, y, confidence)` gives the value with the uncertainty it has when
+            rows are independent.
+        batched: `batched(counts, x, y)` gives the value for many resamples (see `counts`); None
+            when the statistic must be computed one resample at a time.
     """
 
-    name: str
-    meaning: str
-    estimator: Estimator
     batched: Batched | None = None
 
     def resampled(self, counts: Floats, x: Floats, y: Floats) -> Floats:
@@ -47,42 +47,33 @@ class Statistic:
     def _one(self, rows: np.ndarray, x: Floats, y: Floats) -> float:
         if find_problem(x[rows], y[rows], "x", "y"):
             return math.nan
-        value = self.estimator(x[rows], y[rows], 0.95).estimate
+        value = self.function(x[rows], y[rows], 0.95).estimate
         return math.nan if value is None else value
 
 
-STATISTICS: dict[str, Statistic] = {}
+STATISTICS: Registry[Statistic] = Registry("statistic", StatsError)
 """Every registered statistic by name."""
 
 
 def statistic(name: str, *, batched: Batched | None = None) -> Callable[[Estimator], Estimator]:
-    """Register `function(x, y, confidence) -> Estimate` as a correlation coefficient under `name`.
+    """Register `function(x, y, confidence) -> Estimate` as a correlation coefficient.
 
-    x and y arrive finite, not constant, with at least 3 rows. The first line of the docstring
-    becomes the statistic's entry in glossaries. Raises `StatsError` when the name is taken.
+    x and y arrive finite, not constant, with at least 3 rows. Every pair analysed in depth gets
+    the statistic, over all rows and with the jackknife over families.
+
+    Args:
+        name: what the findings call it.
+        batched: the statistic of many resamples at once; see `Statistic`.
+
+    Raises:
+        StatsError: the name is taken.
     """
 
     def register(function: Estimator) -> Estimator:
-        if name in STATISTICS:
-            raise StatsError(
-                f"a statistic named {name!r} is registered already; choose another name"
-            )
-        meaning = (function.__doc__ or name).strip().splitlines()[0]
-        STATISTICS[name] = Statistic(
-            name=name, meaning=meaning, estimator=function, batched=batched
-        )
+        STATISTICS.add(Statistic(name=name, function=function, batched=batched))
         return function
 
     return register
-
-
-def get_statistic(name: str) -> Statistic:
-    """The registered statistic `name`; raises `StatsError` listing what exists."""
-    if name not in STATISTICS:
-        raise StatsError(
-            f"no statistic is named {name!r}; registered are {', '.join(sorted(STATISTICS))}"
-        )
-    return STATISTICS[name]
 
 
 def estimate_correlation(
@@ -94,7 +85,7 @@ def estimate_correlation(
     problem = find_problem(x, y, "x", "y")
     if problem:
         return null_estimate(problem, num_trials=len(x))
-    return get_statistic(method).estimator(x, y, confidence)
+    return STATISTICS[method].function(x, y, confidence)
 
 
 @statistic("pearson", batched=pearson_counts)

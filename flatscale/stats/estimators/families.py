@@ -9,9 +9,9 @@ import numpy as np
 from scipy import stats
 
 from flatscale.stats.estimators.correlation import (
+    STATISTICS,
     estimate_correlation,
     fisher_interval,
-    get_statistic,
     t_test_of_r,
 )
 from flatscale.stats.findings import Estimate, null_estimate
@@ -26,7 +26,7 @@ def leave_one_family_out(sample: Sample, method: str = "pearson") -> Floats:
     counts = (sample.family[None, :] != np.arange(len(sample.family_names))[:, None]).astype(
         np.float64
     )
-    chosen = get_statistic(method)
+    chosen = STATISTICS[method]
     enough = counts.sum(axis=1) >= 3
     values = np.full(len(counts), np.nan)
     values[enough] = chosen.resampled(counts[enough], sample.x, sample.y)
@@ -49,7 +49,7 @@ def family_jackknife(
     refused = sample.problem() or _too_few(num_families)
     if refused:
         return null_estimate(refused, num_trials=sample.num_trials, num_families=num_families)
-    pooled = get_statistic(method).estimator(sample.x, sample.y, confidence)
+    pooled = STATISTICS[method].function(sample.x, sample.y, confidence)
     if pooled.estimate is None:
         return pooled
     return jackknife_estimate(
@@ -113,7 +113,7 @@ def within_family(sample: Sample, *, confidence: float = 0.95) -> Estimate:
         refused = refused or is_constant_within(sample.y, sample.family, sample.y_name)
     if refused:
         return null_estimate(refused, num_trials=sample.num_trials, num_families=num_families)
-    r = float(get_statistic("pearson").resampled(np.ones((1, len(x))), x, y)[0])
+    r = float(STATISTICS["pearson"].resampled(np.ones((1, len(x))), x, y)[0])
     error = 1 / math.sqrt(degrees - 1) if degrees > 1 else None
     low, high = None, None
     if error is not None:
@@ -144,7 +144,7 @@ def between_family(
     )
     if refused:
         return null_estimate(refused, num_trials=sample.num_trials, num_families=num_families)
-    found = get_statistic(method).estimator(mean_x, mean_y, confidence)
+    found = STATISTICS[method].function(mean_x, mean_y, confidence)
     return replace(found, num_trials=sample.num_trials, num_families=num_families)
 
 

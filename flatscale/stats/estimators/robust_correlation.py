@@ -12,7 +12,6 @@ from flatscale.stats.estimators.counts import pearson_counts
 from flatscale.stats.findings import Estimate, null_estimate
 from flatscale.stats.sample import Floats
 
-ROBUST_METHODS = ("percentage_bend", "winsorized", "skipped")
 _BEND = 0.2
 _TRIM = 0.2
 _MAX_DIRECTIONS = 1000

@@ -1,12 +1,9 @@
-"""Tables of metrics against outcomes: associations, comparisons, granulated Kendall, information,
-sign errors.
-"""
+"""Metrics against outcomes: correlations, comparisons, granulated Kendall, information, errors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
 
 import numpy as np
 import polars as pl
@@ -14,115 +11,231 @@ import polars as pl
 from flatscale.stats.design import StudyDesign, pair_sample
 from flatscale.stats.estimators.comparison import compare_metrics
 from flatscale.stats.estimators.granulated import granulated_kendall
-from flatscale.stats.estimators.multiplicity import adjust
 from flatscale.stats.estimators.mutual_information import conditional_information
 from flatscale.stats.estimators.sign_error import sign_errors
-from flatscale.stats.findings import Finding
+from flatscale.stats.findings import FINDING_COLUMNS, Finding
 from flatscale.stats.pair import headline
 from flatscale.stats.sample import numeric_column
+from flatscale.stats.tables.all_findings import corrected
+from flatscale.stats.tables.declaration import (
+    COUNT,
+    P_VALUE,
+    REAL,
+    REASON,
+    TEXT,
+    Column,
+    Row,
+    interval,
+    number_of_trials,
+    study_table,
+)
+from flatscale.stats.tables.study_data import StudyData, with_q_values
 
-Row = dict[str, Any]
+_METRIC = Column("metric", TEXT, "the metric", "metric")
+_OUTCOME = Column("outcome", TEXT, "the outcome", "outcome")
+_BOOTSTRAP = "end of the percentile interval of the paired bootstrap"
 
 
 def metric_outcome_pairs(design: StudyDesign) -> Iterator[tuple[str, str]]:
     """Every metric with every outcome it is not itself."""
     for outcome in design.outcomes:
-        for metric in design.all_metrics:
-            if metric != outcome:
-                yield metric, outcome
+        yield from ((metric, outcome) for metric in design.all_metrics if metric != outcome)
 
 
-def association_findings(table: pl.DataFrame, design: StudyDesign) -> list[Finding]:
+@study_table(
+    "outcome_associations",
+    "one statistic of one metric (x) with one outcome (y)",
+    *FINDING_COLUMNS,
+    key="outcomes",
+    title="Metrics against outcomes",
+    caption="Does the metric go with what one wants to predict? Partial: covariates held fixed. "
+    "All of these tests are corrected for their number (q).",
+)
+def outcome_associations(study: StudyData) -> pl.DataFrame:
     """Headline correlations of every metric with every outcome."""
-    rows = []
+    design = study.design
+    rows: list[Finding] = []
     for metric, outcome in metric_outcome_pairs(design):
-        sample = pair_sample(table, design, metric, outcome)
+        sample = pair_sample(study.table, design, metric, outcome)
         rows += headline(sample, confidence=design.confidence)
-    return rows
+    return corrected(rows, design)
 
 
-def comparison_rows(table: pl.DataFrame, design: StudyDesign) -> list[Row]:
-    """Rows of `comparisons`: the primary x against every other metric, outcome by outcome."""
+@study_table(
+    "comparisons",
+    "two metrics compared by their correlation with one outcome",
+    Column("metric_a", TEXT, "first metric", "metric A"),
+    Column("metric_b", TEXT, "second metric", "metric B"),
+    Column("outcome", TEXT, "what both are correlated with", "outcome"),
+    Column("method", TEXT, "pearson or spearman", "statistic"),
+    Column("r_a", REAL, "correlation of the first metric", "r of A", "correlation"),
+    Column("r_b", REAL, "correlation of the second metric", "r of B", "correlation"),
+    Column(
+        "abs_difference",
+        REAL,
+        "|r_a| - |r_b|: which is the stronger association, whatever its sign",
+        "|r| difference",
+        "correlation",
+    ),
+    *interval(low="abs_conf_low", high="abs_conf_high", meaning=_BOOTSTRAP),
+    Column("difference", REAL, "r_a - r_b", "difference", "correlation"),
+    *interval(meaning=_BOOTSTRAP),
+    replace(P_VALUE, meaning="two-sided bootstrap p-value of difference = 0"),
+    Column("q_value", REAL, "Benjamini-Hochberg over this table", "q", "probability"),
+    Column("resampling_unit", TEXT, "family or row", "resampled"),
+    number_of_trials(),
+    REASON,
+    title="Which metric goes with the outcome more closely",
+    caption="Paired bootstrap of the difference of two correlations with the same outcome; |r| "
+    "compares their strength whatever the sign.",
+)
+def comparisons(study: StudyData) -> list[Row]:
+    """The primary x against every other metric, outcome by outcome."""
+    design = study.design
     rows: list[Row] = []
     first = design.primary[0]
     for outcome in design.outcomes:
         for other in design.all_metrics:
             if other == first or outcome in (first, other):
                 continue
-            left = pair_sample(table, design, first, outcome)
-            right = pair_sample(table, design, other, outcome)
+            left = pair_sample(study.table, design, first, outcome)
+            right = pair_sample(study.table, design, other, outcome)
             _, at_left, at_right = np.intersect1d(left.rows, right.rows, return_indices=True)
-            family = None if left.family is None else _recode(left.family[at_left])
+            codes = None if left.family is None else left.family[at_left]
             result = compare_metrics(
                 left.x[at_left],
                 right.x[at_right],
                 left.y[at_left],
-                family=family,
+                family=None if codes is None else np.unique(codes, return_inverse=True)[1],
                 confidence=design.confidence,
                 num_resamples=design.num_resamples,
                 seed=design.seed,
             )
             names = {"metric_a": first, "metric_b": other, "outcome": outcome}
             rows.append(names | {"method": "pearson"} | asdict(result))
-    for row, q in zip(rows, adjust([row["p_value"] for row in rows]), strict=True):
-        row["q_value"] = q
-    return rows
+    return with_q_values(rows)
 
 
-def granulated_rows(table: pl.DataFrame, design: StudyDesign) -> list[Row]:
-    """Rows of `granulated`."""
-    rows: list[Row] = []
-    if not design.hyperparameters:
-        return rows
-    for metric, outcome in metric_outcome_pairs(design):
-        found = granulated_kendall(table, metric, outcome, design.hyperparameters)
+@study_table(
+    "granulated",
+    "one metric, one outcome, one hyperparameter axis (or their mean)",
+    _METRIC,
+    _OUTCOME,
+    Column(
+        "hyperparameter",
+        TEXT,
+        "the axis i, or `mean` for Psi, the mean of psi_i over the axes",
+        "hyperparameter",
+    ),
+    Column(
+        "estimate",
+        REAL,
+        "psi_i: Kendall tau along the axis, averaged over all settings of the others",
+        "ψ",
+        "correlation",
+    ),
+    Column("num_groups", COUNT, "settings of the other hyperparameters", "groups"),
+    number_of_trials(),
+    replace(REASON, meaning="why the estimate is null (the design is not a regular grid)"),
+    title="Along one hyperparameter at a time",
+    caption="Granulated Kendall τ (Jiang et al.): ranks only networks that differ in one "
+    "hyperparameter, so a hyperparameter that moves both cannot make the correlation. “mean” is Ψ.",
+    emphasis=lambda row: row["hyperparameter"] == "mean",
+)
+def granulated(study: StudyData) -> Iterator[Row]:
+    """Kendall's tau along single hyperparameters, and their mean."""
+    if not study.design.hyperparameters:
+        return
+    for metric, outcome in metric_outcome_pairs(study.design):
+        found = granulated_kendall(study.table, metric, outcome, study.design.hyperparameters)
         for name, estimate in [*found.psi.items(), ("mean", found.mean)]:
-            rows.append(
-                {
-                    "metric": metric,
-                    "outcome": outcome,
-                    "hyperparameter": name,
-                    "estimate": estimate.estimate,
-                    "num_groups": found.num_groups.get(name),
-                    "num_trials": estimate.num_trials,
-                    "reason": estimate.reason,
-                }
-            )
-    return rows
+            yield asdict(estimate) | {
+                "metric": metric,
+                "outcome": outcome,
+                "hyperparameter": name,
+                "num_groups": found.num_groups.get(name),
+            }
 
 
-def information_rows(table: pl.DataFrame, design: StudyDesign) -> list[Row]:
-    """Rows of `mutual_information`."""
-    rows: list[Row] = []
-    if not design.hyperparameters:
-        return rows
-    for metric, outcome in metric_outcome_pairs(design):
-        found = conditional_information(table, metric, outcome, design.hyperparameters)
+@study_table(
+    "mutual_information",
+    "one metric, one outcome, one conditioning set of at most two hyperparameters (or the minimum)",
+    _METRIC,
+    _OUTCOME,
+    Column(
+        "conditioned_on",
+        TEXT,
+        "hyperparameters joined by ` & `, `nothing`, or `minimum` for K",
+        "given",
+    ),
+    Column(
+        "estimate",
+        REAL,
+        "I(V_metric; V_outcome | U_S) / H(V_outcome | U_S), 0 to 1",
+        "information",
+        "correlation",
+    ),
+    Column("num_pairs", COUNT, "pairs of trials", "pairs"),
+    number_of_trials(),
+    replace(REASON, meaning="why the estimate is null"),
+    title="Information beyond the hyperparameters",
+    caption="Normalised conditional mutual information (Jiang et al.) between the order of two "
+    "networks by the metric and by the outcome; “minimum” is their K: 0 tells nothing beyond the "
+    "hyperparameters.",
+    emphasis=lambda row: row["conditioned_on"] == "minimum",
+)
+def mutual_information(study: StudyData) -> Iterator[Row]:
+    """Conditional mutual information of metric and outcome given hyperparameters."""
+    if not study.design.hyperparameters:
+        return
+    for metric, outcome in metric_outcome_pairs(study.design):
+        found = conditional_information(study.table, metric, outcome, study.design.hyperparameters)
         named = [(" & ".join(names) or "nothing", e) for names, e in found.by_set.items()]
         for name, estimate in [*named, ("minimum", found.minimum)]:
-            rows.append(
-                {
-                    "metric": metric,
-                    "outcome": outcome,
-                    "conditioned_on": name,
-                    "estimate": estimate.estimate,
-                    "num_pairs": found.num_pairs,
-                    "num_trials": estimate.num_trials,
-                    "reason": estimate.reason,
-                }
-            )
-    return rows
+            yield asdict(estimate) | {
+                "metric": metric,
+                "outcome": outcome,
+                "conditioned_on": name,
+                "num_pairs": found.num_pairs,
+            }
 
 
-def sign_error_rows(table: pl.DataFrame, design: StudyDesign) -> list[Row]:
-    """Rows of `sign_errors`."""
-    rows: list[Row] = []
+@study_table(
+    "sign_errors",
+    "one metric, one outcome, one summary over environments",
+    _METRIC,
+    _OUTCOME,
+    Column("summary", TEXT, "mean, percentile_90 or max over environments", "over environments"),
+    Column(
+        "estimate",
+        REAL,
+        "sign error: 0 ranks every pair right, 0.5 is chance, 1 ranks every pair wrong",
+        "sign error",
+        "correlation",
+    ),
+    Column(
+        "num_environments",
+        COUNT,
+        "environments with at least one pair of positive weight",
+        "environments",
+    ),
+    Column("num_pairs", COUNT, "pairs of trials in them", "pairs"),
+    number_of_trials(),
+    replace(REASON, meaning="why the estimate is null"),
+    title="How often the metric ranks two networks wrongly",
+    caption="Sign error (Dziugaite et al.) over environments: 0 ranks all pairs right, 0.5 is "
+    "chance, 1 ranks all wrong. The maximum is the worst environment.",
+)
+def sign_error_summaries(study: StudyData) -> Iterator[Row]:
+    """How often a metric ranks two networks wrongly: mean, 90th percentile, worst environment."""
+    table, design = study.table, study.design
     if not design.hyperparameters and not design.environments:
-        return rows
+        return
     for metric, outcome in metric_outcome_pairs(design):
-        samples = design.num_test_samples
+        samples, note = design.num_test_samples, None
         if samples is not None and not _is_rate(table, outcome):
             samples = None
+            note = f"{outcome} is not a rate in [-1, 1]: all pairs weighted alike"
         found = sign_errors(
             table,
             metric,
@@ -131,34 +244,21 @@ def sign_error_rows(table: pl.DataFrame, design: StudyDesign) -> list[Row]:
             hyperparameters=design.hyperparameters,
             num_test_samples=samples,
         )
-        summaries = {
-            "mean": found.mean,
-            "percentile_90": found.percentile_90,
-            "max": found.maximum,
-        }
-        note = None
-        if samples != design.num_test_samples:
-            note = f"{outcome} is not a rate in [-1, 1]: all pairs weighted alike"
-        for name, estimate in summaries.items():
-            rows.append(
-                {
-                    "metric": metric,
-                    "outcome": outcome,
-                    "summary": name,
-                    "estimate": estimate.estimate,
-                    "num_environments": found.environments.height,
-                    "num_pairs": int(found.environments["num_pairs"].sum()),
-                    "num_trials": estimate.num_trials,
-                    "reason": "; ".join(filter(None, [estimate.reason, note])) or None,
-                }
-            )
-    return rows
+        for name, estimate in (
+            ("mean", found.mean),
+            ("percentile_90", found.percentile_90),
+            ("max", found.maximum),
+        ):
+            yield asdict(estimate) | {
+                "metric": metric,
+                "outcome": outcome,
+                "summary": name,
+                "num_environments": found.environments.height,
+                "num_pairs": int(found.environments["num_pairs"].sum()),
+                "reason": "; ".join(filter(None, [estimate.reason, note])) or None,
+            }
 
 
 def _is_rate(table: pl.DataFrame, outcome: str) -> bool:
     values = numeric_column(table, outcome)
     return bool(np.nanmax(np.abs(np.where(np.isfinite(values), values, np.nan)), initial=0) <= 1)
-
-
-def _recode(family: np.ndarray) -> np.ndarray:
-    return np.unique(family, return_inverse=True)[1]
