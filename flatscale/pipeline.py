@@ -15,9 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from flatscale.cluster.launch import Listener, RunSummary, run_trials
+from flatscale.data import Points, load_points
 from flatscale.errors import FlatscaleError, TrackingError
 from flatscale.metrics import metric_catalog
-from flatscale.preflight import Points, check_study, load_points
+from flatscale.preflight import check_networks, check_study
 from flatscale.store.atomic import write_atomically
 from flatscale.store.results import Store
 from flatscale.store.status import StatusFile
@@ -63,6 +64,7 @@ def run_study(
     """
     specs = check_study(config)
     points = load_points(config)
+    check_networks(config, points.dataset)
     store.prepare(config)
     problem = None
     with ExitStack() as stack:

@@ -1,101 +1,100 @@
-"""Everything that can be refused before a study starts: names, data, networks that do not fit."""
+"""What can be refused before a study starts: names, options, networks that do not fit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import numpy as np
-
-from flatscale.data import Dataset, check_dataset, load_dataset, select_probe
+from flatscale.data import DATASETS, Dataset
 from flatscale.errors import ConfigError, FlatscaleError
 from flatscale.metrics import check_metric_names, metric_catalog
-from flatscale.models import build_model, check_model
-from flatscale.store.results import TRIAL_SCHEMA
+from flatscale.models import build_model, model_options
+from flatscale.store.records import TRIAL_SCHEMA
 from flatscale.study.plan import TrialSpec, plan
 from flatscale.study.plugins import import_plugins
-from flatscale.study.registry import nearest
-from flatscale.study.schema import StudyConfig
-from flatscale.study.seeds import derive_seed
-from flatscale.training import known_optimizers, point_loss
+from flatscale.study.registry import unknown_name
+from flatscale.study.schema import StudyConfig, TrainingConfig
+from flatscale.training import LOSSES, build_optimizer, optimizer_constants
 
 
-@dataclass(frozen=True, kw_only=True)
-class Points:
-    """The data of a study: the dataset and the point sets that networks are measured on."""
+class Faults:
+    """What is wrong with a study, every fault with its key, raised together at the end."""
 
-    dataset: Dataset
-    point_sets: dict[str, tuple[np.ndarray, np.ndarray]]
-    content_hashes: dict[str, str]
+    def __init__(self) -> None:
+        self._found: list[FlatscaleError] = []
+
+    @contextmanager
+    def at(self, key: str) -> Iterator[None]:
+        """Note the error that is raised inside as a fault of that key of the study file."""
+        try:
+            yield
+        except FlatscaleError as error:
+            self._found.append(type(error)(f"{key}: {error}"))
+
+    def raise_any(self) -> None:
+        """Raise what was noted: one fault as it is, more with a line for each."""
+        if not self._found:
+            return
+        kinds = {type(fault) for fault in self._found}
+        lines = list(dict.fromkeys(str(fault) for fault in self._found))
+        kind = kinds.pop() if len(kinds) == 1 else ConfigError
+        raise kind(lines[0] if len(lines) == 1 else "\n  ".join(["the study cannot run:", *lines]))
 
 
 def check_study(config: StudyConfig) -> list[TrialSpec]:
-    """The trials of a study whose every name is known.
+    """The trials of a study whose every name and option is known.
 
     Raises:
-        ConfigError: an unknown metric, architecture, option, optimizer, loss, source or column.
-        ModelError: an architecture refuses its options.
+        ConfigError: an unknown metric, optimizer, loss or column, or one of their options.
+        DataError: the same of a data source.
+        ModelError: the same of an architecture.
     """
     import_plugins(config.plugins)
-    check_dataset(config.data.source)
+    faults = Faults()
+    with faults.at("data"):
+        DATASETS.checked_options(config.data.source, config.data.options)
+    for index, model in enumerate(config.models):
+        with faults.at(f"models[{index}]"):
+            model_options(model.architecture, model.options)
+    for key, training in _trainings(config).items():
+        with faults.at(f"{key}.optimizer"):
+            optimizer_constants(training.optimizer)
+        with faults.at(f"{key}.loss"):
+            LOSSES[training.loss]
     measurement = config.measurement
-    check_metric_names(measurement.metrics, measurement.options)
-    for model in config.models:
-        check_model(model.architecture, dict(model.options))
-    for training in {config.training, *(m.training for m in config.models if m.training)}:
-        _check_name("training.optimizer.name", training.optimizer.name, known_optimizers())
-        point_loss(training.loss)
-    point_loss(measurement.loss or config.training.loss)
+    with faults.at("measurement"):
+        check_metric_names(measurement.metrics, measurement.options)
+        LOSSES[measurement.loss or config.training.loss]
     columns = (*measurement.metrics, *TRIAL_SCHEMA)
-    analysis = config.analysis
-    for key in ("primary", "covariates", "log"):
-        for name in getattr(analysis, key):
-            _check_name(f"analysis.{key}", name, columns)
-    known_metrics = {info.name for info in metric_catalog()}
-    for name in analysis.outcomes:
-        _check_name("analysis.outcomes", name, (*known_metrics, *columns))
+    measurable = (*columns, *(info.name for info in metric_catalog()))
+    for key in ("primary", "covariates", "log", "outcomes"):
+        known = measurable if key == "outcomes" else columns
+        for name in getattr(config.analysis, key):
+            with faults.at(f"analysis.{key}"):
+                if name not in known:
+                    raise ConfigError(unknown_name("column", name, set(known)))
+    faults.raise_any()
     return plan(config)
 
 
-def load_points(config: StudyConfig) -> Points:
-    """Load the data, choose the probe set, and try every architecture on the images' shape.
+def check_networks(config: StudyConfig, dataset: Dataset) -> None:
+    """Build every network of a study for its images, and the optimizer that trains it.
 
     Raises:
-        DataError: the data cannot be read as configured.
         ModelError: an architecture does not fit the images.
+        ConfigError: an optimizer refuses its constants.
     """
-    dataset = load_dataset(config.data, seed=derive_seed(config.seed, "data"))
-    probe = select_probe(
-        dataset,
-        config.measurement.probe_size,
-        config.measurement.probe_split,
-        seed=derive_seed(config.seed, "probe"),
-    )
-    shape = tuple(dataset.x_train.shape[1:])
+    faults = Faults()
     for index, model in enumerate(config.models):
-        try:
-            build_model(
-                model.architecture, shape, len(dataset.class_names), dict(model.options), seed=0
+        with faults.at(f"models[{index}]"):
+            network = build_model(
+                model.architecture, dataset.input_shape, dataset.num_classes, model.options, seed=0
             )
-        except FlatscaleError as error:
-            raise type(error)(f"models[{index}]: {error}") from error
-    return Points(
-        dataset=dataset,
-        point_sets={
-            "probe": (probe.x, probe.y),
-            "train": (dataset.x_train, dataset.y_train),
-            "test": (dataset.x_test, dataset.y_test),
-        },
-        content_hashes={
-            "probe": probe.content_hash,
-            "train": f"{dataset.content_hash}-train",
-            "test": f"{dataset.content_hash}-test",
-        },
-    )
+            build_optimizer(network, (model.training or config.training).optimizer, 1e-3)
+    faults.raise_any()
 
 
-def _check_name(key: str, name: str, known: tuple[str, ...] | list[str]) -> None:
-    if name not in known:
-        raise ConfigError(
-            f"{key}: unknown name {name!r}{nearest(name, list(known))}; "
-            f"allowed: {', '.join(sorted(known))}"
-        )
+def _trainings(config: StudyConfig) -> dict[str, TrainingConfig]:
+    """The training settings of a study by their place in its file."""
+    own = {f"models[{i}].training": m.training for i, m in enumerate(config.models) if m.training}
+    return {"training": config.training, **own}

@@ -29,8 +29,8 @@ from flatscale.cluster.mailbox import make_mailbox
 from flatscale.cluster.probe_pool import make_pool
 from flatscale.cluster.trial import Workshop, describe
 from flatscale.cluster.tuning import run_on_tune
+from flatscale.data import Points
 from flatscale.errors import FlatscaleError, StoreError
-from flatscale.preflight import Points
 from flatscale.store.results import DIVERGED, FAILED, FINISHED, Store, TrialRecord
 from flatscale.study.plan import TrialSpec
 from flatscale.study.schema import StudyConfig

@@ -4,32 +4,27 @@ from flatscale.data.digits import digits
 from flatscale.data.folder import folder
 from flatscale.data.loading import Dataset, load_dataset
 from flatscale.data.parquet import parquet
+from flatscale.data.points import Points, load_points
 from flatscale.data.probe_set import Probe, select_probe
-from flatscale.data.source import (
-    Source,
-    Split,
-    array_split,
-    check_dataset,
-    dataset,
-    known_datasets,
-)
+from flatscale.data.source import DATASETS, Source, Split, array_split, dataset
 from flatscale.data.torchvision_sets import cifar10, cifar100, fashion_mnist, mnist
 
 __all__ = [
+    "DATASETS",
     "Dataset",
+    "Points",
     "Probe",
     "Source",
     "Split",
     "array_split",
-    "check_dataset",
     "cifar10",
     "cifar100",
     "dataset",
     "digits",
     "fashion_mnist",
     "folder",
-    "known_datasets",
     "load_dataset",
+    "load_points",
     "mnist",
     "parquet",
     "select_probe",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flatscale.data.selection import balanced_rows, select_classes
-from flatscale.data.source import LOADERS, Source, Split, check_dataset, unit_range
+from flatscale.data.source import DATASETS, Source, Split, unit_range
 from flatscale.errors import DataError
 from flatscale.study.schema import DataConfig
 from flatscale.study.seeds import derive_seed
@@ -54,14 +54,14 @@ def load_dataset(config: DataConfig, *, seed: int) -> Dataset:
 
     Args:
         config: the `data` part of the study file.
-        seed: the study's seed; the subsets of `train_size` and `test_size` derive from it.
+        seed: the subsets of `train_size` and `test_size` derive from it.
 
     Raises:
-        DataError: unknown source or class, files that are missing or broken (named, with the row),
-            images of different sizes, an empty class, or more images asked for than exist.
+        DataError: unknown source, option or class, files that are missing or broken (named, with
+            the row), images of different sizes, an empty class, or more images than exist.
     """
-    check_dataset(config.source)
-    source = LOADERS[config.source](config)
+    options = DATASETS.checked_options(config.source, config.options)
+    source: Source = DATASETS[config.source].function(config, **options)
     classes = select_classes(source.class_names, config.classes)
     if len(classes) < 2:
         raise DataError(

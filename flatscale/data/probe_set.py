@@ -39,7 +39,7 @@ def select_probe(
         dataset: the study's images.
         size: number of images.
         split: `train` or `test`.
-        seed: the study's seed.
+        seed: the draw derives from it.
 
     Raises:
         DataError: the split has fewer images than that.

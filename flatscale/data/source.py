@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flatscale.errors import DataError
-from flatscale.study.registry import nearest
+from flatscale.study.registry import Registered, Registry
 from flatscale.study.schema import DataConfig
 
 ReadImages = Callable[[NDArray[np.int64]], NDArray[np.generic]]
@@ -42,41 +42,25 @@ class Source:
     class_names: tuple[str, ...]
 
 
-Loader = Callable[[DataConfig], Source]
+Loader = Callable[..., Source]
+"""(the `data` part of a study file, **options) -> source."""
 
-LOADERS: dict[str, Loader] = {}
+DATASETS: Registry[Registered] = Registry("data source", DataError)
 
 
 def dataset(name: str) -> Callable[[Loader], Loader]:
     """Register a loader: a function from the `data` part of a study file to a `Source`.
 
     The loader takes all there is; the choice of classes, the balanced subsets, the scaling and the
-    content hash are the same for every source.
+    content hash are the same for every source. Its keyword-only arguments are its options: what
+    `data.options` may set, checked against their annotations.
     """
 
     def add(loader: Loader) -> Loader:
-        LOADERS[name] = loader
+        DATASETS.add(Registered(name=name, function=loader))
         return loader
 
     return add
-
-
-def known_datasets() -> tuple[str, ...]:
-    """The registered names, sorted."""
-    return tuple(sorted(LOADERS))
-
-
-def check_dataset(name: str) -> None:
-    """Check a source's name without loading anything.
-
-    Raises:
-        DataError: no such source, naming the nearest.
-    """
-    if name not in LOADERS:
-        known = known_datasets()
-        raise DataError(
-            f"unknown data source {name!r}{nearest(name, known)}; known: {', '.join(known)}"
-        )
 
 
 def array_split(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from flatscale.errors import ModelError
-from flatscale.models.pytorch_image_models import timm_model
-from flatscale.models.registry import checked_options, network_builder
+from flatscale.models.architectures import MODELS, model_options
+from flatscale.models.pytorch_image_models import PREFIX, timm_model
 
 _generator_lock = threading.Lock()
 
@@ -39,10 +40,12 @@ def build_model(
     Raises:
         ModelError: unknown architecture or option, or a network that does not take such images.
     """
-    builder = network_builder(architecture)
-    arguments = checked_options(architecture, options)
-    if builder is timm_model:
-        arguments["architecture"] = architecture
+    arguments = model_options(architecture, options)
+    builder: Callable[..., nn.Module]
+    if architecture.startswith(PREFIX):
+        builder = partial(timm_model, architecture=architecture)
+    else:
+        builder = MODELS[architecture].function
     with _generator_lock, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
         network = builder(input_shape, num_classes, **arguments)

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import nn
 
 from flatscale.errors import ModelError
-from flatscale.models.registry import model
+from flatscale.models.architectures import model
 
 _KERNEL = 5
 

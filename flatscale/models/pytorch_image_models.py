@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -11,6 +12,10 @@ from flatscale.models.torchvision_ops import allow_torchvision_without_ops
 from flatscale.study.registry import nearest
 
 PREFIX = "timm:"
+_SET_HERE = frozenset(
+    {"architecture", "input_shape", "num_classes", "in_chans", "img_size"}
+    | {"model_name", "pretrained", "checkpoint_path"}
+)
 
 
 def timm_model(
@@ -65,6 +70,20 @@ def timm_family(architecture: str) -> str:
     """
     timm = _timm()
     return timm.models.model_entrypoint(_timm_name(architecture)).__module__.rpartition(".")[2]
+
+
+def timm_options(architecture: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `timm:<name>`, none of which flatscale sets itself.
+
+    Raises:
+        ModelError: timm has no such architecture, or an option cannot be set.
+    """
+    _timm_name(architecture)
+    if clash := sorted(_SET_HERE & set(options)):
+        raise ModelError(
+            f"option {clash[0]!r} of {architecture!r} cannot be set: flatscale sets it itself"
+        )
+    return dict(options)
 
 
 def _timm_name(architecture: str) -> str:

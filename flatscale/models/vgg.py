@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from flatscale.models.registry import model
+from flatscale.models.architectures import model
 
 _KERNEL, _PADDING = 3, 2
 

@@ -10,15 +10,16 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from flatscale.errors import ConfigError
+from flatscale.study.identity import content_hash, result_content
 from flatscale.study.schema import (
     DataConfig,
     Design,
     GridDesign,
     MeasurementConfig,
+    Options,
     SobolDesign,
     StudyConfig,
     TrainingConfig,
-    content_hash,
 )
 from flatscale.study.seeds import derive_seed
 
@@ -33,7 +34,7 @@ class TrialSpec(BaseModel):
     architecture: str
     family: str | None
     """A label for the statistics; not part of the id."""
-    options: dict[str, bool | int | float | str | tuple[int, ...]]
+    options: Options
     training: TrainingConfig
     measurement: MeasurementConfig
     learning_rate: float
@@ -43,25 +44,22 @@ class TrialSpec(BaseModel):
     @cached_property
     def network_id(self) -> str:
         """Hash of what determines the trained network; names its checkpoint."""
-        return content_hash(self._network_content())
+        return content_hash(self._network_content)
 
     @cached_property
     def trial_id(self) -> str:
-        """Hash of what determines the network and its measurements; names the trial's record.
+        """Hash of what determines the network and its measurements; names the trial's record."""
+        measurement = self._content["measurement"]
+        measurement = {**measurement, "metrics": sorted(measurement["metrics"])}
+        return content_hash({"network": self._network_content, "measurement": measurement})
 
-        Where the data lie, how families are labelled and what resources are used are left out:
-        they change no result.
-        """
-        measurement = self.measurement.model_dump(mode="json")
-        measurement["metrics"] = sorted(measurement["metrics"])
-        return content_hash({"network": self._network_content(), "measurement": measurement})
+    @cached_property
+    def _content(self) -> dict[str, Any]:
+        return result_content(self)
 
+    @property
     def _network_content(self) -> dict[str, Any]:
-        content = self.model_dump(mode="json", exclude={"family", "measurement"})
-        for key in ("path", "download"):
-            del content["data"][key]
-        del content["training"]["checkpoint_every"]
-        return content
+        return {name: part for name, part in self._content.items() if name != "measurement"}
 
     def seed(self, *purpose: str | int) -> int:
         """A seed for one use within this trial, the same whatever is measured."""

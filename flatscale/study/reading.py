@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from flatscale.errors import ConfigError
 from flatscale.study.redaction import without_passwords
 from flatscale.study.registry import nearest
 from flatscale.study.schema import StudyConfig, json_schema
+
+_TYPE = re.compile(r"bool|int|float|str|tuple\[.*\]")
 
 
 def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
@@ -48,7 +51,7 @@ def parse_config(content: dict[str, Any], where: str = "the study") -> StudyConf
     try:
         return StudyConfig.model_validate(content)
     except ValidationError as error:
-        faults = "\n".join(f"  {_describe(fault)}" for fault in error.errors())
+        faults = "\n".join(dict.fromkeys(f"  {_describe(fault)}" for fault in error.errors()))
         raise ConfigError(f"{where} is not a valid study:\n{faults}") from None
     except RecursionError:
         raise ConfigError(f"{where} is not a valid study: it refers to itself") from None
@@ -76,8 +79,13 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
 def _describe(fault: Any) -> str:
     """One line for one pydantic fault: where, what was found, what is allowed."""
     location = [part for part in fault["loc"] if part not in ("grid", "sobol")]
-    where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
     message = fault["msg"].removeprefix("Value error, ")
+    types = [index for index, part in enumerate(location) if _TYPE.fullmatch(str(part))]
+    if types and {"options", "optimizer"} & set(location):
+        # pydantic names a fault once for each type that an option's value might have.
+        location = location[: types[0]]
+        message = "must be true, false, a finite number, a text or a list of these"
+    where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
     if fault["type"] == "extra_forbidden":
         known = _known_keys(tuple(fault["loc"][:-1]))
         hint = nearest(str(fault["loc"][-1]), known)

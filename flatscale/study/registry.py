@@ -47,11 +47,15 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
     Args:
         kind: what its things are called in messages, such as `metric`.
         error: what is raised for a name or an option that cannot be used.
+        also: names allowed beside those registered, as a message lists them.
     """
 
-    def __init__(self, kind: str, error: type[FlatscaleError] = ConfigError) -> None:
+    def __init__(
+        self, kind: str, error: type[FlatscaleError] = ConfigError, also: Iterable[str] = ()
+    ) -> None:
         self.kind = kind
         self._error = error
+        self._also = tuple(also)
         self._entries: dict[str, Entry] = {}
 
     def add(self, entry: Entry) -> None:
@@ -90,15 +94,23 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
 
     def unknown(self, name: str, *, also: Iterable[str] = ()) -> FlatscaleError:
         """The error for a name that nothing here has; `also` are further names allowed."""
-        return self._error(unknown_name(self.kind, name, [*self._entries, *also]))
+        return self._error(unknown_name(self.kind, name, [*self._entries, *self._also, *also]))
 
-    def checked_options(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    def checked_options(
+        self, name: str, options: Mapping[str, Any], where: str | None = None
+    ) -> dict[str, Any]:
         """Options of one thing, as its function takes them: only those given.
+
+        Args:
+            name: of the thing.
+            options: values by option.
+            where: what a message calls them; `options of 'name'` by default.
 
         Raises:
             FlatscaleError: an unknown name or option, or a value of the wrong type or range.
         """
-        return checked_options([self[name].function], options, f"options of {name!r}", self._error)
+        where = f"options of {name!r}" if where is None else where
+        return checked_options([self[name].function], options, where, self._error)
 
 
 def checked_options(
@@ -114,7 +126,7 @@ def checked_options(
     Args:
         functions: whose keyword-only arguments are allowed, together.
         options: values by option.
-        where: what to call them in a message.
+        where: what to call them in a message, if anything.
         error: what is raised.
 
     Raises:
@@ -122,7 +134,7 @@ def checked_options(
     """
     functions = tuple(functions)
     if not isinstance(options, Mapping):
-        raise error(f"{where} must be a mapping of option to value; found {options!r}")
+        raise error(f"{where or 'this'} must be a mapping of option to value; found {options!r}")
     schema = _schema(functions)
     try:
         found = _validated(schema, dict(options))
@@ -130,7 +142,7 @@ def checked_options(
         faults = "; ".join(
             _describe(fault, list(schema.model_fields)) for fault in problem.errors()
         )
-        raise error(f"{where}: {faults}") from None
+        raise error(f"{where}: {faults}" if where else faults) from None
     return {name: getattr(found, name) for name in options}
 
 

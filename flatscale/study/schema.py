@@ -8,15 +8,16 @@ registries need torch and this file must not.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
+from flatscale.study.identity import content_hash, identifying_content
 from flatscale.study.redaction import without_password
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+OptionValue = bool | int | FiniteFloat | str | tuple[bool | int | FiniteFloat | str, ...]
+Options = dict[str, OptionValue]
 SLUG = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 
 
@@ -44,6 +45,8 @@ class DataConfig(_Part):
     """Resize images to this height and width; required when the files differ in size."""
     download: bool = False
     """Let torchvision fetch a missing dataset into `path`."""
+    options: Options = Field(default_factory=dict)
+    """Options of a plugin's source."""
 
     @field_validator("classes")
     @classmethod
@@ -114,9 +117,7 @@ class ModelConfig(_Part):
     """`mlp`, `lenet`, `vgg11` (the paper's), `timm:<name>`, or a plugin's name."""
     family: str | None = Field(default=None, min_length=1, max_length=100)
     """The family this network counts as in the statistics; the architecture's own by default."""
-    options: dict[str, bool | int | FiniteFloat | str | tuple[int, ...]] = Field(
-        default_factory=dict
-    )
+    options: Options = Field(default_factory=dict)
     """Options of the architecture, such as `width: 100` for `mlp`."""
     design: Design | None = None
     """A design of its own instead of the study's."""
@@ -125,14 +126,23 @@ class ModelConfig(_Part):
 
 
 class OptimizerConfig(_Part):
-    """The optimizer; its learning rate comes from the design."""
+    """The optimizer and its constants; its learning rate comes from the design."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: Options = Field(init=False)
 
     name: str = "sgd"
-    """`sgd`, or a plugin's name."""
+    """`sgd`, or a plugin's name; other keys are constants of the optimizer of that name."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
-    """Momentum of SGD."""
+    """Momentum of SGD, and of other optimizers that take one."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """L2 penalty added to the gradient."""
+    """L2 penalty added to the gradient, by optimizers that take one."""
+
+    @property
+    def constants(self) -> Options:
+        """What is given to the optimizer: momentum and weight decay unless 0, and its own."""
+        both: Options = {"momentum": self.momentum, "weight_decay": self.weight_decay}
+        return {name: value for name, value in both.items() if value} | (self.model_extra or {})
 
 
 class TrainingConfig(_Part):
@@ -189,9 +199,7 @@ class MeasurementConfig(_Part):
     """Loss of the sharpness measures; the training loss by default."""
     num_snapshots: int = Field(default=1, ge=1)
     """1 measures at the end; more adds log-spaced steps up to `max_steps`, ending with the end."""
-    options: dict[str, dict[str, bool | int | FiniteFloat | str | None]] = Field(
-        default_factory=dict
-    )
+    options: dict[str, dict[str, OptionValue | None]] = Field(default_factory=dict)
     """Options of single metrics, such as `adaptive_sharpness: {rho: 0.1}`."""
 
     @field_validator("metrics")
@@ -285,20 +293,17 @@ class StudyConfig(_Part):
     @property
     def content_hash(self) -> str:
         """SHA-256 of the validated study, the hash printed in the report (16 hex digits)."""
-        return content_hash(self.shown())
+        return content_hash(identifying_content(self._without_password()))
 
     def shown(self) -> dict[str, Any]:
         """The study as it may be stored, tracked and printed: without a password."""
-        content = self.model_dump(mode="json")
-        if self.tracking.uri is not None:
-            content["tracking"]["uri"] = without_password(self.tracking.uri)
-        return content
+        return self._without_password().model_dump(mode="json")
 
-
-def content_hash(content: Any) -> str:
-    """SHA-256 of a JSON-able value in canonical form, 16 hex digits."""
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    def _without_password(self) -> StudyConfig:
+        if self.tracking.uri is None:
+            return self
+        uri = without_password(self.tracking.uri)
+        return self.model_copy(update={"tracking": self.tracking.model_copy(update={"uri": uri})})
 
 
 def json_schema() -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from flatscale.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from flatscale.training.loop import TrainingResult, train
-from flatscale.training.losses import point_loss
+from flatscale.training.losses import LOSSES, loss, point_loss
 from flatscale.training.optimizers import (
+    OPTIMIZERS,
     build_optimizer,
-    check_optimizer,
-    known_optimizers,
     optimizer,
+    optimizer_constants,
 )
 from flatscale.training.order import log_spaced_steps
 from flatscale.training.weights import (
@@ -18,15 +18,17 @@ from flatscale.training.weights import (
 )
 
 __all__ = [
+    "LOSSES",
+    "OPTIMIZERS",
     "Checkpoint",
     "TrainingResult",
     "build_optimizer",
-    "check_optimizer",
-    "known_optimizers",
     "load_checkpoint",
     "load_weights",
     "log_spaced_steps",
+    "loss",
     "optimizer",
+    "optimizer_constants",
     "point_loss",
     "save_checkpoint",
     "save_weights",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flatscale.errors import ModelError
+from flatscale.study.identity import result_content
 from flatscale.study.schema import TrainingConfig
 from flatscale.study.seeds import derive_seed
 from flatscale.training.checkpoint import load_checkpoint, save_checkpoint
@@ -299,7 +300,7 @@ def _settings(
 ) -> dict[str, Any]:
     """What a checkpoint must share with the training that resumes from it."""
     return {
-        "training": config.model_dump(mode="json", exclude={"checkpoint_every"}),
+        "training": result_content(config),
         "learning_rate": learning_rate,
         "batch_size": batch_size,
         "seed": seed,

@@ -2,60 +2,58 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flatscale.errors import ConfigError, ModelError
+from flatscale.errors import ModelError
+from flatscale.study.registry import Registered, Registry
 
 PointLoss = Callable[[Tensor, Tensor], Tensor]
 """(outputs (B, N), targets (B,) or (B, N)) -> loss of each point (B,)."""
 
-POINT_LOSSES: dict[str, PointLoss] = {}
 
-_TAKES_LOGITS: set[PointLoss] = set()
+@dataclass(frozen=True, kw_only=True)
+class Loss(Registered):
+    """A loss per point, and whether it is defined on the raw network outputs."""
+
+    of_logits: bool
 
 
-def register_loss(name: str, *, of_logits: bool = False) -> Callable[[PointLoss], PointLoss]:
-    """Register a loss per point under `name`.
+LOSSES: Registry[Loss] = Registry("loss")
+
+
+def loss(name: str, *, of_logits: bool = False) -> Callable[[PointLoss], PointLoss]:
+    """Register a loss per point: a function (outputs, targets) -> losses (B,).
 
     Args:
-        name: what a config or `measure(loss=...)` calls it.
+        name: what a study file or `measure(loss=...)` calls it.
         of_logits: the loss is defined on the raw network outputs, so a metric's output map
             (sigmoid, softmax) is not applied before it.
     """
 
     def add(function: PointLoss) -> PointLoss:
-        POINT_LOSSES[name] = function
-        if of_logits:
-            _TAKES_LOGITS.add(function)
+        LOSSES.add(Loss(name=name, function=function, of_logits=of_logits))
         return function
 
     return add
 
 
-def point_loss(loss: str | PointLoss) -> PointLoss:
+def point_loss(wanted: str | PointLoss) -> PointLoss:
     """The loss function registered under a name; a callable is passed through.
 
     Raises:
         ConfigError: no loss of that name; the nearest registered one is named.
     """
-    if callable(loss):
-        return loss
-    if loss in POINT_LOSSES:
-        return POINT_LOSSES[loss]
-    near = difflib.get_close_matches(loss, POINT_LOSSES, n=1, cutoff=0.0)
-    raise ConfigError(
-        f"unknown loss {loss!r}; did you mean {near[0]!r}? Registered: {', '.join(POINT_LOSSES)}"
-    )
+    return wanted if callable(wanted) else LOSSES[wanted].function
 
 
-def takes_logits(loss: PointLoss) -> bool:
+def takes_logits(function: PointLoss) -> bool:
     """Whether the loss is defined on raw outputs, whatever the output map."""
-    return loss in _TAKES_LOGITS
+    return any(known.of_logits and known.function == function for known in LOSSES.values())
 
 
 def target_vectors(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -80,19 +78,19 @@ def target_vectors(outputs: Tensor, targets: Tensor) -> Tensor:
         ) from error
 
 
-@register_loss("squared_error")
+@loss("squared_error")
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """||f - t||^2 against one-hot targets, per point (B,)."""
     return (outputs - target_vectors(outputs, targets)).square().sum(dim=1)
 
 
-@register_loss("half_squared_error")
+@loss("half_squared_error")
 def half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """1/2 ||f - t||^2 against one-hot targets, per point (B,)."""
     return 0.5 * squared_error(outputs, targets)
 
 
-@register_loss("cross_entropy", of_logits=True)
+@loss("cross_entropy", of_logits=True)
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """-log softmax(f)_t of the logits, per point (B,)."""
     if targets.is_floating_point():
@@ -100,9 +98,9 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(outputs, targets.long(), reduction="none")
 
 
-def mean_loss(loss: PointLoss, outputs: Tensor, targets: Tensor) -> Tensor:
+def mean_loss(function: PointLoss, outputs: Tensor, targets: Tensor) -> Tensor:
     """The mean over points of a loss per point: what training descends."""
-    values = loss(outputs, targets)
+    values = function(outputs, targets)
     if values.shape != outputs.shape[:1]:
         raise ModelError(
             f"a loss must return one value per point, shape ({outputs.shape[0]},); "

@@ -15,7 +15,8 @@ import ray
 
 from flatscale.cluster.launch import run_trials
 from flatscale.cluster.probe_pool import ProbePool, make_pool
-from flatscale.preflight import check_study, load_points
+from flatscale.data import load_points
+from flatscale.preflight import check_study
 from flatscale.store.results import Results, Store, TrialRecord
 from flatscale.study.schema import StudyConfig
 from tests.cluster.processes import kill, workers

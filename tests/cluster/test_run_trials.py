@@ -13,10 +13,11 @@ import ray
 import torch
 
 from flatscale.cluster.launch import missing_trials, run_trials
+from flatscale.data import load_points
 from flatscale.errors import FlatscaleError, StoreError
 from flatscale.metrics import measure
 from flatscale.models import build_model
-from flatscale.preflight import check_study, load_points
+from flatscale.preflight import check_study
 from flatscale.store.results import Results, Store, TrialRecord
 from flatscale.study.plan import plan
 from flatscale.study.reading import parse_config

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import numpy as np
 import pytest
+from pydantic import Field
 from sklearn.datasets import load_digits
 
 from flatscale.data import (
+    DATASETS,
     Dataset,
     Source,
     array_split,
     dataset,
-    known_datasets,
     load_dataset,
     select_probe,
 )
 from flatscale.data.loading import array_hash
-from flatscale.data.source import LOADERS
 from flatscale.errors import DataError
 from flatscale.study.schema import DataConfig
 
@@ -31,12 +32,7 @@ def digits() -> Dataset:
 @pytest.fixture
 def own_loaders(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loaders registered in a test are forgotten after it."""
-    for module in ("source", "loading"):
-        monkeypatch.setattr(f"flatscale.data.{module}.LOADERS", LOADERS)
-    before = dict(LOADERS)
-    yield
-    LOADERS.clear()
-    LOADERS.update(before)
+    monkeypatch.setattr(DATASETS, "_entries", dict(DATASETS.items()))
 
 
 def test_digits_are_all_of_scikit_learns(digits: Dataset) -> None:
@@ -144,7 +140,7 @@ def test_what_cannot_be_had_is_refused(config: DataConfig, fault: str) -> None:
         load_dataset(config, seed=0)
 
 
-@pytest.mark.parametrize("source", sorted(set(known_datasets()) - {"digits"}))
+@pytest.mark.parametrize("source", sorted(set(DATASETS) - {"digits"}))
 def test_every_source_of_files_asks_for_a_path_and_names_one_that_is_missing(
     source: str, tmp_path
 ) -> None:
@@ -172,6 +168,28 @@ def test_a_plugin_is_one_decorated_function() -> None:
     assert loaded.name == "noise"
     assert loaded.x_test.max() == np.float32(255 / 255)
     assert loaded.y_train.tolist() == sorted(loaded.y_train.tolist(), key=int)
+
+
+@pytest.mark.usefixtures("own_loaders")
+def test_a_plugins_loader_has_options_of_its_own() -> None:
+    @dataset("stripes")
+    def stripes(
+        config: DataConfig, *, side: Annotated[int, Field(ge=4)] = 4, grey: float
+    ) -> Source:
+        return _noise(np.full((2, 1, side, side), grey), [0, 1])
+
+    loaded = load_dataset(DataConfig(source="stripes", options={"side": 6, "grey": 0.5}), seed=0)
+    assert loaded.input_shape == (1, 6, 6)
+    assert (loaded.x_train == 0.5).all()
+    for options, fault in (
+        ({"side": 6}, "'grey' is required"),
+        ({"grey": 0.5, "side": 3}, "'side': .*greater than or equal to 4; found 3"),
+        ({"gray": 0.5}, r"unknown option 'gray' \(did you mean 'grey'\?\); allowed: side, grey"),
+    ):
+        with pytest.raises(DataError, match=fault):
+            load_dataset(DataConfig(source="stripes", options=options), seed=0)
+    with pytest.raises(DataError, match="'digits': unknown option 'side'; it takes none"):
+        load_dataset(DataConfig(options={"side": 6}), seed=0)
 
 
 @pytest.mark.usefixtures("own_loaders")

@@ -10,13 +10,12 @@ from torch import nn
 
 from flatscale.errors import ModelError
 from flatscale.models import (
+    MODELS,
     architecture_family,
     build_model,
-    check_model,
-    known_architectures,
     model,
+    model_options,
 )
-from flatscale.models.registry import MODELS
 
 SHAPES = [(1, 4, 4), (1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 33, 47)]
 SMALL_TIMM = ["timm:resnet10t", "timm:vit_tiny_patch16_224", "timm:mixer_s32_224"]
@@ -27,7 +26,7 @@ def same_weights(first: nn.Module, second: nn.Module) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-@pytest.mark.parametrize("architecture", known_architectures())
+@pytest.mark.parametrize("architecture", MODELS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_architecture_maps_images_of_every_size_to_outputs(
     architecture: str, shape: tuple[int, int, int]
@@ -37,7 +36,7 @@ def test_every_architecture_maps_images_of_every_size_to_outputs(
     assert network(torch.rand(3, *shape)).shape == (3, 7)
 
 
-@pytest.mark.parametrize("architecture", known_architectures())
+@pytest.mark.parametrize("architecture", MODELS)
 def test_weights_follow_from_the_seed_and_leave_the_global_generator_alone(
     architecture: str,
 ) -> None:
@@ -66,7 +65,7 @@ def test_threads_that_build_at_once_get_the_same_weights() -> None:
     assert all(same_weights(reference, network) for network in built)
 
 
-@pytest.mark.parametrize("architecture", known_architectures())
+@pytest.mark.parametrize("architecture", MODELS)
 def test_no_layer_overwrites_its_input(architecture: str) -> None:
     network = build_model(architecture, (1, 8, 8), 3, {}, seed=0)
     assert not any(getattr(module, "inplace", False) for module in network.modules())
@@ -135,7 +134,7 @@ def test_families() -> None:
         ("mlp", {"width": True}, "'width': .*found True"),
         ("mlp", {"activation": "elu"}, "'tanh' or 'relu'; found 'elu'"),
         ("vgg11", {"channels": ()}, "'channels'"),
-        ("vgg11", {"channels": (8, -1)}, "'channels': .*found -1"),
+        ("vgg11", {"channels": (8, -1)}, r"'channels\.1': .*found -1"),
         ("lenet", {"width_factor": float("inf")}, "'width_factor': .*found inf"),
         ("timm:resnet18", {"pretrained": True}, "'pretrained' .* cannot be set"),
         ("timm:resnet18", {"img_size": 3}, "'img_size' .* cannot be set"),
@@ -143,7 +142,7 @@ def test_families() -> None:
 )
 def test_a_wrong_name_or_option_is_refused(architecture: str, options: dict, fault: str) -> None:
     with pytest.raises(ModelError, match=fault):
-        check_model(architecture, options)
+        model_options(architecture, options)
     with pytest.raises(ModelError, match=fault):
         build_model(architecture, (1, 8, 8), 2, options, seed=0)
 
@@ -155,13 +154,21 @@ def test_options_timm_does_not_know_and_images_it_cannot_take_are_refused() -> N
         build_model("timm:levit_128s", (3, 7, 7), 2, {}, seed=0)
 
 
+def test_a_list_is_taken_where_a_tuple_is_declared() -> None:
+    of_list = build_model("vgg11", (1, 8, 8), 2, {"channels": [4, 4, 8]}, seed=0)
+    assert same_weights(
+        of_list, build_model("vgg11", (1, 8, 8), 2, {"channels": (4, 4, 8)}, seed=0)
+    )
+    assert [m.out_channels for m in of_list if isinstance(m, nn.Conv2d)] == [4, 4, 8]
+
+
 def test_an_image_too_small_for_lenet_is_refused() -> None:
     with pytest.raises(ModelError, match="at least 4x4; found 3x8"):
         build_model("lenet", (1, 3, 8), 2, {}, seed=0)
 
 
 def test_a_plugin_is_one_decorated_function(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flatscale.models.registry.MODELS", dict(MODELS))
+    monkeypatch.setattr(MODELS, "_entries", dict(MODELS.items()))
 
     @model("pooled_linear", family="linear")
     def pooled_linear(
@@ -175,13 +182,13 @@ def test_a_plugin_is_one_decorated_function(monkeypatch: pytest.MonkeyPatch) -> 
     network = build_model("pooled_linear", (3, 9, 9), 4, {"bias": False}, seed=0)
     assert network[2].bias is None
     with pytest.raises(ModelError, match="unknown option 'bia'"):
-        check_model("pooled_linear", {"bia": False})
+        model_options("pooled_linear", {"bia": False})
 
 
 def test_a_plugin_with_outputs_of_another_shape_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("flatscale.models.registry.MODELS", dict(MODELS))
+    monkeypatch.setattr(MODELS, "_entries", dict(MODELS.items()))
 
     @model("unflattened")
     def unflattened(input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:

@@ -14,8 +14,14 @@ from torch import nn
 from flatscale.errors import ConfigError, ModelError, StoreError
 from flatscale.models import build_model
 from flatscale.study.schema import OptimizerConfig, TrainingConfig
-from flatscale.training import log_spaced_steps, optimizer, train
-from flatscale.training.optimizers import OPTIMIZERS
+from flatscale.training import (
+    OPTIMIZERS,
+    build_optimizer,
+    log_spaced_steps,
+    optimizer,
+    optimizer_constants,
+    train,
+)
 from flatscale.training.order import BatchOrder
 
 SHAPE, NUM_CLASSES, NUM_IMAGES = (1, 8, 8), 3, 50
@@ -307,18 +313,45 @@ def test_what_does_not_fit_is_refused(images) -> None:
 def test_an_optimizer_is_one_decorated_function(
     images, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("flatscale.training.optimizers.OPTIMIZERS", dict(OPTIMIZERS))
+    monkeypatch.setattr(OPTIMIZERS, "_entries", dict(OPTIMIZERS.items()))
 
     @optimizer("adam")
-    def adam(parameters, learning_rate, config):
-        return torch.optim.Adam(parameters, lr=learning_rate)
+    def adam(
+        parameters,
+        learning_rate,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+    ):
+        return torch.optim.Adam(parameters, learning_rate, betas, weight_decay=weight_decay)
 
-    settings = config(optimizer=OptimizerConfig(name="adam"), checkpoint_every=50)
+    constants = OptimizerConfig(name="adam", betas=[0.8, 0.99])
+    built = build_optimizer(network(), constants, 0.01)
+    assert built.param_groups[0]["betas"] == (0.8, 0.99)
+    assert optimizer_constants(constants) == {"betas": (0.8, 0.99), "weight_decay": 0.0}
+    settings = config(optimizer=constants, checkpoint_every=50)
     arguments = {"learning_rate": 0.01, "batch_size": 8, "seed": 0}
     first, second = network(), network()
     train(first, *images, settings, checkpoint=tmp_path / "a", **arguments)
     train(second, *images, settings, checkpoint=tmp_path / "a", **arguments)
     assert same(weights(first), weights(second))
+    for wrong, fault in (
+        ({"momentum": 0.9}, "unknown option 'momentum'; allowed: betas, weight_decay"),
+        ({"betas": [0.9]}, "'betas.1' is required"),
+        ({"betas": [0.9, 2]}, "'adam' cannot be built: Invalid beta parameter at index 1"),
+    ):
+        with pytest.raises(ConfigError, match=fault):
+            build_optimizer(network(), OptimizerConfig(name="adam", **wrong), 0.01)
+
+
+def test_momentum_and_weight_decay_are_0_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OPTIMIZERS, "_entries", dict(OPTIMIZERS.items()))
+    assert optimizer_constants(OptimizerConfig()) == {"momentum": 0.0, "weight_decay": 0.0}
+    with pytest.raises(ConfigError, match="'adamw': the default of weight_decay must be 0"):
+
+        @optimizer("adamw")
+        def adamw(parameters, learning_rate, *, weight_decay: float = 0.01):
+            return torch.optim.AdamW(parameters, learning_rate, weight_decay=weight_decay)
 
 
 @pytest.mark.parametrize("num_snapshots", [1, 2, 5, 20, 200])
