@@ -1,27 +1,31 @@
-"""Every chart obeys Vega-Lite's schema, on a desk and on a phone; every figure is drawn."""
+"""Every figure obeys Vega-Lite's schema in each of its looks and is printed as vectors."""
 
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import altair as alt
 import pytest
 import vl_convert
 
-from flatscale.report.charts import point_datasets
-from flatscale.report.charts.palette import COLOURS, family_styles
+from flatscale.report.charts import FIGURES, charts_of, datasets, paper_figures
+from flatscale.report.charts.draw import specification
+from flatscale.report.charts.encodings import family_styles
+from flatscale.report.charts.look import COLOURS, NARROW, PAGE, WIDE
 from flatscale.report.content.content import Content
 from flatscale.report.content.from_store import content_of_store
 from flatscale.report.content.sections import sections_of
-from flatscale.report.figures import FIGURES, paper_figures, to_pdf
+from flatscale.report.render import vega_bundle
 from flatscale.store.results import Store
 
 CHARTS = {
     "scatter",
     "levels",
     "forest",
-    "left-out",
+    "leave_one_out",
     "residuals",
     "matrix",
     "explorer",
@@ -29,6 +33,7 @@ CHARTS = {
     "convergence",
     "trajectories",
 }
+PRINTED = CHARTS - {"explorer"} | {"outcomes"}
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +45,24 @@ def test_every_chart_of_the_specification_is_there(content: Content) -> None:
     assert {chart.key for s in sections_of(content) for chart in s.charts} == CHARTS
 
 
-def test_every_chart_obeys_the_schema(content: Content) -> None:
-    for section in sections_of(content):
-        for chart in section.charts:
-            for spec in (chart.wide, chart.narrow):
-                alt.Chart.from_dict(dict(spec), validate=True)
-                assert vl_convert.vegalite_to_vega(dict(spec))["marks"], chart.key
+def test_every_figure_stands_in_a_section_of_the_page_or_in_the_paper(content: Content) -> None:
+    sections = {section.key for section in sections_of(content)}
+    assert all(figure.section in sections for figure in FIGURES if figure.section is not None)
+    assert all(figure.paper for figure in FIGURES if figure.section is None)
+
+
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
+def test_every_figure_obeys_the_schema_in_each_look(figure, content: Content) -> None:
+    looks = ([WIDE, NARROW] if figure.section else []) + ([figure.paper] if figure.paper else [])
+    for look in looks:
+        spec = specification(figure, content, look)
+        assert spec is not None
+        alt.Chart.from_dict(dict(spec), validate=True)
+        assert vl_convert.vegalite_to_vega(dict(spec))["marks"]
 
 
 def test_charts_name_only_data_that_stand_on_the_page(content: Content) -> None:
-    known = set(point_datasets(content))
+    known = set(datasets(content))
 
     def names(part: object) -> set[str]:
         if isinstance(part, dict):
@@ -63,23 +76,103 @@ def test_charts_name_only_data_that_stand_on_the_page(content: Content) -> None:
             assert names(dict(chart.wide)) <= known, chart.key
 
 
-def test_every_figure_is_drawn_as_vectors(content: Content) -> None:
+def test_page_and_paper_say_the_same_of_a_figure(content: Content) -> None:
+    printed = {figure.name: figure for figure in paper_figures(content)}
+    charts = [chart for f in FIGURES if f.section for chart in charts_of(content, f.section)]
+    for chart in charts:
+        if chart.key in printed:
+            assert chart.title == printed[chart.key].title
+            assert chart.caption.startswith(printed[chart.key].caption)
+
+
+def test_every_figure_is_printed_as_vectors_with_its_letters(content: Content) -> None:
     figures = paper_figures(content)
-    assert [figure.name for figure in figures] == list(FIGURES)
+    assert {figure.name for figure in figures} == PRINTED
     for figure in figures:
-        width, height = figure.figure.get_size_inches()
-        assert width <= 6.9
-        assert height <= 9
-        body = to_pdf(figure.figure)
-        assert body.startswith(b"%PDF")
+        root = ET.fromstring(figure.svg)
+        assert float(root.attrib["width"]) <= PAGE.width
+        assert float(root.attrib["height"]) <= 9 * 72
+        assert figure.pdf.startswith(b"%PDF")
+        assert b"/FontFile2" in figure.pdf or b"/FontFile3" in figure.pdf, figure.name
+        assert re.search(rb"/BaseFont /[A-Z]{6}\+LiberationSans", figure.pdf), figure.name
+        # The colour bar is the only thing that is not drawn by lines.
         if figure.name not in ("matrix", "outcomes"):
-            assert b"/Subtype /Image" not in body, figure.name
+            assert b"/Subtype /Image" not in figure.pdf, figure.name
+
+
+def test_the_same_content_gives_the_same_files(content: Content) -> None:
+    assert paper_figures(content) == paper_figures(content)
+
+
+def test_the_legend_of_the_paper_names_every_family(content: Content) -> None:
+    scatter = next(figure for figure in paper_figures(content) if figure.name == "scatter")
+    texts = "".join(ET.fromstring(scatter.svg).itertext())
+    assert all(family[:20] in texts for family in content.shown_families)
 
 
 def test_fifty_six_families_look_different() -> None:
     styles = family_styles([f"family {i}" for i in range(56)])
-    assert len({(s.colour, s.marker) for s in styles.values()}) == 56
-    assert len({(s.colour, s.shape) for s in styles.values()}) == 56
+    assert len(set(styles.values())) == 56
+
+
+@pytest.mark.parametrize("names", [["a" * 40] * 7, ["ab"] * 28, [], ["one"]])
+def test_a_legend_is_never_wider_than_its_figure(names: list[str]) -> None:
+    columns = PAGE.legend_columns(names)
+    widest = [max((min(len(n), 26) for n in names[i::columns]), default=0) for i in range(columns)]
+    assert columns >= 1
+    assert sum(widest) * 0.5 * PAGE.letters <= PAGE.width
+
+
+@pytest.fixture
+def bundled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stands in for the bundling, which takes a second; lists each time it was asked."""
+    asked: list[str] = []
+
+    def bundle(snippet: str, vl_version: str) -> str:
+        asked.append(vl_version)
+        return f"let a = '</script>'; {snippet}"
+
+    monkeypatch.setattr(vega_bundle.vl_convert, "javascript_bundle", bundle)
+    return asked
+
+
+def fresh() -> str:
+    vega_bundle.vega_bundle.cache_clear()
+    try:
+        return vega_bundle.vega_bundle()
+    finally:
+        vega_bundle.vega_bundle.cache_clear()
+
+
+def test_the_bundle_is_made_once_and_kept(
+    bundled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = fresh()
+    assert "</script" not in first
+    assert fresh() == first
+    assert len(bundled) == 1
+
+
+def test_a_damaged_bundle_is_made_anew(
+    bundled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = fresh()
+    (kept,) = (tmp_path / "flatscale").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-5])
+    assert fresh() == first
+    assert fresh() == first
+    assert len(bundled) == 2
+
+
+def test_the_bundle_needs_no_cache(
+    bundled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert fresh() == fresh()
+    assert len(bundled) == 2
 
 
 def test_colours_stay_apart_without_red_green_vision() -> None:

@@ -1,169 +1,225 @@
-"""The primary pair, and beside it the outcomes, brushed together."""
+"""Networks as points: the primary pair beside the outcomes, and any column against any other."""
 
 from __future__ import annotations
 
 import functools
+import json
 import operator
 from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
+import polars as pl
 
-from flatscale.report.charts.chart import (
-    NARROW,
-    Chart,
+from flatscale.report.charts.encodings import (
+    column_axis,
+    column_title,
     family_encoding,
     family_switch,
-    to_spec,
+    hover,
+    named,
+    network_hover,
 )
-from flatscale.report.charts.points import NAME, OWN_FAMILY, column_keys
+from flatscale.report.charts.frames import NAME, OWN_FAMILY, column_keys
+from flatscale.report.charts.look import Look
 from flatscale.report.content.content import Content
 
 
-def linked_scatter(content: Content) -> Chart:
-    """Scatter of the primary pair with error bars and robust line; outcomes in linked panels."""
+def scatter(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelMixin:
+    """The primary pair with error bars and robust line; on a screen, outcomes in linked panels."""
     x, y = content.primary
-    linked = ", ".join(_outcome_panels(content))
-    beside = f" The other panels show the same networks against {linked}." if linked else ""
-    return Chart(
-        key="scatter",
-        title=f"{y} against {x}",
-        caption=(
-            "Each marker is one network; hover to see which. Bars are one standard error of the "
-            "measurement, the line is robust to outliers and its band is pointwise. Click a family "
-            "in the legend to switch it off or on (statistics do not change)."
-            f"{beside} On a wide screen, drag in one panel to pick networks out in all of them."
-        ),
-        wide=to_spec(_panels(content, wide=True)),
-        narrow=to_spec(_panels(content, wide=False)),
-    )
+    outcomes = () if look.paper else _linked(content)
+    pairs = [(x, y), *((x, outcome) for outcome in outcomes)]
+    # A finger that scrolls would draw brushes, so a phone has none.
+    brushing = look.columns > 1 and not look.paper
+    brushes = [alt.selection_interval(name=f"brush{i}") for i in range(len(pairs) * brushing)]
+    switch = family_switch(content, look)
+    colours = family_encoding(content, look)
+    panels: list[Any] = []
+    for index, (across, up) in enumerate(pairs):
+        points = _shown(_networks(frame, look), switch).encode(
+            column_axis(alt.X, content, across),
+            column_axis(alt.Y, content, up),
+            tooltip=network_hover(content, (across, up)),
+            **_picked_out(brushes),
+            **colours,
+        )
+        layers = []
+        if index == 0:
+            layers = [
+                *_line(content),
+                *_error_bars(content, look, colours["color"], switch, brushes),
+            ]
+            points = points.add_params(*switch)
+        panels.append(alt.layer(*layers, points.add_params(*brushes[index : index + 1])))
+    return _arranged(panels, look)
 
 
-def _outcome_panels(content: Content) -> tuple[str, ...]:
+def scatter_note(content: Content) -> str:
+    """Which outcomes stand beside the pair on a screen."""
+    linked = ", ".join(_linked(content))
+    return f" The other panels show the same networks against {linked}." if linked else ""
+
+
+def _linked(content: Content) -> tuple[str, ...]:
     keys = column_keys(content)
     return tuple(n for n in content.outcomes if n in keys and n not in content.primary)[:3]
 
 
-def _panels(content: Content, *, wide: bool) -> alt.TopLevelMixin:
-    """The pair, large, with the outcomes in a column beside it (or all below each other)."""
-    x, y = content.primary
-    pairs = [(x, y), *((x, outcome) for outcome in _outcome_panels(content))]
-    shown = family_switch(content.shown_families)
-    brushes = [alt.selection_interval(name=f"brush{i}") for i in range(len(pairs) * wide)]
-    look = family_encoding(content.shown_families, columns=4 if wide else 2)
-    panels = []
-    for index, (across, up) in enumerate(pairs):
-        points = _points(content, across, up, look, brushes).transform_filter(shown)
-        layers = []
-        if index == 0:
-            layers = [*_line_layers(content), *_error_bars(content, look["color"], shown, brushes)]
-            points = points.add_params(shown)
-        points = points.add_params(*brushes[index : index + 1])
-        width, height = _panel_size(index, len(pairs), wide=wide)
-        panels.append(alt.layer(*layers, points).properties(width=width, height=height))
-    if not wide or len(panels) == 1:
-        return alt.vconcat(*panels).resolve_scale(color="shared", shape="shared")
-    side = alt.vconcat(*panels[1:]).resolve_scale(color="shared", shape="shared")
-    return alt.hconcat(panels[0], side).resolve_scale(color="shared", shape="shared")
+def _arranged(panels: list[Any], look: Look) -> alt.TopLevelMixin:
+    """The pair, large, with the outcomes in a column beside it, or all below each other."""
+    first, *others = panels
+    if not others:
+        return look.across(first, 440 if look.columns > 1 and not look.paper else 0.68 * look.width)
+    if look.columns == 1:
+        sized = [panel.properties(width=look.panel(1), height=240) for panel in panels]
+        return alt.vconcat(*sized).resolve_scale(color="shared", shape="shared")
+    height, gap = 440, 5 * look.letters
+    beside = (height - gap * (len(others) - 1)) // len(others)
+    narrow = int(0.75 * look.panel(2))
+    small = [panel.properties(width=narrow, height=beside) for panel in others]
+    large = first.properties(width=2 * look.panel(2) - narrow, height=height)
+    side = alt.vconcat(*small).resolve_scale(color="shared", shape="shared")
+    return alt.hconcat(large, side).resolve_scale(color="shared", shape="shared")
 
 
-def _panel_size(index: int, num_panels: int, *, wide: bool) -> tuple[int, int]:
-    if not wide:
-        return NARROW, 240
-    if num_panels == 1:
-        return 820, 440
-    beside = num_panels - 1
-    return (520, 440) if index == 0 else (290, (440 - 55 * (beside - 1)) // beside)
+def _networks(frame: pl.DataFrame, look: Look) -> alt.Chart:
+    return named("trials").mark_point(style="network", size=look.marker_area(frame.height))
 
 
-def _points(
-    content: Content, x: str, y: str, look: dict[str, Any], brushes: Sequence[alt.Parameter]
-) -> alt.Chart:
-    keys = column_keys(content)
-    return (
-        alt.Chart(alt.NamedData(name="trials"))
-        .mark_point(filled=True, size=70, stroke="white", strokeWidth=0.5)
-        .encode(
-            x=axis(alt.X, content, x),
-            y=axis(alt.Y, content, y),
-            opacity=_picked_out(brushes, 0.85),
-            tooltip=tooltips(content, keys, (x, y)),
-            **look,
-        )
-    )
+def _shown(chart: alt.Chart, switch: Sequence[alt.Parameter]) -> alt.Chart:
+    return functools.reduce(lambda kept, shown: kept.transform_filter(shown), switch, chart)
 
 
-def _picked_out(brushes: Sequence[alt.Parameter], opacity: float) -> Any:
+def _picked_out(brushes: Sequence[alt.Parameter]) -> dict[str, Any]:
     """Full strength inside every brush that is drawn, faint elsewhere."""
     if not brushes:
-        return alt.value(opacity)
+        return {}
     inside_all = functools.reduce(operator.and_, brushes)
-    return alt.condition(inside_all, alt.value(opacity), alt.value(opacity / 8))
+    return {"opacity": alt.condition(inside_all, alt.value(1), alt.value(1 / 8))}
 
 
-def axis(channel: Any, content: Content, column: str) -> Any:
-    """An axis on the scale used for the statistic."""
-    scale = (
-        alt.Scale(type="log", nice=False, padding=14)
-        if column in content.log
-        else alt.Scale(zero=False)
-    )
-    return channel(
-        field=column_keys(content)[column], type="quantitative", scale=scale, title=column
-    )
-
-
-def tooltips(content: Content, keys: dict[str, str], columns: tuple[str, ...]) -> list[alt.Tooltip]:
-    """What a hover answers: the network's name, its family, the values shown and its design."""
-    shown = [name for name in dict.fromkeys((*columns, *content.hyperparameters)) if name in keys]
-    return [
-        alt.Tooltip(field=NAME, type="nominal", title="network"),
-        alt.Tooltip(field=OWN_FAMILY, type="nominal", title="family"),
-        *(
-            alt.Tooltip(field=keys[name], type="quantitative", title=name, format=".4~g")
-            for name in shown
-        ),
-    ]
-
-
-def _line_layers(content: Content) -> list[alt.Chart]:
+def _line(content: Content) -> list[alt.Chart]:
     if content.of_primary("line_band").is_empty():
         return []
-    base = alt.Chart(alt.NamedData(name="line"))
-    band = base.mark_area(opacity=0.15, color="#444").encode(
-        x=alt.X(field="x", type="quantitative"),
-        y=alt.Y(field="low", type="quantitative"),
-        y2=alt.Y2(field="high"),
-    )
-    line = base.mark_line(color="#444", strokeWidth=1.5).encode(
-        x=alt.X(field="x", type="quantitative"), y=alt.Y(field="y", type="quantitative")
-    )
-    return [band, line]
+    x = alt.X("x:Q")
+    band = named("line").mark_area(style="band").encode(x=x, y=alt.Y("low:Q"), y2="high")
+    return [band, named("line").mark_line(style="line").encode(x=x, y=alt.Y("y:Q"))]
 
 
 def _error_bars(
-    content: Content, colour: alt.Color, shown: alt.Parameter, brushes: Sequence[alt.Parameter]
+    content: Content,
+    look: Look,
+    colour: alt.Color,
+    switch: Sequence[alt.Parameter],
+    brushes: Sequence[alt.Parameter],
 ) -> list[alt.Chart]:
     x, y = content.primary
     keys = column_keys(content)
-    base = alt.Chart(alt.NamedData(name="trials")).transform_filter(shown)
+    # As channels, not as a style: a style would enter the legend that the points share with the
+    # bars, and Vega-Lite then drops its switch.
+    faint = {"strokeWidth": alt.value(0.8 * look.hair), "strokeOpacity": alt.value(0.55)}
     bars = []
-    for column, other, channels in ((x, y, "xy"), (y, x, "yx")):
+    for column, other, channels in (
+        (x, y, (alt.X, alt.X2, alt.Y)),
+        (y, x, (alt.Y, alt.Y2, alt.X)),
+    ):
         if f"{column}__std_error" not in content.rows.columns:
             continue
-        key = keys[column]
-        near, far = (alt.X, alt.X2) if channels == "xy" else (alt.Y, alt.Y2)
-        cross = alt.Y if channels == "xy" else alt.X
-        drawn = base.transform_filter(f"isValid(datum.{key}_low) && isValid(datum.{key}_high)")
-        if column in content.log:
-            drawn = drawn.transform_filter(f"datum.{key}_low > 0")
-        bars.append(
-            drawn.mark_rule().encode(
-                near(field=f"{key}_low", type="quantitative"),
-                far(field=f"{key}_high"),
-                cross(field=keys[other], type="quantitative"),
-                colour,
-                opacity=_picked_out(brushes, 0.35),
-            )
-        )
+        along, end, across = channels
+        low, high = f"{keys[column]}_low", f"{keys[column]}_high"
+        drawn = f"isValid(datum.{low}) && isValid(datum.{high})"
+        # A bar that would reach zero or below has no lower end on a log axis.
+        drawn += f" && datum.{low} > 0" if column in content.log else ""
+        bar = _shown(named("trials"), switch).transform_filter(drawn).mark_rule()
+        ends = along(f"{low}:Q"), end(high), across(f"{keys[other]}:Q")
+        bars.append(bar.encode(*ends, colour, **faint, **_picked_out(brushes)))
     return bars
+
+
+def outcomes(content: Content, frame: pl.DataFrame, look: Look) -> alt.VConcatChart | None:
+    """The primary metrics against every outcome, coloured by the first varied hyperparameter."""
+    keys = column_keys(content)
+    metrics = [name for name in content.primary if name not in content.outcomes and name in keys]
+    predicted = [name for name in content.outcomes if name in keys][:3]
+    colour = next((name for name in content.hyperparameters if name in keys), None)
+    if not metrics or not predicted or colour is None or frame[keys[colour]].is_null().all():
+        return None
+    width = look.panel(len(predicted))
+    tint = alt.Color(
+        f"{keys[colour]}:Q",
+        scale=_tints(frame[keys[colour]]),
+        legend=alt.Legend(title=column_title(content, colour), titleLimit=0),
+    )
+    rows = []
+    for metric in metrics:
+        row = [
+            _networks(frame, look)
+            .encode(column_axis(alt.X, content, metric), column_axis(alt.Y, content, outcome), tint)
+            .properties(width=width, height=1.7 * 72)
+            for outcome in predicted
+        ]
+        rows.append(alt.hconcat(*row))
+    return alt.vconcat(*rows)
+
+
+def _tints(values: pl.Series) -> alt.Scale:
+    low, high = values.quantile(0.0), values.quantile(1.0)
+    is_log = low is not None and high is not None and 0 < low < high / 5
+    return alt.Scale(scheme="viridis", type="log" if is_log else "linear")
+
+
+def explorer(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelMixin | None:
+    """Choose x, y and the colouring hyperparameter from lists."""
+    keys = column_keys(content)
+    if len(keys) < 2:
+        return None
+    outcome = next((name for name in content.outcomes if name in keys), content.primary[1])
+    tints = [name for name in content.hyperparameters if name in keys] or [content.primary[0]]
+    logs = {keys[name] for name in content.log if name in keys}
+
+    def choice(name: str, start: str, allowed: Sequence[str]) -> alt.Parameter:
+        options = [keys[column] for column in allowed]
+        bind = alt.binding_select(options=options, labels=list(allowed), name=f"{name}: ")
+        return alt.param(name=name, value=keys[start], bind=bind)
+
+    def chosen(name: str) -> str:
+        """The value of the chosen column, as log10 where the study declares it."""
+        listed = "[" + ",".join(f"'{key}'" for key in sorted(logs)) + "]"
+        log10 = f"datum[{name}] > 0 ? log(datum[{name}]) / LN10 : null"
+        return f"indexof({listed}, {name}) >= 0 ? ({log10}) : datum[{name}]"
+
+    titles = {key: f"log10 {name}" if key in logs else name for name, key in keys.items()}
+    # JSON is a literal of Vega's expressions, too: no name can end the string it stands in.
+    table = json.dumps(titles)
+    lines = f"[{table}[up] + ' against', {table}[across], 'coloured by ' + {table}[colour]]"
+    title = alt.ExprRef(expr=f"join({lines}, ' ')" if look.columns > 1 else lines)
+    positive = all((frame[keys[name]].drop_nulls() > 0).all() for name in tints)
+    chart = (
+        _networks(frame, look)
+        .transform_calculate(x=chosen("across"), y=chosen("up"), c="datum[colour]")
+        .transform_filter("isValid(datum.x) && isValid(datum.y)")
+        .encode(
+            x=alt.X("x:Q", scale=alt.Scale(zero=False), title=None),
+            y=alt.Y("y:Q", scale=alt.Scale(zero=False), title=None),
+            color=alt.Color(
+                "c:Q",
+                scale=alt.Scale(scheme="viridis", type="log" if positive else "linear"),
+                legend=alt.Legend(title="colour"),
+            ),
+            tooltip=hover(
+                (NAME, "network", ""),
+                (OWN_FAMILY, "family", ""),
+                ("x", "across", ".4~g"),
+                ("y", "up", ".4~g"),
+                ("c", "colour", ".4~g"),
+            ),
+        )
+        .add_params(
+            choice("across", content.primary[0], list(keys)),
+            choice("up", outcome, list(keys)),
+            choice("colour", tints[0], tints),
+        )
+        .properties(title=alt.TitleParams(text=title))
+    )
+    return look.across(chart, 0.62 * look.width if look.columns == 1 else 400)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from altair.utils import schemapi
-
-from flatscale.report import charts
-from flatscale.report.charts import Chart
+from flatscale.report.charts import Chart, charts_of
 from flatscale.report.content import family_views as family_tables
 from flatscale.report.content import main_tables
 from flatscale.report.content import metric_views as metric_tables
@@ -44,15 +41,9 @@ def sections_of(content: Content) -> tuple[Section, ...]:
     """Every chapter the content has something for, in reading order."""
     chapters: list[Section] = []
     if content.analysis is not None:
-        # Altair would check every part against a schema, seconds a report; the tests do it.
-        with schemapi.debug_mode(False):
-            chapters += [make(content) for make in _ANALYSED]
+        chapters += [make(content) for make in _ANALYSED]
     chapters += [_trials(content), _reference(content)]
     return tuple(c for c in chapters if c.charts or c.tables or c.points or c.paragraphs)
-
-
-def _some(*drawn: Chart | None) -> tuple[Chart, ...]:
-    return tuple(chart for chart in drawn if chart is not None)
 
 
 def _filled(*views: TableView | None) -> tuple[TableView, ...]:
@@ -64,7 +55,7 @@ def _primary(content: Content) -> Section:
     return Section(
         key="primary",
         title=f"{y} against {x}",
-        charts=(charts.linked_scatter(content),),
+        charts=charts_of(content, "primary"),
         tables=_filled(family_tables.robust_line_table(content)),
     )
 
@@ -73,11 +64,7 @@ def _families(content: Content) -> Section:
     return Section(
         key="families",
         title="Inside and across families",
-        charts=_some(
-            charts.levels_chart(content),
-            charts.forest_chart(content),
-            charts.left_out_chart(content),
-        ),
+        charts=charts_of(content, "families"),
         tables=_filled(
             family_tables.families_table(content),
             family_tables.synthesis_table(content),
@@ -98,7 +85,7 @@ def _outliers(content: Content) -> Section:
         key="outliers",
         title="Networks that depart from the line",
         paragraphs=(TINY_CLUSTERS,) if tables else (),
-        charts=_some(charts.residuals_chart(content)),
+        charts=charts_of(content, "outliers"),
         tables=tables,
     )
 
@@ -117,7 +104,7 @@ def _all_pairs(content: Content) -> Section:
     return Section(
         key="pairs",
         title="All pairs of metrics",
-        charts=_some(charts.matrix_chart(content)),
+        charts=charts_of(content, "pairs"),
         tables=(main_tables.correlations_table(content),),
     )
 
@@ -126,7 +113,7 @@ def _outcomes(content: Content) -> Section:
     return Section(
         key="outcomes",
         title="Metrics and outcomes",
-        charts=_some(charts.explorer_chart(content)),
+        charts=charts_of(content, "outcomes"),
         tables=_filled(
             metric_tables.outcomes_table(content),
             metric_tables.comparisons_table(content),
@@ -141,7 +128,7 @@ def _measuring(content: Content) -> Section:
     return Section(
         key="measuring",
         title="Bounds and estimators",
-        charts=_some(charts.bounds_chart(content), charts.convergence_chart(content)),
+        charts=charts_of(content, "measuring"),
         tables=_filled(
             metric_tables.bounds_table(content), metric_tables.reliability_table(content)
         ),
@@ -152,7 +139,7 @@ def _training(content: Content) -> Section:
     return Section(
         key="training",
         title="Over training",
-        charts=_some(charts.trajectories_chart(content)),
+        charts=charts_of(content, "training"),
     )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from flatscale.report.charts import PaperFigure
 from flatscale.report.content.content import Content
 from flatscale.report.content.views import Cell, TableView
 from flatscale.report.words.prose import meta_of, summary_of
@@ -130,15 +130,6 @@ def _escape_character(character: str) -> str:
     return f"[U+{ord(character):04X}]"
 
 
-@dataclass(frozen=True, kw_only=True)
-class TexFigure:
-    """A figure as the document names it."""
-
-    name: str
-    caption: str
-    wide: bool
-
-
 def render_table(view: TableView) -> str:
     """A `tabular` in booktabs style, no wider than the page, with at most MAX_ROWS rows."""
     keep = [i for i in range(len(view.headers)) if any(row[i].text for row in view.rows)]
@@ -180,7 +171,7 @@ def _comment(text: str) -> str:
 
 
 def render_document(
-    content: Content, tables: tuple[TableView, ...], figures: tuple[TexFigure, ...]
+    content: Content, tables: tuple[TableView, ...], figures: tuple[PaperFigure, ...]
 ) -> str:
     """`report.tex`: the summary, every figure and every table, each from its own file."""
     environment = Environment(

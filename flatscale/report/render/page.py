@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from importlib import resources
 from typing import Any
 
-import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from flatscale.report.charts import point_datasets
+from flatscale.report.charts import datasets
 from flatscale.report.content.content import Content
 from flatscale.report.content.sections import Section
+from flatscale.report.render.vega_bundle import vega_bundle
 from flatscale.report.words.prose import headline_of, meta_of, summary_of
-
-_VEGA_LITE = "6.4"
 
 
 def render_page(content: Content, sections: tuple[Section, ...]) -> str:
@@ -36,8 +33,8 @@ def render_page(content: Content, sections: tuple[Section, ...]) -> str:
         meta=meta_of(content),
         css=Markup(_asset("report.css")),
         script=Markup(_asset("report.js")),
-        vega=_vega_bundle() if charts else "",
-        chart_data=_json(point_datasets(content) if charts else {}),
+        vega=Markup(vega_bundle()) if charts else "",
+        chart_data=_json(datasets(content) if charts else {}),
         chart_specs=_json(specs),
     )
 
@@ -58,11 +55,3 @@ def _json(content: Any) -> Markup:
 
 def _asset(name: str) -> str:
     return resources.files("flatscale.report.render").joinpath("templates", name).read_text("utf-8")
-
-
-@functools.cache
-def _vega_bundle() -> Markup:
-    """Vega, Vega-Lite and vega-embed, once for all charts."""
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_VEGA_LITE)
-    # The bundle is a module; its top-level names must not reach the page's.
-    return Markup("(() => {" + bundle.replace("</script", "<\\/script") + "})();")

@@ -13,12 +13,12 @@ from typing import Any
 import polars as pl
 
 from flatscale.errors import StoreError
+from flatscale.report.charts import paper_figures
 from flatscale.report.content.content import Content
 from flatscale.report.content.from_store import content_of_store
 from flatscale.report.content.from_table import content_of_table, join_table
 from flatscale.report.content.sections import sections_of
-from flatscale.report.figures import paper_figures, to_pdf
-from flatscale.report.render.latex import TexFigure, render_document, render_table
+from flatscale.report.render.latex import render_document, render_table
 from flatscale.report.render.page import render_page
 from flatscale.report.words.prose import summary_of
 from flatscale.store.atomic import write_atomically
@@ -157,11 +157,11 @@ def render_files(content: Content) -> dict[str, bytes]:
     views = tuple(view for section in sections for view in section.tables if view.rows)
     views = tuple(view for view in views if view.key not in _NOT_PRINTED)
     figures = paper_figures(content)
-    drawn = tuple(TexFigure(name=f.name, caption=f.caption, wide=f.wide) for f in figures)
-    files = {f"figures/{figure.name}.pdf": to_pdf(figure.figure) for figure in figures}
+    files = {f"figures/{figure.name}.pdf": figure.pdf for figure in figures}
+    files |= {f"figures/{figure.name}.svg": figure.svg for figure in figures}
     for view in views:
         files[f"tables/{view.key}.tex"] = render_table(view).encode()
-    files["report.tex"] = render_document(content, views, drawn).encode()
+    files["report.tex"] = render_document(content, views, figures).encode()
     for name, frame in _tables(content).items():
         buffer = io.BytesIO()
         frame.write_parquet(buffer)

@@ -19,13 +19,24 @@
     return found;
   };
 
+  // A chart of one panel follows its container by itself; panels side by side share it here.
+  const fit = (spec, factor) => {
+    for (const part of [spec.concat, spec.hconcat, spec.vconcat].flatMap((parts) => parts ?? [])) {
+      if (typeof part.width === "number") part.width = Math.floor(part.width * factor);
+      fit(part, factor);
+    }
+  };
+
   window.flatscaleViews = {};
   const draw = async (key) => {
     const spec = specs[key][size];
+    const place = document.getElementById("chart-" + key);
+    const room = place.clientWidth - parseFloat(getComputedStyle(place).paddingRight);
+    fit(spec, room / spec.usermeta.width);
     for (const name of namesIn(spec, new Set())) {
       spec.datasets = { ...spec.datasets, [name]: datasets[name] };
     }
-    const drawn = await window.vegaEmbed(document.getElementById("chart-" + key), spec, options);
+    const drawn = await window.vegaEmbed(place, spec, options);
     window.flatscaleViews[key] = drawn.view;
   };
   Promise.all(Object.keys(specs).map(draw)).then(() => {

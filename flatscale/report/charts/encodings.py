@@ -1,0 +1,123 @@
+"""Encodings that several figures share: families, axes, hovers, reference lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from flatscale.report.charts.frames import NAME, OWN_FAMILY, column_keys
+from flatscale.report.charts.look import COLOURS, SHAPES, Look
+from flatscale.report.content.content import ONE_FAMILY, Content
+
+
+def family_styles(families: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Colour and shape of each family, in order; no two of the first 56 share both."""
+    return {
+        family: (COLOURS[index % len(COLOURS)], SHAPES[index % len(SHAPES)])
+        for index, family in enumerate(dict.fromkeys(families))
+    }
+
+
+def family_encoding(content: Content, look: Look) -> dict[str, Any]:
+    """Colour and shape channels with one merged legend; none where one family needs no key."""
+    styles = family_styles(content.shown_families or (ONE_FAMILY,))
+    families = list(styles)
+    legend = alt.Legend(title=None, columns=look.legend_columns(families), symbolOpacity=1)
+    shown: Any = legend if len(families) > 1 else None
+
+    def scale(part: int) -> alt.Scale:
+        return alt.Scale(domain=families, range=[style[part] for style in styles.values()])
+
+    return {
+        "color": alt.Color("family:N", scale=scale(0), legend=shown),
+        "shape": alt.Shape("family:N", scale=scale(1), legend=shown),
+    }
+
+
+def family_switch(content: Content, look: Look) -> list[alt.Parameter]:
+    """On a screen, the shown families: all at first, and a click in the legend switches one."""
+    families = content.shown_families
+    if look.paper or len(families) < 2:
+        return []
+    return [
+        alt.selection_point(
+            name="shown",
+            fields=["family"],
+            bind="legend",
+            toggle="true",
+            clear=False,
+            value=[{"family": family} for family in families],
+        )
+    ]
+
+
+def named(name: str) -> alt.Chart:
+    """A chart of one of the data sets of `flatscale.report.charts.frames`."""
+    return alt.Chart(alt.NamedData(name=name))
+
+
+def hover(*fields: tuple[str, str, str]) -> list[alt.Tooltip]:
+    """What a hover answers: (field, title, format), with an empty format for text."""
+    return [
+        alt.Tooltip(field=field, type="quantitative", title=title, format=digits)
+        if digits
+        else alt.Tooltip(field=field, type="nominal", title=title)
+        for field, title, digits in fields
+    ]
+
+
+def network_hover(content: Content, columns: Sequence[str]) -> list[alt.Tooltip]:
+    """The network's name, its family, the values shown and its design."""
+    keys = column_keys(content)
+    shown = [name for name in dict.fromkeys((*columns, *content.hyperparameters)) if name in keys]
+    return hover(
+        (NAME, "network", ""),
+        (OWN_FAMILY, "family", ""),
+        *((keys[name], name, ".4~g") for name in shown),
+    )
+
+
+def column_axis(channel: Any, content: Content, column: str) -> Any:
+    """An axis on the scale used for the statistic, with the column's name and unit."""
+    values = content.rows[column].drop_nulls().cast(pl.Float64)
+    is_log = column in content.log
+    scale = alt.Scale(type="log", nice=False, padding=10) if is_log else alt.Scale(zero=False)
+    return channel(
+        field=column_keys(content)[column],
+        type="quantitative",
+        scale=scale,
+        title=column_title(content, column),
+        axis=alt.Axis(**_digits(values.filter(values > 0) if is_log else values, is_log=is_log)),
+    )
+
+
+def _digits(values: pl.Series, *, is_log: bool) -> dict[str, Any]:
+    """Plain numbers where they are short, else thousands as k, M, G and small ones as powers."""
+    low, high = (abs(float(str(end))) for end in (values.min() or 0.0, values.max() or 0.0))
+    if max(low, high) >= 1e4:
+        return {"format": "~s"}
+    if is_log:
+        return {"format": "~e" if 0 < low < 1e-3 else "~g"}
+    return {}
+
+
+def column_title(content: Content, column: str) -> str:
+    """The name of a column, with the unit that the glossary gives it."""
+    units = {str(entry["name"]): entry.get("unit") for entry in content.glossary or ()}
+    unit = units.get(column)
+    return f"{column} [{unit}]" if unit not in (None, "", "1") else column
+
+
+def rows_of(field: str, order: Sequence[str]) -> alt.Y:
+    """One row a name, the first on top."""
+    return alt.Y(field=field, type="nominal", sort=list(dict.fromkeys(order)), title=None)
+
+
+def across_at(*values: float, style: str = "reference", colour: str | None = None) -> alt.Chart:
+    """Vertical lines at values of a quantitative x axis."""
+    mark: dict[str, Any] = {"style": style} if colour is None else {"style": style, "color": colour}
+    lines = alt.Chart(alt.InlineData(values=[{"at": value} for value in values]))
+    return lines.mark_rule(**mark).encode(x=alt.X("at:Q"))

@@ -1,0 +1,302 @@
+"""The numbers that figures draw: one frame a data set, the same for the page and for the paper.
+
+Every function takes the content and returns a frame with plain columns; an empty frame means that
+there is nothing to draw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import polars as pl
+
+from flatscale.report.content.content import ONE_FAMILY, Content
+
+WITHIN, BETWEEN, SYNTHESIS = "within families", "between families", "mean over families"
+JACKKNIFE, PREDICTION = "all networks", "a new family (prediction)"
+
+MAX_ROWS = 40
+"""Families in a figure that has a line for each; the tables have all of them."""
+MAX_LINES = 150
+"""Networks in a figure that has a line for each."""
+
+NAME, FAMILY, OWN_FAMILY = "name", "family", "own_family"
+"""FAMILY is the one in the legend, OWN_FAMILY the one a hover shows."""
+
+INTERVALS = pl.Schema(
+    {
+        "label": pl.String(),
+        "kind": pl.String(),
+        "estimate": pl.Float64(),
+        "low": pl.Float64(),
+        "high": pl.Float64(),
+        "num_trials": pl.Int64(),
+        "note": pl.String(),
+    }
+)
+"""One labelled estimate with its interval; `kind` is family, summary or prediction."""
+
+
+def forest(content: Content) -> pl.DataFrame:
+    """Per-family r of the primary pair, smallest first, then their mean and the prediction."""
+    families = content.of_primary("family_correlations")
+    drawn = families.drop_nulls("estimate").top_k(MAX_ROWS, by="num_trials")
+    mean = content.of_primary("synthesis").drop_nulls("estimate")
+    total, no_note = pl.lit(families["num_trials"].sum()), pl.lit(None)
+    ends, prediction = ("conf_low", "conf_high"), ("prediction_low", "prediction_high")
+    return pl.concat(
+        [
+            _intervals(drawn.sort("estimate", "family"), pl.col("family"), "family", ends),
+            _intervals(mean, pl.lit(SYNTHESIS), "summary", ends, total, no_note),
+            _intervals(mean, pl.lit(PREDICTION), "prediction", prediction, total, no_note),
+        ]
+    )
+
+
+def levels(content: Content) -> pl.DataFrame:
+    """The same pair at every level: pooled, within families, between families, over families."""
+    found = content.of_primary("findings").drop_nulls("estimate")
+    wanted = (
+        ("pooled", "pearson_jackknife", JACKKNIFE),
+        ("within", "pearson", WITHIN),
+        ("between", "pearson", BETWEEN),
+    )
+    parts = [
+        _intervals(
+            found.filter(pl.col("scope") == scope, pl.col("method") == method),
+            pl.lit(label),
+            "summary",
+            ("conf_low", "conf_high"),
+        )
+        for scope, method, label in wanted
+    ]
+    return pl.concat([*parts, forest(content).filter(pl.col("kind") == "summary")])
+
+
+def _intervals(
+    table: pl.DataFrame,
+    label: pl.Expr,
+    kind: str,
+    ends: tuple[str, str],
+    num_trials: pl.Expr | None = None,
+    note: pl.Expr | None = None,
+) -> pl.DataFrame:
+    low, high = ends
+    chosen = table.select(
+        label.alias("label"),
+        pl.lit(kind).alias("kind"),
+        "estimate",
+        pl.col(low).alias("low"),
+        pl.col(high).alias("high"),
+        (pl.col("num_trials") if num_trials is None else num_trials).alias("num_trials"),
+        (pl.col("reason") if note is None else note).alias("note"),
+    )
+    return chosen.cast(INTERVALS)
+
+
+def left_out(content: Content) -> pl.DataFrame:
+    """Pooled r of the primary pair without each family, the most influential family first."""
+    table = content.of_primary("leave_one_out")
+    return table.drop_nulls("estimate").sort(pl.col("shift").abs(), descending=True).head(MAX_ROWS)
+
+
+def full_r(content: Content) -> float | None:
+    """Pearson r of the primary pair over all used rows."""
+    found = content.of_primary("findings")
+    part = found.filter(pl.col("scope") == "pooled", pl.col("method") == "pearson")
+    return part["estimate"].to_list()[0] if part.height else None
+
+
+def residuals(content: Content) -> pl.DataFrame:
+    """Standardised residuals of the primary pair with each family's smallest q."""
+    table = content.of_primary("residuals")
+    q = (
+        content.of_primary("clusters")
+        .group_by("family")
+        .agg(pl.col("q_value").min().alias("family_q"))
+    )
+    names = content.rows.select(
+        pl.col(content.label).cast(pl.String).alias("label"), pl.col("name").cast(pl.String)
+    )
+    drawn = table.drop_nulls("z").filter(pl.col("family").is_in(residual_families(content)))
+    if content.family is None:
+        drawn = table.drop_nulls("z").with_columns(pl.lit(ONE_FAMILY).alias("family"))
+    joined = drawn.join(q, on="family", how="left", maintain_order="left")
+    return joined.join(names, on="label", how="left", maintain_order="left")
+
+
+def residual_families(content: Content) -> tuple[str, ...]:
+    """Families whose residuals are drawn: the flagged ones first, then the largest."""
+    if content.family is None:
+        return (ONE_FAMILY,)
+    flagged = set(content.of_primary("clusters").filter("flagged")["family"])
+    ordered = sorted(content.families, key=lambda name: name not in flagged)
+    return tuple(ordered[:MAX_ROWS])
+
+
+def matrix(content: Content) -> pl.DataFrame:
+    """Every ordered pair of metrics: r below the diagonal, Kendall's tau above it.
+
+    Columns: row, column, value, statistic, q_value, num_trials, reason.
+    """
+    table = content.table("matrix")
+    table = table.drop_nulls("r")
+    place = {name: index for index, name in enumerate(matrix_metrics(content))}
+    first, second = (pl.col(c).replace_strict(place, return_dtype=pl.Int64) for c in ("x", "y"))
+    x_first = first < second
+    early = pl.when(x_first).then("x").otherwise("y")
+    late = pl.when(x_first).then("y").otherwise("x")
+    halves = [
+        table.select(
+            row.alias("row"),
+            column.alias("column"),
+            pl.col(key).alias("value"),
+            pl.lit(statistic).alias("statistic"),
+            pl.col(f"{key}_q_value").alias("q_value"),
+            "num_trials",
+            "reason",
+        )
+        for row, column, key, statistic in (
+            (late, early, "r", "Pearson r"),
+            (early, late, "tau", "Kendall τ"),
+        )
+    ]
+    return pl.concat(halves).drop_nulls("value")
+
+
+def matrix_metrics(content: Content) -> tuple[str, ...]:
+    """Metrics with at least one correlation, in the declared order."""
+    table = content.table("matrix")
+    defined = table.drop_nulls("r")
+    present = {*defined["x"], *defined["y"]}
+    return tuple(dict.fromkeys(name for name in content.metrics if name in present)) + tuple(
+        sorted(present - set(content.metrics))
+    )
+
+
+def convergence(content: Content) -> pl.DataFrame:
+    """Per metric: spread of the relative standard error, and networks unconverged."""
+    rows = []
+    for name in dict.fromkeys((*content.metrics, *content.outcomes)):
+        error, flag = f"{name}__std_error", f"{name}__converged"
+        if name not in content.rows.columns or error not in content.rows.columns:
+            continue
+        relative = content.rows.select((pl.col(error) / pl.col(name).abs()).alias("e"))["e"]
+        relative = relative.drop_nulls().filter(relative.drop_nulls().is_finite())
+        relative = relative.filter(relative > 0)
+        if relative.is_empty():
+            continue
+        missed = 0
+        if flag in content.rows.columns:
+            missed = int((~content.rows[flag].fill_null(True)).sum())
+        ends = (relative.median(), relative.quantile(0.1), relative.quantile(0.9))
+        rows.append((name, *ends, missed, len(relative)))
+    columns = {
+        "metric": pl.String,
+        "median": pl.Float64,
+        "low": pl.Float64,
+        "high": pl.Float64,
+        "num_unconverged": pl.Int64,
+        "num_trials": pl.Int64,
+    }
+    return pl.DataFrame(rows, schema=columns, orient="row").sort("median", descending=True)
+
+
+def bounds(content: Content) -> pl.DataFrame:
+    """log10(bound/metric) of every network and bound, and whether the inequality fails there."""
+    ratios = content.bounds.drop_nulls("log10_ratio")
+    fails = (pl.col("violations").fill_null(0) > 0) | (pl.col("log10_ratio") < -1e-9)
+    return ratios.with_columns(fails.alias("fails"))
+
+
+def trajectories(content: Content, *, max_metrics: int = 6) -> pl.DataFrame:
+    """Snapshots of the loss, the primary pair and the outcomes, `max_metrics` at most.
+
+    At most MAX_LINES networks, evenly over the families, so that the lines can be told apart.
+    """
+    table = content.trajectories
+    measured = set(table["metric"].unique())
+    wanted = ("train_loss", *content.primary, *content.outcomes, "nmls", "local_dimensionality")
+    chosen = [name for name in dict.fromkeys(wanted) if name in measured][:max_metrics]
+    table = table.filter(pl.col("metric").is_in(chosen))
+    labels = table.select("label", "family").unique(maintain_order=True)
+    rank = pl.int_range(pl.len()).over("family")
+    kept = labels.with_columns(rank.alias("rank")).sort("rank", maintain_order=True)
+    thinned = table.join(kept.head(MAX_LINES).select("label"), on="label", maintain_order="left")
+    return thinned.with_columns(content.shown_family().alias("family"))
+
+
+def column_keys(content: Content) -> dict[str, str]:
+    """Column -> key in the data; Vega reads dots and brackets in a name as a path."""
+    columns = (*content.primary, *content.metrics, *content.outcomes, *content.hyperparameters)
+    present = [name for name in dict.fromkeys(columns) if name in content.rows.columns]
+    return {name: f"v{index}" for index, name in enumerate(present)}
+
+
+def trials(content: Content) -> pl.DataFrame:
+    """One row a used trial, under keys that no column name can break."""
+    keys = column_keys(content)
+    return content.rows.select(
+        _text("name").alias(NAME),
+        content.shown_family().alias(FAMILY),
+        (_text(content.family) if content.family else pl.lit("")).alias(OWN_FAMILY),
+        *(pl.col(column).cast(pl.Float64).alias(key) for column, key in keys.items()),
+        *(end for column in content.primary for end in _error_ends(content, column, keys)),
+    )
+
+
+def _text(column: str) -> pl.Expr:
+    return pl.col(column).cast(pl.String).fill_null("(missing)")
+
+
+def _error_ends(content: Content, column: str, keys: dict[str, str]) -> list[pl.Expr]:
+    """value - se and value + se, where they were measured."""
+    error = f"{column}__std_error"
+    if column not in keys or error not in content.rows.columns:
+        return []
+    value, half, key = pl.col(column), pl.col(error), keys[column]
+    return [(value - half).alias(f"{key}_low"), (value + half).alias(f"{key}_high")]
+
+
+def line(content: Content) -> pl.DataFrame:
+    """The robust line of the primary pair and its band, on the axes' own scales."""
+    log_x, log_y = (name in content.log for name in content.primary)
+
+    def back(column: str, *, log: bool) -> pl.Expr:
+        value = pl.col(column)
+        return pl.when(value < 300).then(10.0**value).otherwise(value) if log else value
+
+    return content.of_primary("line_band").select(
+        back("x_value", log=log_x).alias("x"),
+        back("y_value", log=log_y).alias("y"),
+        back("band_low", log=log_y).alias("low"),
+        back("band_high", log=log_y).alias("high"),
+    )
+
+
+FRAMES: Mapping[str, Callable[[Content], pl.DataFrame]] = {
+    "trials": trials,
+    "line": line,
+    "forest": forest,
+    "levels": levels,
+    "left_out": left_out,
+    "residuals": residuals,
+    "matrix": matrix,
+    "bounds": bounds,
+    "convergence": convergence,
+    "trajectories": trajectories,
+}
+"""Every data set that a figure may name."""
+
+
+def as_records(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON takes them: seven digits, more than a screen resolves; NaN is absent."""
+    return [{k: _finite(v) for k, v in row.items()} for row in frame.iter_rows(named=True)]
+
+
+def _finite(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.7g}") if math.isfinite(value) else None
