@@ -7,6 +7,7 @@ from flatscale.metrics.catalog import (  # noqa: F401  (importing a module regis
     reparametrization,
 )
 from flatscale.metrics.measure import Report, measure
+from flatscale.metrics.pass_runner import default_metrics, measure_observers
 from flatscale.metrics.passes import predictions  # noqa: F401
 from flatscale.metrics.passes.curvature import (  # noqa: F401
     hessian_eigenvalues,
@@ -14,6 +15,7 @@ from flatscale.metrics.passes.curvature import (  # noqa: F401
     relative_flatness,
     spectral_density,
 )
+from flatscale.metrics.passes.jacobian import exact, layer_norms  # noqa: F401
 from flatscale.metrics.passes.perturbation import (  # noqa: F401
     ascent,
     finite_sensitivity,
@@ -39,7 +41,6 @@ from flatscale.metrics.registration import (
     metric_catalog,
     metric_info,
 )
-from flatscale.metrics.run import default_metrics, measure_observers
 
 __all__ = [
     "LocalObserver",

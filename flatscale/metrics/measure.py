@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from flatscale.errors import DataError
 from flatscale.measurement import Measurement
+from flatscale.metrics.pass_runner import measure_observers
 from flatscale.metrics.probe.observers import LocalObserver
 from flatscale.metrics.registration import check_metric_names
-from flatscale.metrics.run import measure_observers
 from flatscale.training.losses import PointLoss
 
 PointSet = tuple[Any, Any] | Iterable[Any]

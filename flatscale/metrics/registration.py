@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from flatscale.errors import ConfigError
 from flatscale.study.registry import Registered, Registry, checked_options, option_parameters
+from flatscale.study.schema import DEFAULT_METRICS
 
 Options = Mapping[str, Mapping[str, Any]]
 """Values by option, by the name of a metric or a pass."""
@@ -44,7 +45,6 @@ class MetricInfo(Registered):
         value_range: the values it can take.
         invariances: transformations that leave it unmoved.
         source: where it is defined.
-        default: whether it is measured when no metrics are named.
         observers: the point sets it needs: probe, train, test.
         bounds: the metric that is at most this one, where this is the right side of an inequality.
     """
@@ -56,9 +56,13 @@ class MetricInfo(Registered):
     value_range: str
     invariances: tuple[str, ...]
     source: str
-    default: bool
     observers: tuple[str, ...]
     bounds: str | None
+
+    @property
+    def default(self) -> bool:
+        """Whether a study that names no metrics measures it: of the default set or bounding it."""
+        return self.name in DEFAULT_METRICS or self.bounds in DEFAULT_METRICS
 
 
 METRICS: Registry[MetricInfo] = Registry("metric")
@@ -95,7 +99,6 @@ def metric(
     value_range: str = "[0, inf)",
     invariances: tuple[str, ...] = (),
     source: str = "",
-    default: bool = False,
     observers: tuple[str, ...] = ("probe",),
     bounds: str | None = None,
 ) -> Callable[[Function], Function]:
@@ -118,7 +121,6 @@ def metric(
                 value_range=value_range,
                 invariances=invariances,
                 source=source,
-                default=default,
                 observers=observers,
                 bounds=bounds,
             )

@@ -167,26 +167,27 @@ class TrainingConfig(_Part):
 ModelConfig.model_rebuild()
 
 
+DEFAULT_METRICS = (
+    "train_loss",
+    "train_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "generalization_gap",
+    "mls",
+    "nmls",
+    "log_lvr",
+    "log_nvr",
+    "local_dimensionality",
+    "sharpness",
+    "adaptive_sharpness",
+)
+"""What is measured where no metrics are named; with it come the inequalities that bound it."""
+
+
 class MeasurementConfig(_Part):
     """What is measured, on what, and when."""
 
-    metrics: tuple[str, ...] = Field(
-        default=(
-            "train_loss",
-            "train_accuracy",
-            "test_loss",
-            "test_accuracy",
-            "generalization_gap",
-            "mls",
-            "nmls",
-            "log_lvr",
-            "log_nvr",
-            "local_dimensionality",
-            "sharpness",
-            "adaptive_sharpness",
-        ),
-        min_length=1,
-    )
+    metrics: tuple[str, ...] = Field(default=DEFAULT_METRICS, min_length=1)
     """Metric names; `flatscale metrics` lists them."""
     probe_size: int = Field(default=100, ge=2)
     """Images in the probe set, drawn evenly over the classes from the training images (one paired

@@ -27,18 +27,18 @@ def test_every_quantity_equals_the_loops(name, output_map):
     close = {"rtol": 1e-4, "atol": 1e-7}
     np.testing.assert_allclose(fast.singular_values, slow.spectra, **close)
     np.testing.assert_allclose(fast.layer_singular_values, slow.layer_spectra, **close)
-    np.testing.assert_allclose(fast.parameter_gradient2.sum(axis=1), slow.sharpness, **close)
-    np.testing.assert_allclose(fast.directional2, slow.directional2, **close)
-    assert set(fast.parameter_names) == set(slow.parameter_norms)
-    for i, parameter in enumerate(fast.parameter_names):
+    np.testing.assert_allclose(fast.sums.norms.sharpness, slow.sharpness, **close)
+    np.testing.assert_allclose(fast.along_input.values, slow.directional2 / x[0].numel(), **close)
+    assert set(fast.sums.parameter_names) == set(slow.parameter_norms)
+    for i, parameter in enumerate(fast.sums.parameter_names):
         expected = slow.parameter_norms[parameter]
-        np.testing.assert_allclose(fast.parameter_gradient2[:, i], expected, **close)
-    norms = layer_norms({"probe": LocalObserver(model, x, y)}, None, 0)
-    a = norms.unrolled / np.sqrt(fast.layer_input_norm2)
+        np.testing.assert_allclose(fast.sums.parameter_gradient2[:, i], expected, **close)
+    norms = layer_norms({"probe": LocalObserver(model, x, y)}, 0)
+    a = norms.unrolled / np.sqrt(fast.sums.layer_input_norm2)
     np.testing.assert_allclose(a, slow.layer_a, rtol=1e-3)
-    unrolled = np.sqrt(fast.layer_delta_norm2 * fast.layer_input_norm2)
+    unrolled = np.sqrt(fast.sums.norms.delta2 * fast.sums.layer_input_norm2)
     np.testing.assert_allclose(unrolled, slow.layer_g_unrolled, **close)
-    np.testing.assert_allclose(np.sqrt(fast.layer_weight_gradient2), slow.layer_g_shared, **close)
+    np.testing.assert_allclose(np.sqrt(fast.sums.norms.weight2), slow.layer_g_shared, **close)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -90,9 +90,9 @@ def test_shared_layers_bare_and_unused_parameters_are_differentiated_through_the
     model, x = Residual(), torch.rand(4, 3, 6, 6)
     found = run(model, x, torch.zeros(4, dtype=torch.long))
     expected = residual_by_autograd(model, x)
-    np.testing.assert_allclose(found.parameter_gradient2.sum(axis=1), expected, rtol=1e-4)
-    assert {"block.weight", "scale"} <= set(found.parameter_names)
-    assert "unused" not in found.parameter_names
+    np.testing.assert_allclose(found.sums.norms.sharpness, expected, rtol=1e-4)
+    assert {"block.weight", "scale"} <= set(found.sums.parameter_names)
+    assert "unused" not in found.sums.parameter_names
     assert found.layer_names == ("stem", "block", "block@2", "head")
 
 
@@ -107,7 +107,7 @@ def test_weight_standardized_layer_is_not_mistaken_for_a_plain_one():
     x = torch.rand(4, 5)
     found = run(model, x, torch.zeros(4, dtype=torch.long))
     np.testing.assert_allclose(
-        found.parameter_gradient2.sum(axis=1), residual_by_autograd(model, x), rtol=1e-4
+        found.sums.norms.sharpness, residual_by_autograd(model, x), rtol=1e-4
     )
 
 
@@ -130,9 +130,9 @@ def test_a_layers_formula_is_not_trusted_where_the_gradient_vanishes():
     expected = residual_by_autograd(model, x)
     for points in (slice(0, 4), slice(0, 1), slice(1, 4)):
         found = run(model, x[points], torch.zeros(4, dtype=torch.long)[points])
-        assert found.parameter_names == ("layer.weight",)
+        assert found.sums.parameter_names == ("layer.weight",)
         np.testing.assert_allclose(
-            found.parameter_gradient2.sum(axis=1), expected[points], rtol=1e-4, atol=1e-9
+            found.sums.norms.sharpness, expected[points], rtol=1e-4, atol=1e-9
         )
 
 
@@ -182,11 +182,11 @@ def test_every_contraction_is_the_norm_of_the_gradient(positions, depth, channel
 
 def test_inplace_activation_does_not_corrupt_sharpness():
     model, x, y = case("vgg")
-    plain = run(model, x, y).parameter_gradient2
+    plain = run(model, x, y).sums.parameter_gradient2
     for module in model.modules():
         if hasattr(module, "inplace"):
             module.inplace = False
-    np.testing.assert_allclose(plain, run(model, x, y).parameter_gradient2, rtol=1e-6)
+    np.testing.assert_allclose(plain, run(model, x, y).sums.parameter_gradient2, rtol=1e-6)
 
 
 def test_channels_last_and_noncontiguous_inputs_change_nothing():

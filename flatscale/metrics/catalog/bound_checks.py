@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from flatscale.errors import MetricError
 from flatscale.measurement import Measurement
-from flatscale.metrics.catalog.reduction import who_is_left_out, widening
-from flatscale.metrics.passes.jacobian.estimated import JacobianEstimates, Rounds
-from flatscale.metrics.passes.jacobian.exact import JacobianPoints
+from flatscale.metrics.passes.jacobian.jacobians import Found, GradientNorms, Jacobians
 from flatscale.metrics.passes.jacobian.layer_norms import LayerNorms
+from flatscale.metrics.probe.point_means import left_out_note, widening
 
 Form = Literal["unrolled", "shared"]
 
@@ -32,25 +31,21 @@ class Sides:
     value: float
 
     @classmethod
+    def of_points(cls, left: np.ndarray, right: np.ndarray) -> Sides:
+        return cls(left=left, right=right, value=float(right.mean()))
+
+    @classmethod
     def of_means(cls, left: float, right: float) -> Sides:
-        return cls(left=np.array([left]), right=np.array([right]), value=right)
+        return cls(left=np.array([left]), right=np.array([right]), value=float(right))
 
+    @property
+    def slack(self) -> np.ndarray:
+        return self.right - self.left
 
-@dataclass(frozen=True, kw_only=True)
-class Squares:
-    """Squared gradient norms, per point: exact, or estimates that are unbiased.
-
-    Attributes:
-        delta2: ||delta_i^l||_F^2 (n, L).
-        weight2: ||grad_{W_l} f(x_i)||_F^2, weight sharing included (n, L).
-        sharpness: over all parameters (n,).
-        first_layer: the columns of `FIRST_LAYER` (n, 4).
-    """
-
-    delta2: np.ndarray
-    weight2: np.ndarray
-    sharpness: np.ndarray
-    first_layer: np.ndarray
+    def violations(self, logs: bool) -> np.ndarray:
+        """Where the left side exceeds the right one by more than the arithmetic's error."""
+        room = _TOLERANCE if logs else _TOLERANCE * np.abs(self.right)
+        return np.asarray(self.left > self.right + room)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,16 +68,18 @@ class Evidence:
     """What a bound is checked on, at the points where all of it is finite.
 
     Attributes:
-        squares: gradient norms.
-        rounds: independent estimates (R, n, ...) whose mean `squares` is; None where it is exact.
+        norms: gradient norms.
+        rounds: independent estimates whose mean `norms` is; None where it is exact.
+        input_norm2: ||x_i^l||^2 (n, L).
         kept: which of the probe's points those are.
         converged: whether estimates and iterations reached their tolerance.
         left_tolerance: relative accuracy of left sides that were iterated for, from below.
         num_evaluations: per point.
     """
 
-    squares: Squares
-    rounds: Squares | None
+    norms: GradientNorms
+    rounds: GradientNorms | None
+    input_norm2: np.ndarray
     kept: np.ndarray
     converged: bool
     left_tolerance: float
@@ -90,50 +87,35 @@ class Evidence:
 
 
 def evidence(
-    jacobian: JacobianPoints | JacobianEstimates,
-    kept: np.ndarray,
-    *,
-    settled: bool = True,
-    relative: float = 1.0,
+    jacobian: Jacobians, left: np.ndarray, found: Found, left_tolerance: float = 0.0
 ) -> Evidence:
-    """Gradient norms at the kept points.
+    """Gradient norms at the points whose left side is finite.
 
     Args:
         jacobian: the pass.
-        kept: points whose left side is finite (n,).
-        settled: whether the left side's iteration settled.
-        relative: relative error of the left side for one of sigma.
+        left: what the left side is made of (n, ...).
+        found: how that was found.
+        left_tolerance: its relative accuracy, from below.
     """
-    if isinstance(jacobian, JacobianPoints):
-        kept = kept & jacobian.finite
-        return Evidence(
-            squares=Squares(
-                delta2=jacobian.layer_delta_norm2[kept],
-                weight2=jacobian.layer_weight_gradient2[kept],
-                sharpness=jacobian.parameter_gradient2[kept].sum(axis=1),
-                first_layer=jacobian.first_layer[kept],
-            ),
-            rounds=None,
-            kept=kept,
-            converged=True,
-            left_tolerance=0.0,
-            num_evaluations=jacobian.num_evaluations,
-        )
     sums = jacobian.sums
-    kept = kept & sums.finite
-    rounds = _at_points(sums.rounds, kept)
+    kept = np.isfinite(left).reshape(len(left), -1).all(axis=1) & sums.finite
     return Evidence(
-        squares=_combined(rounds, lambda name, parts: parts.mean(axis=0)),
-        rounds=rounds,
+        norms=sums.norms.each(lambda values: values[kept]),
+        rounds=None if sums.rounds is None else sums.rounds.each(lambda values: values[:, kept]),
+        input_norm2=sums.layer_input_norm2[kept],
         kept=kept,
-        converged=sums.converged and settled,
-        left_tolerance=0.5 * jacobian.tolerance * relative,
+        converged=sums.converged and found.converged,
+        left_tolerance=left_tolerance,
         num_evaluations=jacobian.num_evaluations,
     )
 
 
 def factors(
-    squares: Squares, input_norm2: np.ndarray, names: tuple[str, ...], norms: LayerNorms, form: Form
+    squares: GradientNorms,
+    input_norm2: np.ndarray,
+    names: tuple[str, ...],
+    norms: LayerNorms,
+    form: Form,
 ) -> Factors:
     """The factors from squared norms and ||x_i^l||^2 (n, L).
 
@@ -156,32 +138,27 @@ def factors(
 def checked(
     name: str,
     held: Evidence,
-    sides: Callable[[Squares, Form], Sides],
+    sides: Callable[[GradientNorms, Form], Sides],
     *,
     logs: bool = False,
-    note: str | None = None,
 ) -> Measurement:
     """The bound with both sides' slack (right - left) and how often each form was violated.
 
     Where the gradient norms are estimated, the slack's standard error (jackknife over rounds)
     decides how often a violation may hide within two of them.
     """
-    unrolled, shared = sides(held.squares, "unrolled"), sides(held.squares, "shared")
+    unrolled, shared = sides(held.norms, "unrolled"), sides(held.norms, "shared")
     if not np.isfinite(unrolled.value):
         raise MetricError("the bound is not finite: a layer's weights or gradients vanish")
-    notes = [note] if note else []
-    lost = ~held.kept
-    if lost.any():
-        notes.append(who_is_left_out("not finite", lost))
-    broken = _violations(unrolled, logs)
+    lost, broken = ~held.kept, unrolled.violations(logs)
+    notes = [left_out_note("not finite", lost)] if lost.any() else []
     if broken.any():
         notes.append(f"the bound is violated {broken.sum()} times")
     error, extras = None, {}
     if held.rounds is not None:
-        slack_error, error = _jackknife(held.rounds, lambda s: sides(s, "unrolled"))
+        slack_error, error = _jackknife(held.rounds, lambda norms: sides(norms, "unrolled"))
         scale = 1.0 if logs else np.abs(unrolled.left)
-        room = 2.0 * slack_error + held.left_tolerance * scale
-        close = np.abs(unrolled.right - unrolled.left) <= room
+        close = np.abs(unrolled.slack) <= 2.0 * slack_error + held.left_tolerance * scale
         notes += _estimate_notes(error, unrolled.value, logs, broken, close)
         extras = {
             "monte_carlo_std_error": (error,),
@@ -197,11 +174,11 @@ def checked(
         num_points=int(held.kept.sum()),
         reason="; ".join(notes) or None,
         extras={
-            "slack": _slack(unrolled),
+            "slack": _finite(unrolled.slack),
             "violations": (float(broken.sum()),),
-            "shared": (shared.value,) if np.isfinite(shared.value) else (),
-            "shared_slack": _slack(shared),
-            "shared_violations": (float(_violations(shared, logs).sum()),),
+            "shared": _finite(np.array([shared.value])),
+            "shared_slack": _finite(shared.slack),
+            "shared_violations": (float(shared.violations(logs).sum()),),
             **extras,
         },
     )
@@ -220,35 +197,33 @@ def _estimate_notes(
     return notes
 
 
-def _jackknife(rounds: Squares, sides: Callable[[Squares], Sides]) -> tuple[np.ndarray, float]:
+def _jackknife(
+    rounds: GradientNorms, sides: Callable[[GradientNorms], Sides]
+) -> tuple[np.ndarray, float]:
     """Standard errors of slack and value: each round left out of each group of points.
 
     Points draw independently, so that groups give (rounds - 1) degrees of freedom each; errors of
     few degrees of freedom are widened.
     """
     count, points = rounds.sharpness.shape
-    mean = _combined(rounds, lambda name, parts: parts.mean(axis=0))
+
+    def without(out: int, group: np.ndarray) -> Sides:
+        def rest(parts: np.ndarray) -> np.ndarray:
+            moved = parts.mean(axis=0)
+            moved[group] = (parts[:, group].sum(axis=0) - parts[out, group]) / (count - 1)
+            return moved
+
+        return sides(rounds.each(rest))
+
     slack2, value2 = np.zeros(1), 0.0
     groups = np.array_split(np.arange(points), min(points, _GROUPS))
     for group in groups:
-        found = [sides(_without(rounds, mean, out, group)) for out in range(count)]
-        slack2 = slack2 + _spread([s.right - s.left for s in found])
+        found = [without(out, group) for out in range(count)]
+        slack2 = slack2 + _spread([s.slack for s in found])
         value2 += float(_spread([np.array(s.value) for s in found]))
     together = widening(len(groups) * (count - 1))
-    by_point = len(slack2) == points
-    each = widening(count - 1) if by_point else together
+    each = widening(count - 1) if len(slack2) == points else together
     return each * np.sqrt(slack2), together * float(np.sqrt(value2))
-
-
-def _without(rounds: Squares, mean: Squares, out: int, group: np.ndarray) -> Squares:
-    """The mean over rounds, at the group's points without the round `out`."""
-
-    def rest(name: str, parts: np.ndarray) -> np.ndarray:
-        moved = getattr(mean, name).copy()
-        moved[group] = (parts[:, group].sum(axis=0) - parts[out, group]) / (len(parts) - 1)
-        return moved
-
-    return _combined(rounds, rest)
 
 
 def _spread(left_out: list[np.ndarray]) -> np.ndarray:
@@ -257,25 +232,5 @@ def _spread(left_out: list[np.ndarray]) -> np.ndarray:
         return (len(values) - 1) * np.nan_to_num(values.var(axis=0))
 
 
-def _combined(rounds: Squares, reduce: Callable[[str, np.ndarray], np.ndarray]) -> Squares:
-    parts = {f.name: reduce(f.name, getattr(rounds, f.name)) for f in fields(Squares)}
-    return replace(rounds, **parts)
-
-
-def _at_points(rounds: Rounds, kept: np.ndarray) -> Squares:
-    return Squares(
-        delta2=rounds.layer_delta_norm2[:, kept],
-        weight2=rounds.layer_weight_gradient2[:, kept],
-        sharpness=rounds.sharpness[:, kept],
-        first_layer=rounds.first_layer[:, kept],
-    )
-
-
-def _slack(sides: Sides) -> tuple[float, ...]:
-    slack = sides.right - sides.left
-    return tuple(float(v) for v in slack[np.isfinite(slack)])
-
-
-def _violations(sides: Sides, logs: bool) -> np.ndarray:
-    room = _TOLERANCE if logs else _TOLERANCE * np.abs(sides.right)
-    return np.asarray(sides.left > sides.right + room)
+def _finite(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(v) for v in values[np.isfinite(values)])

@@ -15,10 +15,10 @@ from pydantic import PositiveFloat
 
 from flatscale.errors import MetricError
 from flatscale.measurement import Measurement
-from flatscale.metrics.passes.jacobian.gradient_routes import float_parameters
-from flatscale.metrics.passes.jacobian.rows import trace_calls
+from flatscale.metrics.probe.given_sets import required
+from flatscale.metrics.probe.layer_calls import trace_calls
 from flatscale.metrics.probe.observers import Arrays, Observer, Result, Shard, ShardFunction
-from flatscale.metrics.probe.required import required
+from flatscale.metrics.probe.parameters import float_parameters
 from flatscale.metrics.registration import measurement_pass, metric, metric_info
 
 _SAME_OUTPUTS = 1e-5
@@ -62,7 +62,7 @@ def reparametrization(
             divided.
         metrics: what is measured again.
     """
-    from flatscale.metrics.run import measure_observers
+    from flatscale.metrics.pass_runner import measure_observers
 
     probe = required(observers, "probe")
     pair = _rescalable_pair(probe, alpha)
@@ -194,7 +194,7 @@ def _rescaled(shard: Shard, pair: tuple[str, str], alpha: float) -> Shard:
         if _owned(first, "bias") in parameters:
             parameters[_owned(first, "bias")].mul_(alpha)
         parameters[_owned(second, "weight")].div_(alpha)
-    return replace(shard, model=model, notebook={})
+    return replace(shard, model=model, kept={})
 
 
 def _owned(layer: str, parameter: str) -> str:

@@ -10,9 +10,9 @@ import torch
 
 from flatscale.errors import MetricError
 from flatscale.measurement import Measurement
-from flatscale.metrics.catalog.reduction import mean_over_points
+from flatscale.metrics.probe.given_sets import required
 from flatscale.metrics.probe.observers import Arrays, Observer, Shard
-from flatscale.metrics.probe.required import required
+from flatscale.metrics.probe.point_means import mean_over_points
 from flatscale.metrics.registration import measurement_pass, metric
 
 _MICROBATCH = 512
@@ -65,7 +65,6 @@ def prediction_rows(shard: Shard) -> Arrays:
     passes=("train_predictions",),
     formula="mean_i loss_i, training set",
     group="outcome",
-    default=True,
     observers=("train",),
 )
 def train_loss(predictions: Predictions) -> Measurement:
@@ -78,7 +77,6 @@ def train_loss(predictions: Predictions) -> Measurement:
     passes=("test_predictions",),
     formula="mean_i loss_i, test set",
     group="outcome",
-    default=True,
     observers=("test",),
 )
 def test_loss(predictions: Predictions) -> Measurement:
@@ -92,7 +90,6 @@ def test_loss(predictions: Predictions) -> Measurement:
     formula="mean_i 1[argmax f(x_i) = y_i], training set",
     group="outcome",
     value_range="[0, 1]",
-    default=True,
     observers=("train",),
 )
 def train_accuracy(predictions: Predictions) -> Measurement:
@@ -106,7 +103,6 @@ def train_accuracy(predictions: Predictions) -> Measurement:
     formula="mean_i 1[argmax f(x_i) = y_i], test set",
     group="outcome",
     value_range="[0, 1]",
-    default=True,
     observers=("test",),
 )
 def test_accuracy(predictions: Predictions) -> Measurement:
@@ -120,7 +116,6 @@ def test_accuracy(predictions: Predictions) -> Measurement:
     formula="test error − train error",
     group="outcome",
     value_range="[-1, 1]",
-    default=True,
     observers=("train", "test"),
 )
 def generalization_gap(train: Predictions, test: Predictions) -> Measurement:
@@ -134,7 +129,6 @@ def generalization_gap(train: Predictions, test: Predictions) -> Measurement:
     formula="test loss − train loss",
     group="outcome",
     value_range="(-inf, inf)",
-    default=True,
     observers=("train", "test"),
 )
 def loss_gap(train: Predictions, test: Predictions) -> Measurement:

@@ -42,7 +42,7 @@ class Shard:
         output_map: identity, sigmoid or softmax.
         batch: the microbatch, shrinking when memory runs out.
         widened: the model's weights are of half precision, and measured in float32.
-        notebook: what shard functions keep from one call to the next (never results).
+        kept: what shard functions keep from one call to the next (never results).
     """
 
     model: nn.Module
@@ -53,7 +53,7 @@ class Shard:
     output_map: str = "identity"
     batch: BatchSize = field(default_factory=BatchSize)
     widened: bool = False
-    notebook: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
 
     @property
     def num_points(self) -> int:

@@ -8,10 +8,10 @@ import numpy as np
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from flatscale.measurement import Measurement
-from flatscale.metrics.catalog.reduction import error_of_draws
 from flatscale.metrics.passes.curvature.loss_surface import loss_surface
+from flatscale.metrics.probe.given_sets import required
 from flatscale.metrics.probe.observers import Observer
-from flatscale.metrics.probe.required import required
+from flatscale.metrics.probe.point_means import error_of_draws
 from flatscale.metrics.registration import measurement_pass, metric
 
 _FEWEST_SAMPLES = 10

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from flatscale.errors import MetricError
-from flatscale.metrics.catalog.reduction import who_is_left_out
-from flatscale.metrics.passes.jacobian.gradient_routes import float_parameters
-from flatscale.metrics.passes.jacobian.rows import trace_calls
 from flatscale.metrics.probe.attention import attention_notes, twice_differentiable
+from flatscale.metrics.probe.layer_calls import trace_calls
 from flatscale.metrics.probe.observers import Arrays, Observer, Shard
-from flatscale.metrics.probe.swapped import call_with
+from flatscale.metrics.probe.parameters import call_with, float_parameters
+from flatscale.metrics.probe.point_means import left_out_note
 
 _KEPT_GRAPH_BYTES = 1e9
 
@@ -69,7 +68,7 @@ def loss_surface(observer: Observer) -> LossSurface:
         raise MetricError("the network has no floating-point parameter")
     notes = attention_notes(observer)
     if bad:
-        notes = (who_is_left_out("not finite", lost), *notes)
+        notes = (left_out_note("not finite", lost), *notes)
     return LossSurface(
         observer=observer,
         theta=vector,
@@ -152,11 +151,11 @@ def _gradient_graphs(shard: Shard, left_out: tuple[int, ...]) -> Iterator[Gradie
     parameters = float_parameters(shard.model)
     held = (*parameters.values(), *shard.model.buffers())
     key = (left_out, tuple((t.data_ptr(), t._version) for t in held))
-    kept = shard.notebook.get("gradient_graphs")
+    kept = shard.kept.get("gradient_graphs")
     if kept is not None and kept[0] == key:
         yield from kept[1]
         return
-    shard.notebook.pop("gradient_graphs", None)
+    shard.kept.pop("gradient_graphs", None)
     leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
 
     def build(points: slice) -> GradientGraph:
@@ -176,7 +175,7 @@ def _gradient_graphs(shard: Shard, left_out: tuple[int, ...]) -> Iterator[Gradie
             graphs.append(graph)
         yield graph
     if keep:
-        shard.notebook["gradient_graphs"] = (key, graphs)
+        shard.kept["gradient_graphs"] = (key, graphs)
 
 
 def _graph_bytes(shard: Shard) -> float:

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from flatscale.errors import MetricError
 from flatscale.measurement import Measurement
-from flatscale.metrics.catalog.reduction import mean_over_points
-from flatscale.metrics.passes.jacobian.layer_calls import LayerCall, captured_calls
 from flatscale.metrics.probe.attention import attention_notes, twice_differentiable
+from flatscale.metrics.probe.given_sets import required
+from flatscale.metrics.probe.layer_calls import LayerCall, captured_calls
 from flatscale.metrics.probe.observers import Arrays, Observer, Shard
-from flatscale.metrics.probe.required import required
+from flatscale.metrics.probe.point_means import mean_over_points
 from flatscale.metrics.registration import measurement_pass, metric
 from flatscale.training.losses import cross_entropy, half_squared_error, squared_error
 

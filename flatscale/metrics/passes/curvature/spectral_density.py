@@ -10,10 +10,10 @@ from pydantic import Field, PositiveFloat
 from scipy.linalg import eigh_tridiagonal
 
 from flatscale.measurement import Measurement
-from flatscale.metrics.catalog.reduction import error_of_draws
 from flatscale.metrics.passes.curvature.loss_surface import LossSurface, loss_surface
+from flatscale.metrics.probe.given_sets import required
 from flatscale.metrics.probe.observers import Observer
-from flatscale.metrics.probe.required import required
+from flatscale.metrics.probe.point_means import error_of_draws
 from flatscale.metrics.registration import measurement_pass, metric
 
 AtLeastTwo = Annotated[int, Field(ge=2)]

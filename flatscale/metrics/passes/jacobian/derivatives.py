@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flatscale.errors import MetricError
-from flatscale.metrics.passes.jacobian.layer_calls import LayerCall, captured_calls
+from flatscale.metrics.probe.layer_calls import LayerCall, captured_calls
 from flatscale.metrics.probe.observers import Shard
 
 logger = logging.getLogger(__name__)

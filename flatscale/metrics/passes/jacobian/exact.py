@@ -8,70 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from pydantic import Field, PositiveFloat
 
 from flatscale.errors import MetricError
-from flatscale.metrics.passes.jacobian.estimated import JacobianEstimates
-from flatscale.metrics.passes.jacobian.gradient_routes import find_routes
+from flatscale.metrics.passes.jacobian.batch_rows import exact_rows
+from flatscale.metrics.passes.jacobian.estimated import EstimatedJacobians
+from flatscale.metrics.passes.jacobian.gradient_routes import find_routes, parameter_names
+from flatscale.metrics.passes.jacobian.jacobians import (
+    AlongInput,
+    GradientNorms,
+    Jacobians,
+    Leading,
+    Sums,
+)
 from flatscale.metrics.passes.jacobian.leading_values import SAMPLES_A_ROUND, Accuracy
-from flatscale.metrics.passes.jacobian.rows import exact_rows, refuse_integers, trace_calls
+from flatscale.metrics.probe.byte_limits import BATCH_ROWS, CACHED_BATCH_ROWS, POINT_ROWS
+from flatscale.metrics.probe.given_sets import required
+from flatscale.metrics.probe.layer_calls import (
+    NO_LINEAR_LAYER,
+    linear_layer_names,
+    refuse_integers,
+    trace_calls,
+)
 from flatscale.metrics.probe.observers import Arrays, Observer, Shard
-from flatscale.metrics.probe.required import required
 from flatscale.metrics.registration import measurement_pass
-
-_MEMORY_BYTES = 256e6
-_CACHED_BYTES = 40e6
-"""What a CPU computes fastest: fresh memory beyond it costs more than larger batches save."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class JacobianPoints:
-    """What the pass found, one row per probe point (n), in point order.
-
-    Attributes:
-        singular_values: of J_i, descending (n, N).
-        layer_names: the linear layers' uses, in forward order (L).
-        layer_singular_values: of J_i^l (n, L, N).
-        layer_input_norm2: ||x_i^l||^2 (n, L).
-        layer_delta_norm2: ||delta_i^l||_F^2 (n, L).
-        layer_weight_gradient2: ||grad_{W_l} f(x_i)||_F^2, weight sharing included (n, L).
-        parameter_names: all parameter tensors the outputs depend on (P).
-        parameter_gradient2: sum_k ||grad_p f_k(x_i)||^2 (n, P).
-        input_norm2: ||x_i||^2 (n).
-        input_size: d.
-        directional2: ||J_i x_i||^2 (n).
-        first_layer: `FIRST_LAYER` columns for the input-invariant bound (n, 4).
-        first_layer_reads_input: whether x^1 is the network's input.
-        finite: points whose outputs and derivatives are all finite (n).
-        dtype_epsilon: rounding unit of the arithmetic the Jacobians were computed in.
-        num_evaluations: network evaluations per point.
-    """
-
-    singular_values: np.ndarray
-    layer_names: tuple[str, ...]
-    layer_singular_values: np.ndarray
-    layer_input_norm2: np.ndarray
-    layer_delta_norm2: np.ndarray
-    layer_weight_gradient2: np.ndarray
-    parameter_names: tuple[str, ...]
-    parameter_gradient2: np.ndarray
-    input_norm2: np.ndarray
-    input_size: int
-    directional2: np.ndarray
-    first_layer: np.ndarray
-    first_layer_reads_input: bool
-    finite: np.ndarray
-    dtype_epsilon: float
-    num_evaluations: int
-
-    @property
-    def squared_norms(self) -> np.ndarray:
-        """||J_i||_F^2 = tr J_i J_i^T (n)."""
-        return np.square(self.singular_values).sum(axis=1)
 
 
 @measurement_pass("jacobian")
@@ -84,7 +48,7 @@ def jacobian_pass(
     max_steps: Annotated[int, Field(ge=2)] = 60,
     max_relative_error: PositiveFloat = 0.05,
     max_samples: Annotated[int, Field(ge=2 * SAMPLES_A_ROUND)] = 64,
-) -> JacobianPoints | JacobianEstimates:
+) -> Jacobians:
     """Spectra and norms of every probe point's Jacobians, exact where they fit into memory.
 
     Args:
@@ -100,7 +64,7 @@ def jacobian_pass(
     probe = required(observers, "probe")
     exact = method == "exact"
     if method == "auto":
-        exact = bool((probe.gather(exact_bytes)["bytes"] <= _MEMORY_BYTES).all())
+        exact = probe.once(bytes_of_a_point) <= POINT_ROWS
     if exact:
         return exact_pass(probe)
     accuracy = Accuracy(
@@ -109,57 +73,127 @@ def jacobian_pass(
         max_relative_error=max_relative_error,
         max_samples=max_samples,
     )
-    return JacobianEstimates(probe, accuracy, seed)
+    return EstimatedJacobians(probe, accuracy, seed)
 
 
-def exact_pass(probe: Observer) -> JacobianPoints:
+@dataclass(frozen=True, kw_only=True)
+class ExactJacobians:
+    """What the pass found with all N rows of every Jacobian; see `Jacobians`.
+
+    Attributes:
+        singular_values: of J_i, descending (n, N).
+        layer_names: the linear layers' uses, in forward order (L).
+        layer_singular_values: of J_i^l (n, L, N).
+        input_norm2: ||x_i||^2 (n).
+        along_input: ||J_i x_i||^2 / d.
+        sums: what is summed over outputs.
+        epsilon: rounding unit of the arithmetic the Jacobians were computed in.
+    """
+
+    singular_values: np.ndarray
+    layer_names: tuple[str, ...]
+    layer_singular_values: np.ndarray
+    input_norm2: np.ndarray
+    along_input: AlongInput
+    sums: Sums
+    epsilon: float
+
+    @property
+    def num_evaluations(self) -> int:
+        return self.sums.num_evaluations
+
+    @property
+    def squared_norms(self) -> np.ndarray:
+        return self.sums.frobenius2
+
+    def leading(self, rank: int | None) -> Leading:
+        return self._first(rank, self.singular_values)
+
+    def layer_leading(self, rank: int | None) -> Leading:
+        found = self._first(rank, self.layer_singular_values, self.layer_names)
+        if not self.layer_names:
+            raise MetricError(NO_LINEAR_LAYER)
+        return found
+
+    def _first(
+        self, rank: int | None, spectra: np.ndarray, layer_names: tuple[str, ...] = ()
+    ) -> Leading:
+        num_outputs = spectra.shape[-1]
+        if rank is not None and rank > num_outputs:
+            raise MetricError(f"volume_rank is {rank} but the network has {num_outputs} outputs")
+        floor = 8.0 * num_outputs * self.epsilon
+        return Leading(
+            sigma=spectra[..., :rank],
+            floor=floor,
+            numerical_rank=(spectra > floor * spectra[..., :1]).sum(axis=-1),
+            tolerance=0.0,
+            layer_names=layer_names,
+            reads_input=self.sums.first_layer_reads_input,
+            num_evaluations=self.num_evaluations,
+        )
+
+
+def exact_pass(probe: Observer) -> ExactJacobians:
     """The pass with all N rows of every Jacobian.
 
     Raises:
         MetricError: no point is finite.
     """
     found = probe.gather(jacobian_points)
-    first = {key: found[key][0] for key in ("layer_names", "parameter_names")}
     if not found["finite"].any():
         raise MetricError("outputs or derivatives are not finite at any probe point")
-    return JacobianPoints(
-        singular_values=found["singular_values"],
-        layer_names=tuple(str(name) for name in first["layer_names"]),
-        layer_singular_values=found["layer_singular_values"],
-        layer_input_norm2=found["layer_input_norm2"],
-        layer_delta_norm2=found["layer_delta_norm2"],
-        layer_weight_gradient2=found["layer_weight_gradient2"],
-        parameter_names=tuple(str(name) for name in first["parameter_names"]),
+    squares = found["singular_values"] ** 2
+    total = squares.sum(axis=1)
+    num_evaluations = 1 + squares.shape[1]
+    sums = Sums(
+        num_evaluations=num_evaluations,
+        frobenius2=total,
+        dimensionality=total**2 / np.where(total == 0.0, 1.0, (squares**2).sum(axis=1)),
+        parameter_names=probe.once(parameter_names),
         parameter_gradient2=found["parameter_gradient2"],
-        input_norm2=found["input_norm2"],
-        input_size=int(found["input_size"][0]),
-        directional2=found["directional2"],
-        first_layer=found["first_layer"],
+        layer_input_norm2=found["layer_input_norm2"],
+        norms=GradientNorms(
+            delta2=found["layer_delta_norm2"],
+            weight2=found["layer_weight_gradient2"],
+            sharpness=found["parameter_gradient2"].sum(axis=1),
+            first_layer=found["first_layer"],
+        ),
         first_layer_reads_input=bool(found["first_layer_reads_input"].all()),
         finite=found["finite"],
-        dtype_epsilon=float(found["dtype_epsilon"][0]),
-        num_evaluations=1 + found["singular_values"].shape[1],
+    )
+    return ExactJacobians(
+        singular_values=found["singular_values"],
+        layer_names=probe.once(linear_layer_names),
+        layer_singular_values=found["layer_singular_values"],
+        input_norm2=found["input_norm2"],
+        along_input=AlongInput(values=found["along_input"], num_evaluations=num_evaluations),
+        sums=sums,
+        epsilon=probe.once(rounding_unit),
     )
 
 
-def exact_bytes(shard: Shard) -> Arrays:
-    """Bytes that one point's rows take, layer by layer, once per point."""
+def rounding_unit(shard: Shard) -> float:
+    """Rounding unit of the arithmetic that Jacobians are computed in."""
+    return torch.finfo(shard.x.dtype).eps
+
+
+def bytes_of_a_point(shard: Shard) -> float:
+    """Bytes that one point's rows take, layer by layer."""
     refuse_integers(shard)
     calls, num_outputs = trace_calls(shard)
-    floats = num_outputs * sum(2 * (c.x.numel() + c.h.numel()) for c in calls)
-    return {"bytes": np.full(shard.num_points, 4.0 * floats)}
+    return 4.0 * num_outputs * sum(2 * (c.x.numel() + c.h.numel()) for c in calls)
 
 
 def jacobian_points(shard: Shard) -> Arrays:
-    """The pass on one shard: see `JacobianPoints` for every array."""
+    """The pass on one shard, one row per point; see `ExactJacobians` and `Sums`."""
     refuse_integers(shard)
+    # which parameters' gradients follow from what their layer read, found on the first points
     routes = find_routes(shard)
-    calls, num_outputs = trace_calls(shard)
-    linear = [call for call in calls if call.is_linear]
-    per_point = 4 * num_outputs * sum(2 * (c.x.numel() + c.h.numel()) for c in calls)
-    at_most = max(1, int(_MEMORY_BYTES / max(per_point, 1)))
+    calls, _ = trace_calls(shard)
+    per_point = max(bytes_of_a_point(shard), 1)
+    at_most = max(1, int(BATCH_ROWS / per_point))
     if shard.x.device.type == "cpu":
-        at_most = min(at_most, max(4, int(_CACHED_BYTES / max(per_point, 1))))
+        at_most = min(at_most, max(4, int(CACHED_BATCH_ROWS / per_point)))
     if any(call.of_one_point(None)[0].folded for call in calls):
         at_most = 1
 
@@ -167,13 +201,4 @@ def jacobian_points(shard: Shard) -> Arrays:
         return exact_rows(shard, shard.x[points], routes)
 
     parts = list(shard.microbatches(compute, at_most))
-    rows = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    count = shard.num_points
-    rows["layer_names"] = _same_rows(np.array([c.name for c in linear], dtype=np.str_), count)
-    rows["parameter_names"] = _same_rows(np.array(routes.names, dtype=np.str_), count)
-    rows["dtype_epsilon"] = np.full(count, torch.finfo(shard.x.dtype).eps)
-    return rows
-
-
-def _same_rows(row: Any, count: int) -> np.ndarray:
-    return np.repeat(np.asarray(row)[None], count, axis=0)
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

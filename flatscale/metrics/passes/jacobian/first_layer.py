@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flatscale.metrics.passes.jacobian.layer_calls import LayerCall
 from flatscale.metrics.passes.jacobian.parameter_gradients import PLAIN_LAYERS, GradientNormSums
+from flatscale.metrics.probe.layer_calls import LayerCall
 
 FIRST_LAYER = ("m_1 unrolled", "||W o grad||^2 unrolled", "kernel rows", "||W o grad||^2 shared")
+
+
+def reads_input(first: LayerCall | None, x: Tensor) -> np.ndarray:
+    """Of which points (B,) the first layer reads the network's input itself."""
+    if first is None or first.x.shape != x.shape:
+        return np.zeros(len(x), dtype=bool)
+    same = first.x.detach().nan_to_num() == x.detach().nan_to_num()
+    return same.flatten(1).all(dim=1).cpu().numpy()
 
 
 class FirstLayer:
@@ -19,15 +28,14 @@ class FirstLayer:
     Args:
         calls: every layer's call of one batch, in forward order.
         x: the batch (B, ...).
+
+    Attributes:
+        reads_input: at which points (B,) that layer reads the network's input.
     """
 
     def __init__(self, calls: Sequence[LayerCall], x: Tensor) -> None:
         first = next((call for call in calls if call.is_linear), None)
-        self.reads_input = (
-            first is not None
-            and first.x.shape == x.shape
-            and torch.equal(first.x.nan_to_num(), x.nan_to_num())
-        )
+        self.reads_input = reads_input(first, x)
         self._batch = len(x)
         self._call: LayerCall | None = None
         self._module: nn.Linear | nn.Conv1d | nn.Conv2d | None = None

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from flatscale.metrics.passes.jacobian.layer_calls import LayerCall, captured_calls
 from flatscale.metrics.passes.jacobian.parameter_gradients import GradientNormSums
+from flatscale.metrics.probe.byte_limits import NETWORK_GRADIENTS
+from flatscale.metrics.probe.layer_calls import LayerCall, captured_calls
 from flatscale.metrics.probe.observers import Shard, check_logits
-from flatscale.metrics.probe.swapped import call_with
+from flatscale.metrics.probe.parameters import call_with, float_parameters
 
 logger = logging.getLogger(__name__)
 
 _AGREEMENT = 1e-3
 _POINTS_TRIED = 4
-_NETWORK_ROUTE_BYTES = 256e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +35,6 @@ class GradientRoutes:
     names: tuple[str, ...]
     layered: tuple[str, ...]
     networked: tuple[str, ...]
-
-
-def float_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Every floating-point parameter once, frozen ones included: theta."""
-    return {name: p for name, p in model.named_parameters() if p.is_floating_point()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +81,14 @@ def find_routes(shard: Shard) -> GradientRoutes:
     A layer's formula is trusted only where it agrees with backpropagation along one random
     direction of the outputs, at a point where the gradient does not vanish.
     """
-    if "gradient_routes" not in shard.notebook:
-        shard.notebook["gradient_routes"] = _compared_routes(shard)
-    return shard.notebook["gradient_routes"]
+    if "gradient_routes" not in shard.kept:
+        shard.kept["gradient_routes"] = _compared_routes(shard)
+    return shard.kept["gradient_routes"]
+
+
+def parameter_names(shard: Shard) -> tuple[str, ...]:
+    """All parameter tensors that the outputs depend on, in the network's order."""
+    return find_routes(shard).names
 
 
 def _compared_routes(shard: Shard) -> GradientRoutes:
@@ -171,7 +171,7 @@ def network_gradient_norms(
         mixes = identity.unsqueeze(1).expand(num_outputs, len(x), num_outputs)
     num_outputs = len(mixes)
     floats = num_outputs * sum(p.numel() for p in chosen.values())
-    chunk = max(1, int(_NETWORK_ROUTE_BYTES / (4 * floats)))
+    chunk = max(1, int(NETWORK_GRADIENTS / (4 * floats)))
     try:
         per_point = torch.func.vmap(_one_point(shard), in_dims=(None, 0, 1), chunk_size=chunk)
         return per_point(chosen, x, mixes)

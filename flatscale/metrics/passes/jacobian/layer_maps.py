@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from flatscale.metrics.passes.jacobian.derivatives import ForwardPass
-from flatscale.metrics.passes.jacobian.layer_calls import LayerCall
+from flatscale.metrics.probe.layer_calls import LayerCall
 from flatscale.metrics.probe.microbatch import is_out_of_memory
 
 logger = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ import numpy as np
 from torch import nn
 
 from flatscale.metrics.passes.jacobian.operator_norm import kernel_norm, unrolled_norm
-from flatscale.metrics.passes.jacobian.rows import trace_calls
+from flatscale.metrics.probe.given_sets import required
+from flatscale.metrics.probe.layer_calls import trace_calls
 from flatscale.metrics.probe.observers import Observer, Shard
-from flatscale.metrics.probe.required import required
 from flatscale.metrics.registration import measurement_pass
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from flatscale.errors import MetricError
 from flatscale.metrics.passes.jacobian.derivatives import ForwardPass, run_forward
-from flatscale.metrics.passes.jacobian.layer_calls import LayerCall
+from flatscale.metrics.passes.jacobian.first_layer import reads_input
 from flatscale.metrics.passes.jacobian.layer_maps import LayerMaps
 from flatscale.metrics.passes.jacobian.leading_values import (
     Accuracy,
@@ -25,13 +25,18 @@ from flatscale.metrics.passes.jacobian.leading_values import (
     start_rows,
     unit,
 )
-from flatscale.metrics.passes.jacobian.rows import refuse_integers, trace_calls
 from flatscale.metrics.passes.perturbation.draws import draw_seed
 from flatscale.metrics.probe.attention import twice_differentiable
+from flatscale.metrics.probe.byte_limits import ALL_STORED_PRODUCTS, STORED_PRODUCTS
+from flatscale.metrics.probe.layer_calls import (
+    NO_LINEAR_LAYER,
+    LayerCall,
+    refuse_integers,
+    trace_calls,
+)
 from flatscale.metrics.probe.observers import Arrays, Shard
 
 _BLOCK = 8
-_STORED_BYTES = {"cpu": 256e6, "cuda": 4e9}
 _EXPECTED_DIRECTIONS = 24
 _FIRST_DIRECTIONS = 8
 _NEARING = 3.2
@@ -43,24 +48,22 @@ _FRESH_SHARE = 0.1
 
 
 def layer_leading_rows(shard: Shard, *, options: Accuracy, seed: int, rank: int) -> Arrays:
-    """Leading singular values at every linear layer's input (B, L, rank), and the layers' names."""
+    """Leading singular values at every linear layer's input (B, L, rank)."""
     refuse_integers(shard)
     calls = [call for call in trace_calls(shard)[0] if call.is_linear]
     if not calls:
-        raise MetricError("the network has no linear layer (Linear or Conv) that its outputs use")
+        raise MetricError(NO_LINEAR_LAYER)
 
     def compute(points: slice) -> Arrays:
         indices = shard.indices[points]
         with twice_differentiable():
             ran = run_forward(shard, shard.x[points])
             found = _leading(ran, shard, options, seed, indices, rank)
-        return found | {"reads_input": np.full(len(indices), _reads_input(ran))}
+        first = next(call for call in ran.calls if call.is_linear)
+        return found | {"reads_input": reads_input(first, ran.x)}
 
     parts = list(shard.microbatches(compute, _points_at_once(shard, calls)))
-    rows = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    names = np.array([call.name for call in calls], dtype=np.str_)
-    rows["layer_names"] = np.tile(names, (shard.num_points, 1))
-    return rows
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def _points_at_once(shard: Shard, calls: list[LayerCall]) -> int:
@@ -68,7 +71,7 @@ def _points_at_once(shard: Shard, calls: list[LayerCall]) -> int:
     if any(call.of_one_point(None)[0].folded for call in calls):
         return 1
     a_point = 4.0 * _EXPECTED_DIRECTIONS * sum(call.x.numel() for call in calls)
-    return max(1, int(_STORED_BYTES.get(shard.x.device.type, 256e6) / a_point))
+    return max(1, int(STORED_PRODUCTS.get(shard.x.device.type, STORED_PRODUCTS["cpu"]) / a_point))
 
 
 def _leading(
@@ -141,7 +144,8 @@ class SubspaceSearch:
         q, num_outputs = unit(self._start), self._start.shape[1]
         last = torch.full_like(self._start[:, 0], torch.inf)
         held = self._maps.floats * len(q) * 4.0
-        fits = int(4 * _STORED_BYTES.get(q.device.type, 256e6) / held)
+        room = ALL_STORED_PRODUCTS.get(q.device.type, ALL_STORED_PRODUCTS["cpu"])
+        fits = int(room / held)
         most = min(self._options.most_steps(self._rank), num_outputs, max(fits, 2))
         tolerance, size = self._options.tolerance, self.values[0].numel()
         while not self.settled.all():
@@ -257,11 +261,6 @@ class Subspace:
 
 def _signs(seed: int, indices: np.ndarray) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(draw_seed(seed, 2, int(i))) for i in indices]
-
-
-def _reads_input(ran: ForwardPass) -> bool:
-    first = next(call for call in ran.calls if call.is_linear)
-    return first.x.shape == ran.x.shape and torch.equal(first.x, ran.x)
 
 
 def _outside(basis: Tensor, u: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flatscale.metrics.passes.jacobian.rows import refuse_integers
 from flatscale.metrics.passes.perturbation.draws import draw_seed
 from flatscale.metrics.probe.attention import twice_differentiable
+from flatscale.metrics.probe.layer_calls import refuse_integers
 from flatscale.metrics.probe.microbatch import is_out_of_memory
 from flatscale.metrics.probe.observers import Arrays, Shard
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flatscale.metrics.passes.jacobian.layer_calls import LayerCall
+from flatscale.metrics.probe.layer_calls import LayerCall
 
 PLAIN_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 

@@ -16,8 +16,8 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from flatscale.errors import MetricError
 from flatscale.measurement import Measurement
 from flatscale.metrics.passes.curvature.loss_surface import LossSurface, loss_surface
+from flatscale.metrics.probe.given_sets import required
 from flatscale.metrics.probe.observers import Observer
-from flatscale.metrics.probe.required import required
 from flatscale.metrics.registration import measurement_pass, metric
 
 

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from flatscale.errors import MetricError
 from flatscale.measurement import Measurement
-from flatscale.metrics.catalog.reduction import mean_over_points
-from flatscale.metrics.passes.jacobian.rows import refuse_integers
 from flatscale.metrics.passes.perturbation.draws import draw_seed
+from flatscale.metrics.probe.given_sets import required
+from flatscale.metrics.probe.layer_calls import refuse_integers
 from flatscale.metrics.probe.observers import Arrays, Observer, Shard
-from flatscale.metrics.probe.required import required
+from flatscale.metrics.probe.point_means import mean_over_points
 from flatscale.metrics.registration import measurement_pass, metric
 
 Shares = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]

@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from flatscale.metrics.passes.jacobian.gradient_routes import find_routes
-from flatscale.metrics.passes.jacobian.layer_calls import LayerCall
-from flatscale.metrics.passes.jacobian.rows import trace_calls
 from flatscale.metrics.passes.perturbation.draws import draw_seed
 from flatscale.metrics.passes.perturbation.noisy_layers import (
     FlippedWeights,
@@ -24,6 +22,7 @@ from flatscale.metrics.passes.perturbation.noisy_layers import (
     OwnWeights,
     Sliding,
 )
+from flatscale.metrics.probe.layer_calls import LayerCall, trace_calls
 from flatscale.metrics.probe.observers import Shard
 
 _MOST_OWN_WEIGHTS = 10_000

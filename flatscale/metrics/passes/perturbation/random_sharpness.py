@@ -19,13 +19,12 @@ from torch import Tensor
 
 from flatscale.errors import MetricError
 from flatscale.measurement import Measurement
-from flatscale.metrics.catalog.reduction import who_is_left_out, widening
-from flatscale.metrics.passes.jacobian.gradient_routes import float_parameters
 from flatscale.metrics.passes.perturbation.draws import draw_seed, shifted, standard_normal
 from flatscale.metrics.passes.perturbation.layer_noise import LayerNoise, layer_noise, noise_added
+from flatscale.metrics.probe.given_sets import required
 from flatscale.metrics.probe.observers import Arrays, Observer, Shard
-from flatscale.metrics.probe.required import required
-from flatscale.metrics.probe.swapped import call_with
+from flatscale.metrics.probe.parameters import call_with, float_parameters
+from flatscale.metrics.probe.point_means import left_out_note, widening
 from flatscale.metrics.registration import measurement_pass, metric
 
 _DEGREES_OF_FREEDOM = 12
@@ -134,7 +133,6 @@ def average_perturbation(
     value_range="(-inf, inf)",
     invariances=("layer rescaling of ReLU networks",),
     source="arXiv 2310.01770, Figure 4 (sigmoid outputs, squared_error)",
-    default=True,
 )
 def adaptive_sharpness(rises: LossRises) -> Measurement:
     """Mean rise of the loss under relative random perturbations of every weight."""
@@ -275,7 +273,7 @@ def _measurement(name: str, rises: LossRises) -> Measurement:
         converged=rises.converged,
         num_evaluations=1 + 2 * rises.rises.shape[1],
         num_points=int(rises.kept.sum()),
-        reason=who_is_left_out("loss not finite", lost) if lost.any() else None,
+        reason=left_out_note("loss not finite", lost) if lost.any() else None,
     )
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from flatscale.errors import MetricError
 from flatscale.measurement import Measurement
 from flatscale.metrics.passes.curvature.loss_surface import loss_surface, sum_of_losses
-from flatscale.metrics.passes.jacobian.gradient_routes import float_parameters
+from flatscale.metrics.probe.given_sets import required
 from flatscale.metrics.probe.observers import Arrays, Observer, Shard
-from flatscale.metrics.probe.required import required
+from flatscale.metrics.probe.parameters import float_parameters
 from flatscale.metrics.registration import measurement_pass, metric
 
 

@@ -1,4 +1,4 @@
-"""Rows of the Jacobian passes for one batch of points."""
+"""One batch of points in the Jacobian pass: derivatives reduced to rows, one a point."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flatscale.errors import MetricError
 from flatscale.metrics.passes.jacobian.derivatives import ForwardPass, differentiate, run_forward
 from flatscale.metrics.passes.jacobian.first_layer import FirstLayer
 from flatscale.metrics.passes.jacobian.gradient_routes import (
@@ -16,29 +15,26 @@ from flatscale.metrics.passes.jacobian.gradient_routes import (
     layer_gradient_norms,
     network_gradient_norms,
 )
-from flatscale.metrics.passes.jacobian.layer_calls import LayerCall, captured_calls
 from flatscale.metrics.passes.jacobian.parameter_gradients import GradientNormSums
-from flatscale.metrics.passes.jacobian.sums import JacobianSums, columns, norm2
+from flatscale.metrics.passes.jacobian.spectra_and_norms import JacobianSums, columns, norm2
+from flatscale.metrics.probe.byte_limits import CACHED_DERIVATIVES
 from flatscale.metrics.probe.observers import Arrays, Shard
-
-_CACHED_BYTES = 20e6
 
 
 def exact_rows(shard: Shard, x: Tensor, routes: GradientRoutes) -> Arrays:
     """Every array of the exact pass for one batch of points."""
     ran = run_forward(shard, x)
+    # as many outputs at a time as stay in cache; what they give is reduced at once and not kept
     sums = JacobianSums(ran)
     for mixes in _output_chunks(ran):
         sums.add(differentiate(ran, mixes))
     rows = sums.rows()
+    # parameters of plain layers from x and delta; the few others through the whole network
     layered = layer_gradient_norms(shard.model, sums.calls, sums.gradient_norms())
     by_parameter = layered.by_parameter
     by_parameter.update(network_gradient_norms(shard, x, routes.networked))
     rows["parameter_gradient2"] = columns([by_parameter[name] for name in routes.names], len(x))
-    arrays = finite_rows(rows, ran.outputs)
-    arrays["input_size"] = np.full(len(x), x[0].numel())
-    arrays["first_layer_reads_input"] = np.full(len(x), sums.reads_input)
-    return arrays
+    return finite_rows(rows, ran.outputs) | {"first_layer_reads_input": sums.reads_input}
 
 
 def mixed_rows(shard: Shard, x: Tensor, routes: GradientRoutes, mixes: Tensor) -> Arrays:
@@ -74,9 +70,7 @@ def mixed_rows(shard: Shard, x: Tensor, routes: GradientRoutes, mixes: Tensor) -
         "layer_input_norm2": columns(inputs, batch),
         "first_layer": first.columns(calls, added),
     }
-    arrays = finite_rows(rows, ran.outputs)
-    arrays["first_layer_reads_input"] = np.full(batch, first.reads_input)
-    return arrays
+    return finite_rows(rows, ran.outputs) | {"first_layer_reads_input": first.reads_input}
 
 
 def _output_chunks(ran: ForwardPass) -> Iterator[Tensor]:
@@ -85,7 +79,7 @@ def _output_chunks(ran: ForwardPass) -> Iterator[Tensor]:
     chunk = num_outputs
     if ran.x.device.type == "cpu":
         floats = sum(call.h.numel() + call.x.numel() for call in ran.calls)
-        chunk = max(1, int(_CACHED_BYTES / (4 * max(floats, 1))))
+        chunk = max(1, int(CACHED_DERIVATIVES / (4 * max(floats, 1))))
     units = torch.eye(num_outputs, dtype=ran.outputs.dtype, device=ran.x.device)
     for rows in units.split(chunk):
         yield rows.unsqueeze(1).expand(len(rows), batch, num_outputs)
@@ -101,22 +95,3 @@ def finite_rows(rows: dict[str, Tensor], outputs: Tensor) -> Arrays:
         value[~finite] = np.nan
     arrays["finite"] = finite
     return arrays
-
-
-def trace_calls(shard: Shard) -> tuple[list[LayerCall], int]:
-    """The layers' calls on one point, and the number of outputs; once for a shard."""
-    if "traced_calls" not in shard.notebook:
-        shard.notebook["traced_calls"] = _trace(shard)
-    return shard.notebook["traced_calls"]
-
-
-def _trace(shard: Shard) -> tuple[list[LayerCall], int]:
-    with captured_calls(shard.model) as calls, torch.enable_grad():
-        outputs = shard.outputs(shard.x[:1].clone().requires_grad_(shard.x.is_floating_point()))
-    return list(calls), outputs.shape[1]
-
-
-def refuse_integers(shard: Shard) -> None:
-    """Raise MetricError where the inputs cannot be differentiated."""
-    if not shard.x.is_floating_point():
-        raise MetricError(f"inputs must be floating-point to differentiate; found {shard.x.dtype}")

@@ -1,4 +1,4 @@
-"""Evaluating a network with other values for its parameters, the network itself untouched."""
+"""theta: a network's parameters by name, and the network evaluated with other values for them."""
 
 from __future__ import annotations
 
@@ -25,3 +25,8 @@ def call_with(model: nn.Module, values: Mapping[str, Tensor], x: Tensor) -> Any:
         name: values[same[0]] for same in places.values() if same[0] in values for name in same
     }
     return torch.func.functional_call(model, everywhere, (x,), tie_weights=False)
+
+
+def float_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Every floating-point parameter once, frozen ones included: theta."""
+    return {name: p for name, p in model.named_parameters() if p.is_floating_point()}

@@ -8,8 +8,8 @@ from torch import Tensor
 from flatscale.errors import MetricError
 from flatscale.metrics.passes.jacobian.derivatives import Derivatives, ForwardPass
 from flatscale.metrics.passes.jacobian.first_layer import FirstLayer
-from flatscale.metrics.passes.jacobian.layer_calls import LayerCall
 from flatscale.metrics.passes.jacobian.parameter_gradients import GradientNormSums
+from flatscale.metrics.probe.layer_calls import LayerCall
 
 
 class JacobianSums:
@@ -56,13 +56,14 @@ class JacobianSums:
         """All reductions, one row per point."""
         if self._input_rows is None:
             raise MetricError("the network has no outputs")
-        alone = self.reads_input and _same(self._layer_rows[0], self._input_rows)
+        alone = self.reads_input.all() and _same(self._layer_rows[0], self._input_rows)
         shape = (self._batch, self._num_outputs)
         spectra = [
             torch.zeros(shape, device=self._x.device) if rows is None else singular_values(rows)
             for rows in self._layer_rows
         ]
-        along = torch.einsum("bkd,bd->bk", self._input_rows, self._x.flatten(1)).double()
+        inputs = self._x.flatten(1)
+        along = torch.einsum("bkd,bd->bk", self._input_rows, inputs).double()
         found = [
             None if norms is None else norms.weight_norm()
             for call, norms in zip(self.calls, self._norms, strict=True)
@@ -76,7 +77,7 @@ class JacobianSums:
             "layer_delta_norm2": columns(self._delta2, self._batch),
             "layer_weight_gradient2": columns(weights, self._batch),
             "input_norm2": norm2(self._x, 1),
-            "directional2": along.square().sum(dim=1),
+            "along_input": along.square().sum(dim=1) / inputs.shape[1],
             "first_layer": self._first.columns(self.calls, self._norms),
         }
 

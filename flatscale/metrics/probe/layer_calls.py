@@ -7,8 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from flatscale.errors import MetricError
+from flatscale.metrics.probe.observers import Shard
+
+NO_LINEAR_LAYER = "the network has no linear layer (Linear or Conv) that its outputs use"
 LINEAR_LAYERS = (
     nn.Linear,
     nn.Conv1d,
@@ -110,3 +115,27 @@ def layers_of(model: nn.Module) -> dict[str, nn.Module]:
         if isinstance(module, LINEAR_LAYERS) or (owns and not nested):
             found[name or "model"] = module
     return found
+
+
+def trace_calls(shard: Shard) -> tuple[list[LayerCall], int]:
+    """The layers' calls on one point, and the number of outputs; once for a shard."""
+    if "traced_calls" not in shard.kept:
+        shard.kept["traced_calls"] = _trace(shard)
+    return shard.kept["traced_calls"]
+
+
+def linear_layer_names(shard: Shard) -> tuple[str, ...]:
+    """The linear layers' uses that the outputs depend on, in forward order."""
+    return tuple(call.name for call in trace_calls(shard)[0] if call.is_linear)
+
+
+def _trace(shard: Shard) -> tuple[list[LayerCall], int]:
+    with captured_calls(shard.model) as calls, torch.enable_grad():
+        outputs = shard.outputs(shard.x[:1].clone().requires_grad_(shard.x.is_floating_point()))
+    return list(calls), outputs.shape[1]
+
+
+def refuse_integers(shard: Shard) -> None:
+    """Raise MetricError where the inputs cannot be differentiated."""
+    if not shard.x.is_floating_point():
+        raise MetricError(f"inputs must be floating-point to differentiate; found {shard.x.dtype}")

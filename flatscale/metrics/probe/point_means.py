@@ -16,6 +16,7 @@ def mean_over_points(
     values: np.ndarray,
     *,
     num_evaluations: int,
+    converged: bool = True,
     left_out: Mapping[str, np.ndarray] | None = None,
     layers: Mapping[str, np.ndarray] | None = None,
     extras: Mapping[str, tuple[float, ...]] | None = None,
@@ -27,6 +28,7 @@ def mean_over_points(
         name: the metric.
         values: one per point (n,).
         num_evaluations: network evaluations per point.
+        converged: whether the values reached their tolerance.
         left_out: further points to leave out (n,) bool, by reason.
         layers: per-point values (n,) of each layer, averaged over the same points.
         extras: passed on.
@@ -42,7 +44,7 @@ def mean_over_points(
         else:
             reasons[reason] = mask & ~reasons["not finite"]
     kept = ~np.any(list(reasons.values()), axis=0)
-    lines = [who_is_left_out(reason, mask) for reason, mask in reasons.items() if mask.any()]
+    lines = [left_out_note(reason, mask) for reason, mask in reasons.items() if mask.any()]
     if not kept.any():
         raise MetricError(f"no probe point is left: {'; '.join(lines)}")
     used = values[kept]
@@ -51,6 +53,7 @@ def mean_over_points(
         name=name,
         value=float(used.mean()),
         std_error=float(used.std(ddof=1) / np.sqrt(count)) if count > 1 else None,
+        converged=converged,
         num_evaluations=num_evaluations,
         num_points=count,
         reason="; ".join([*lines, *([note] if note else [])]) or None,
@@ -73,7 +76,7 @@ def widening(degrees_of_freedom: float) -> float:
     return float(stdtrit(degrees_of_freedom, ndtr(2.0))) / 2.0
 
 
-def who_is_left_out(reason: str, mask: np.ndarray) -> str:
+def left_out_note(reason: str, mask: np.ndarray) -> str:
     """Which points (n,) bool a measurement does not rest on, and why."""
     places = np.flatnonzero(mask)
     shown = ", ".join(str(i) for i in places[:10]) + (", ..." if len(places) > 10 else "")

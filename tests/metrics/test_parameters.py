@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from flatscale.metrics import measure
-from flatscale.metrics.probe.swapped import call_with
+from flatscale.metrics.probe.parameters import call_with
 
 
 class Tied(nn.Module):
