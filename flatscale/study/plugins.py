@@ -1,4 +1,4 @@
-"""Modules outside the package that register metrics, models, datasets or optimizers."""
+"""Modules outside the package, imported for what they register."""
 
 from __future__ import annotations
 

@@ -151,8 +151,8 @@ class TrainingConfig(_Part):
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimizer and its constants."""
     loss: str = "half_squared_error"
-    """`half_squared_error` (1/2 ||f - onehot||^2, the paper's), `squared_error` or
-    `cross_entropy`."""
+    """`half_squared_error` (1/2 ||f - onehot||^2, the paper's), `squared_error`, `cross_entropy`,
+    or a plugin's name."""
     stop_loss: PositiveFloat = 0.01
     """Stop when the mean training loss over the whole training set is at most this."""
     max_steps: int = Field(default=20_000, ge=1)
@@ -271,7 +271,8 @@ class StudyConfig(_Part):
     seed: int = Field(default=0, ge=0)
     """Everything random in the study derives from it."""
     plugins: tuple[str, ...] = ()
-    """Python modules to import for metrics, models and datasets outside the package."""
+    """Python modules to import for what they register: metrics, passes, models, datasets,
+    optimizers, losses, statistics, sections of the report."""
     data: DataConfig = DataConfig()
     """Data."""
     models: tuple[ModelConfig, ...] = Field(min_length=1)

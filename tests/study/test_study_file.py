@@ -68,6 +68,10 @@ def test_shipped_studies_are_valid(path: Path) -> None:
             changed(training={"optimizer": {"momentum": 1.5}}),
             ["training.optimizer.momentum", "1.5"],
         ),
+        (
+            changed(training={"optimizer": {"name": "adam", "betas": {"a": 1}}}),
+            ["training.optimizer.betas: must be true, false, a finite number, a text or a list"],
+        ),
         (changed(data={"classes": ["cat", "cat"]}), ["data.classes", "twice"]),
         ({"models": []}, ["name: required", "design: required"]),
     ],
@@ -105,6 +109,15 @@ def test_overrides_reach_any_key_and_are_checked(tmp_path: Path) -> None:
         load_config(path, ("data.train_size=many",))
     with pytest.raises(ConfigError, match=r"key\.path=value"):
         load_config(path, ("seed",))
+
+
+def test_an_optimizer_has_constants_of_its_own_which_a_stored_study_keeps() -> None:
+    constants = {"name": "adam", "betas": [0.9, 0.99], "weight_decay": 1, "amsgrad": True}
+    study = parse_config(changed(training={"optimizer": constants}))
+    given = {"weight_decay": 1.0, "betas": (0.9, 0.99), "amsgrad": True}
+    assert study.training.optimizer.constants == given
+    assert parse_config(study.shown()) == study
+    assert study != parse_config(changed(training={"optimizer": {**constants, "amsgrad": False}}))
 
 
 def test_a_study_is_frozen_and_survives_a_round_trip() -> None:
