@@ -71,8 +71,8 @@ class Look:
         return int(self.width / columns - 5.6 * self.letters)
 
     def marker_area(self, num_networks: int) -> float:
-        """Area of a network's marker: in a crowd smaller, down to half as wide."""
-        return self.marker**2 * min(1.0, max(0.25, (150 / max(num_networks, 1)) ** 0.5))
+        """Area of a network's marker: in a crowd smaller, down to two thirds as wide."""
+        return self.marker**2 * min(1.0, max(0.4, (150 / max(num_networks, 1)) ** 0.5))
 
     def legend_columns(self, names: Sequence[str]) -> int:
         """Entries of a legend that fit beside each other when it is filled row by row."""
