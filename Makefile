@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CONFIG ?= configs/quickstart.yaml
 WORKERS ?= 2
 
-.PHONY: setup quickstart test test-slow test-gpu lint audit bench clean help
+.PHONY: setup quickstart test test-slow test-gpu lint audit calibration bench clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ lint: $(STAMP) ## Style, types, and known vulnerabilities where a service that l
 
 audit: $(STAMP) ## Known vulnerabilities in the pinned dependencies; fails where no service answers
 	$(BIN)/python .ci/audit
+
+calibration: $(STAMP) ## Error rates of the statistics by simulation, as the dated table of docs/
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.calibration --tables 1000 --write docs/calibration-$$(date +%F).md
 
 bench: $(STAMP) ## Every benchmark, as one table a room
 	$(BIN)/pytest tests/benchmarks -m 'not gpu' --benchmark-only --benchmark-disable-gc -s --timeout 3000

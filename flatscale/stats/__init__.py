@@ -8,6 +8,7 @@ from flatscale.stats.estimators.families import (
     between_family,
     family_jackknife,
     per_family,
+    repeated_measures,
     within_family,
 )
 from flatscale.stats.estimators.granulated import GranulatedKendall, granulated_kendall
@@ -75,6 +76,7 @@ __all__ = [
     "permutation_within",
     "read_table",
     "reliability",
+    "repeated_measures",
     "robust_line",
     "select_pair",
     "sign_errors",

@@ -17,7 +17,7 @@ FINDING_COLUMNS = (
     Column(
         "method",
         TEXT,
-        "name of the statistic; `_jackknife`: families are the independent units",
+        "name of the statistic; `_jackknife`: with an interval over the independent units",
         "statistic",
         "method",
     ),
@@ -35,6 +35,8 @@ FINDING_COLUMNS = (
     ),
     Column("num_trials", COUNT, "rows used", "n"),
     Column("num_families", COUNT, "families used; null where families play no part", "families"),
+    Column("units", TEXT, "independent units of the interval: families, configurations or rows"),
+    Column("num_units", COUNT, "how many of these units there are"),
     Column("reason", TEXT, "why a number is null", "reason"),
 )
 
@@ -44,8 +46,8 @@ FINDINGS_SCHEMA = pl.Schema({column.name: column.dtype for column in FINDING_COL
 `scope` is one of `pooled` (all rows), `within` (rows demeaned by family), `between` (family means),
 `synthesis` (random-effects mean of the per-family values) or `family:<name>` (one family's rows).
 `method` names the statistic; a pooled method ending in `_jackknife` has the same estimate as the
-method without the ending and an interval that treats families, not rows, as the independent
-units. `reason` says why a number is null. A null estimate always has one.
+method without the ending and an interval over the independent units, which `units` names:
+families where there are at least 5, else configurations, else rows. `reason` says why a number is null. A null estimate always has one.
 """
 
 
@@ -54,7 +56,9 @@ class Estimate:
     """A statistic with its uncertainty, before it is tied to a pair of columns.
 
     `std_error` is on Fisher's z scale for correlations (atanh r), on the estimate's own scale for
-    slopes and differences; every method's documentation says which.
+    slopes and differences; every method's documentation says which. `units` names the level of
+    replication behind the interval (`families`, `configurations` or `rows`), `num_units` how many
+    there are, `degrees` the degrees of freedom; None where the method has none.
 
     Raises:
         ValueError: a number is not finite, or the estimate is null without a reason.
@@ -67,6 +71,9 @@ class Estimate:
     p_value: float | None = None
     num_trials: int = 0
     num_families: int | None = None
+    units: str | None = None
+    num_units: int | None = None
+    degrees: float | None = None
     reason: str | None = None
 
     def __post_init__(self) -> None:

@@ -41,6 +41,7 @@ class Sample:
         labels: n names of rows.
         rows: n positions in the table.
         x_error, y_error: n standard errors on the scale analysed, or None.
+        configuration: n codes of the hyperparameter point, equal for replicates, or None.
         excluded: the rows left out.
     """
 
@@ -54,6 +55,7 @@ class Sample:
     rows: Ints
     x_error: Floats | None = None
     y_error: Floats | None = None
+    configuration: Ints | None = None
     excluded: tuple[Excluded, ...] = ()
 
     @property
@@ -87,6 +89,7 @@ class Sample:
             rows=self.rows[mask],
             x_error=None if self.x_error is None else self.x_error[mask],
             y_error=None if self.y_error is None else self.y_error[mask],
+            configuration=None if self.configuration is None else self.configuration[mask],
         )
 
 

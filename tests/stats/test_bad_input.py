@@ -157,15 +157,17 @@ def test_an_empty_table_is_null() -> None:
     assert found["reason"].is_not_null().all()
 
 
-def test_one_family_has_no_family_statistics() -> None:
+def test_one_family_is_answered_over_its_rows() -> None:
     found = analyze(table(family=["only"] * 12), "x", "y")
     rows = {(r["scope"], r["method"]): r for r in found.to_dicts()}
     assert rows["pooled", "pearson"]["estimate"] is not None
-    assert "1 families, at least 3 needed" in rows["pooled", "pearson_jackknife"]["reason"]
-    assert rows["between", "pearson"]["estimate"] is None
+    pooled = rows["pooled", "pearson_jackknife"]
+    assert pooled["conf_low"] < pooled["estimate"] < pooled["conf_high"]
+    assert "1 families, at least 3 needed" in rows["between", "pearson"]["reason"]
     # with a single family the within-family value is the pooled one
     within = rows["within", "pearson"]
     assert within["estimate"] == pytest.approx(rows["pooled", "pearson"]["estimate"])
+    assert within["conf_low"] == pytest.approx(pooled["conf_low"])
 
 
 def test_constant_inside_families() -> None:

@@ -16,11 +16,14 @@ from flatscale.stats import (
     analyze_study,
     bca_interval,
     correlate,
+    estimate_correlation,
     mixed_model,
     partial_correlation,
+    repeated_measures,
     robust_line,
     select_pair,
     synthesize,
+    within_family,
 )
 from tests.stats import published
 
@@ -103,14 +106,31 @@ def test_simpsons_paradox_iris() -> None:
 
 
 def test_repeated_measures_correlation() -> None:
-    found = analyze(published.BLAND_ALTMAN, "ph", "paco2", family="subject")
-    within = value(found, "within", "pearson")
-    assert within["estimate"] == pytest.approx(-0.507, abs=5e-4)
-    assert within["p_value"] == pytest.approx(0.0008, abs=5e-5)
+    sample = select_pair(published.BLAND_ALTMAN, "ph", "paco2", family="subject")
+    within = repeated_measures(sample)
+    assert within.estimate == pytest.approx(-0.507, abs=5e-4)
+    assert within.p_value == pytest.approx(0.0008, abs=5e-5)
     # rmcorr's interval with 38 degrees of freedom
-    assert within["conf_low"] == pytest.approx(-0.707, abs=1e-3)
-    assert within["conf_high"] == pytest.approx(-0.232, abs=1e-3)
-    assert within["num_families"] == 8
+    assert within.conf_low == pytest.approx(-0.707, abs=1e-3)
+    assert within.conf_high == pytest.approx(-0.232, abs=1e-3)
+    assert within.num_families == 8
+    # one subject has 63% of the variation of pH and slopes differ in sign: eight subjects say less
+    protected = within_family(sample)
+    assert protected.estimate == pytest.approx(within.estimate)
+    assert protected.units == "families"
+    assert protected.conf_low < within.conf_low < within.conf_high < protected.conf_high
+
+
+def test_percentage_bend_of_wilcoxs_software() -> None:
+    """Wilcox's Rallfun-v45 on two short lists; with seven rows the scale is the 5th, not the 6th,
+    distance from the median (floor of 0.8 n).
+    """
+    x, y = np.arange(1.0, 11), np.array([2.0, 4, 5, 9, 10, 13, 14, 17, 18, 21])
+    found = estimate_correlation(x, y, "percentage_bend")
+    assert found.estimate == pytest.approx(0.9947292172, abs=1e-9)
+    # both columns bend to -1, -1, -1/2, 0, 1/2, 1, 1
+    x, y = np.array([-3.0, -2, -1, 0, 1, 2, 30]), np.array([2.0, 1, 3, 4, 5, 7, 6])
+    assert estimate_correlation(x, y, "percentage_bend").estimate == pytest.approx(1.0)
 
 
 def test_fisher_z_synthesis() -> None:

@@ -114,53 +114,148 @@ def test_a_confounder_explains_the_association_away() -> None:
     assert abs(psi["seed"].estimate) < 0.1
 
 
-def sign_error_by_loops(pairs: list, samples: int | None) -> float:
-    wrong = total = 0.0
+def pair_weight_by_hand(gap: float, samples: int | None) -> float:
+    if samples is None:
+        return 1.0
+    hoeffding = max(0.0, 1 - 2 * math.exp(-2 * samples * (abs(gap) / 2) ** 2)) ** 2
+    return max(0.0, hoeffding - 0.5)
+
+
+def sign_error_by_loops(pairs: list, samples: int | None) -> tuple[float, float]:
+    """Sign error and effective number of pairs of one environment."""
+    wrong = total = squares = 0.0
     for a, b in pairs:
         gap = a["outcome"] - b["outcome"]
-        weight = 1.0
-        if samples is not None:
-            weight = max(0.0, 1 - 2 * math.exp(-2 * samples * (abs(gap) / 2) ** 2)) ** 2
+        weight = pair_weight_by_hand(gap, samples)
         total += weight
+        squares += weight**2
         wrong += weight * (1 - sign(a["metric"] - b["metric"]) * sign(gap)) / 2
-    return wrong / total
+    return wrong / total, total**2 / squares
 
 
-@pytest.mark.parametrize("samples", [None, 200, 10_000])
+@pytest.mark.parametrize("samples", [None, 600, 10_000])
 @pytest.mark.parametrize("ties", [False, True])
 def test_sign_errors_in_groups_are_the_double_loop(samples: int | None, ties: bool) -> None:
     table = grid_table(5, ties=ties).with_columns(outcome=pl.col("outcome") / 4)
     found = sign_errors(
-        table, "metric", "outcome", environments=["depth"], num_test_samples=samples
+        table,
+        "metric",
+        "outcome",
+        environments=["depth"],
+        num_test_samples=samples,
+        min_effective_pairs=1,
     )
     rows = table.to_dicts()
     expected = []
     for depth in range(GRID["depth"]):
         group = [row for row in rows if row["depth"] == depth]
-        expected.append(sign_error_by_loops(list(itertools.combinations(group, 2)), samples))
+        expected.append(sign_error_by_loops(list(itertools.combinations(group, 2)), samples)[0])
     assert found.environments["estimate"].to_list() == pytest.approx(expected)
     assert found.mean.estimate == pytest.approx(np.mean(expected))
     assert found.maximum.estimate == pytest.approx(max(expected))
-    assert found.percentile_90.estimate == pytest.approx(np.percentile(expected, 90))
+    assert found.percentile_90.estimate == pytest.approx(np.percentile(expected * 2, 90))
 
 
-def test_sign_errors_along_axes_are_the_double_loop() -> None:
-    table = grid_table(6)
-    found = sign_errors(table, "metric", "outcome", hyperparameters=list(GRID))
+@pytest.mark.parametrize("samples", [None, 4000])
+@pytest.mark.parametrize("least", [0.5, 12.0])
+def test_sign_errors_along_axes_are_the_double_loop(samples: int | None, least: float) -> None:
+    table = pl.concat([grid_table(seed).with_columns(seed=seed) for seed in range(6, 10)])
+    table = table.with_columns(outcome=pl.col("outcome") / 20)
+    found = sign_errors(
+        table,
+        "metric",
+        "outcome",
+        hyperparameters=["depth", "width"],
+        num_test_samples=samples,
+        min_effective_pairs=least,
+    )
     rows = table.to_dicts()
-    expected = {}
-    for axis in GRID:
-        for a, b in itertools.combinations(range(GRID[axis]), 2):
-            pairs = [
-                (p, q)
-                for p, q in itertools.product(rows, rows)
-                if p[axis] == a
-                and q[axis] == b
-                and all(p[name] == q[name] for name in GRID if name != axis)
-            ]
-            expected[f"{axis}: {a} against {b}"] = sign_error_by_loops(pairs, None)
-    got = dict(zip(found.environments["environment"], found.environments["estimate"], strict=True))
-    assert got == pytest.approx(expected)
+    expected, left_out = [], 0
+    settings = sorted({(row["depth"], row["width"]) for row in rows})
+    for one, two in itertools.combinations(settings, 2):
+        if (one[0] != two[0]) + (one[1] != two[1]) != 1:
+            continue
+        pairs = [
+            (a, b)
+            for a, b in itertools.product(rows, rows)
+            if (a["depth"], a["width"]) == one and (b["depth"], b["width"]) == two
+        ]
+        error, effective = sign_error_by_loops(pairs, samples)
+        if effective >= least:
+            expected.append(error)
+        left_out += effective < least
+    assert len(expected) > 5
+    assert sorted(found.environments["estimate"]) == pytest.approx(sorted(expected))
+    assert found.num_left_out == left_out
+    assert found.mean.estimate == pytest.approx(np.mean(expected))
+
+
+def wrong_at(width: int, seeds: int = 4) -> pl.DataFrame:
+    """The metric orders depths as the outcome does, but the other way round at one width."""
+    rows = [
+        {
+            "depth": depth,
+            "width": w,
+            "outcome": depth / 10 + seed / 1000,
+            "metric": (-1 if w == width else 1) * depth + 100 * w,
+        }
+        for depth in range(3)
+        for w in range(4)
+        for seed in range(seeds)
+    ]
+    return pl.DataFrame(rows)
+
+
+def test_a_measure_wrong_in_one_setting_has_the_largest_sign_error() -> None:
+    found = sign_errors(wrong_at(2), "metric", "outcome", hyperparameters=["depth", "width"])
+    errors = dict(
+        zip(found.environments["environment"], found.environments["estimate"], strict=True)
+    )
+    assert errors["depth: 0 against 2 at width 2"] == 1.0
+    assert errors["depth: 0 against 2 at width 1"] == 0.0
+    assert found.maximum.estimate == 1.0
+    depths = [value for name, value in errors.items() if name.startswith("depth")]
+    assert len(depths) == 3 * 4
+    assert np.mean(depths) == pytest.approx(1 / 4)
+
+
+def test_an_environment_of_few_seeds_is_left_out_with_the_reason() -> None:
+    found = sign_errors(wrong_at(2, seeds=3), "metric", "outcome", hyperparameters=["depth"])
+    assert found.mean.estimate is not None
+    few = sign_errors(wrong_at(2, seeds=3), "metric", "outcome", hyperparameters=["depth", "width"])
+    assert few.mean.estimate is None
+    assert "none with 12 effective pairs (at most 9.0)" in str(few.mean.reason)
+    assert few.num_left_out == 3 * 4 + 6 * 3
+
+
+def test_effective_pairs_count_weights() -> None:
+    """Four of 16 pairs carry weight: the others' outcomes are too close for 100 test samples."""
+    table = pl.DataFrame(
+        {
+            "h": [0] * 4 + [1] * 4,
+            "metric": [0.0] * 4 + [1.0] * 4,
+            "outcome": [0.5] * 4 + [0.51, 0.51, 0.51, 0.9],
+        }
+    )
+    assert pair_weight_by_hand(0.01, 100) == 0
+    kept = sign_errors(
+        table,
+        "metric",
+        "outcome",
+        hyperparameters=["h"],
+        num_test_samples=100,
+        min_effective_pairs=4,
+    )
+    assert kept.mean.estimate == 0.0
+    dropped = sign_errors(
+        table,
+        "metric",
+        "outcome",
+        hyperparameters=["h"],
+        num_test_samples=100,
+        min_effective_pairs=4.01,
+    )
+    assert "at most 4.0" in str(dropped.mean.reason)
 
 
 def test_many_pairs_in_blocks_are_all_counted() -> None:

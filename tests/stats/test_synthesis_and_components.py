@@ -234,11 +234,11 @@ def test_comparison_of_metrics() -> None:
     assert found.difference == pytest.approx(found.r_a - found.r_b)
     assert found.conf_low > 0.5
     assert found.p_value < 0.01
-    assert found.resampling_unit == "row"
+    assert found.units == "rows"
     same = compare_metrics(good, good.copy(), outcome, family=np.repeat(np.arange(10), 20))
     assert same.difference == 0
     assert same.p_value == 1
-    assert same.resampling_unit == "family"
+    assert same.units == "families"
     negative = compare_metrics(-good, bad, outcome)
     assert negative.difference < 0 < negative.abs_conf_low
 

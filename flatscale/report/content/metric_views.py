@@ -118,7 +118,7 @@ def comparisons_table(content: Content) -> TableView:
             span("95% interval", "conf_low", "conf_high"),
             prob("p", "p_value"),
             prob("q", "q_value"),
-            text("resampled", "resampling_unit"),
+            text("units", "units"),
             whole("n", "num_trials"),
             text("reason", "reason"),
         ),

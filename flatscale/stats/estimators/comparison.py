@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from flatscale.stats.estimators.correlation import STATISTICS
-from flatscale.stats.estimators.measurement_error import unit_counts
+from flatscale.stats.estimators.families import demean
+from flatscale.stats.estimators.replication import (
+    FAMILIES,
+    choose_units,
+    effective_degrees,
+    jackknife,
+    leave_one_out,
+)
 from flatscale.stats.sample import Floats, Ints, find_problem
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Correlations of two metrics with one outcome and the paired bootstrap of their difference."""
+    """Correlations of two metrics with one outcome and the interval of their difference.
+
+    `units` names the level of replication behind the interval, `num_units` how many there are.
+    """
 
     r_a: float | None = None
     r_b: float | None = None
@@ -24,7 +34,8 @@ class Comparison:
     abs_conf_low: float | None = None
     abs_conf_high: float | None = None
     p_value: float | None = None
-    resampling_unit: str | None = None
+    units: str | None = None
+    num_units: int | None = None
     num_trials: int = 0
     reason: str | None = None
 
@@ -35,59 +46,65 @@ def compare_metrics(
     outcome: Floats,
     *,
     family: Ints | None = None,
+    configuration: Ints | None = None,
     method: str = "pearson",
     confidence: float = 0.95,
-    num_resamples: int = 2000,
-    seed: int = 0,
 ) -> Comparison:
-    """Paired bootstrap of r(a, outcome) - r(b, outcome): both from the same resampled rows.
+    """r(a, outcome) - r(b, outcome), and the difference of their sizes, with jackknife intervals.
 
-    Arrays of shape (n,), finite. Families are resampled whole where `family` has at least 5, else
-    rows. Percentile intervals; two-sided p = 2 min(share of differences <= 0, share >= 0), each
-    counting one more.
+    Arrays of shape (n,), finite. The difference without each unit in turn gives its standard
+    error. The units are families where there are at least 5 (t with Bell and McCaffrey's degrees of
+    freedom from the families' sizes), else configurations, or rows without replicates (t on
+    U-F-1); families fewer than 5 are held fixed, the correlations then being those within families.
     """
     n = len(outcome)
+    units = choose_units(n, family, configuration)
+    fixed = units.num_strata > 1
+    if fixed:
+        a, b, outcome = (demean(values, units.strata_or_one()) for values in (a, b, outcome))
     reason = find_problem(a, outcome, "first metric", "outcome")
     reason = reason or find_problem(b, outcome, "second metric", "outcome")
+    degrees = units.count - 1.0 - units.num_strata
+    if units.level == FAMILIES:
+        degrees = effective_degrees(np.bincount(units.codes).astype(np.float64))
+    if not reason and (degrees < 1 or units.count < 4):
+        reason = f"{units.count} {units.level} are too few to compare two correlations"
     if reason:
         return Comparison(num_trials=n, reason=reason)
     statistic = STATISTICS[method]
     ones = np.ones((1, n))
-    r_a = float(statistic.resampled(ones, a, outcome)[0])
-    r_b = float(statistic.resampled(ones, b, outcome)[0])
-    resampled = [
-        np.stack([statistic.resampled(counts, metric, outcome) for metric in (a, b)], axis=1)
-        for counts in unit_counts(n, family, num_resamples, seed)
-    ]
-    pairs = np.concatenate(resampled)
-    pairs = pairs[~np.isnan(pairs).any(axis=1)]
-    found = Comparison(
+    r_a, r_b = (float(statistic.resampled(ones, metric, outcome)[0]) for metric in (a, b))
+    without_a, without_b = (leave_one_out(units, method, metric, outcome) for metric in (a, b))
+    signed, sizes = (
+        jackknife(
+            value,
+            left_out,
+            units=units,
+            degrees=degrees,
+            num_trials=n,
+            confidence=confidence,
+            fisher=False,
+        )
+        for value, left_out in (
+            (r_a - r_b, without_a - without_b),
+            (abs(r_a) - abs(r_b), np.abs(without_a) - np.abs(without_b)),
+        )
+    )
+    # two copies of one metric never differ, whatever is left out
+    same = bool(np.all(without_a == without_b)) and r_a == r_b
+    note = f"within the {units.num_strata} families, held fixed" if fixed else None
+    return Comparison(
         r_a=r_a,
         r_b=r_b,
         difference=r_a - r_b,
+        conf_low=signed.conf_low,
+        conf_high=signed.conf_high,
         abs_difference=abs(r_a) - abs(r_b),
-        resampling_unit="row" if family is None or family.max() < 4 else "family",
+        abs_conf_low=sizes.conf_low,
+        abs_conf_high=sizes.conf_high,
+        p_value=1.0 if same else signed.p_value,
+        units=units.level,
+        num_units=units.count,
         num_trials=n,
-    )
-    if len(pairs) < 0.95 * num_resamples:
-        reason = f"{num_resamples - len(pairs)} of {num_resamples} resamples are constant"
-        return replace(found, reason=reason)
-    return _with_interval(found, pairs, confidence)
-
-
-def _with_interval(found: Comparison, pairs: Floats, confidence: float) -> Comparison:
-    """Percentile intervals and the p-value from resampled correlations (B x 2)."""
-    difference = pairs[:, 0] - pairs[:, 1]
-    sizes = np.abs(pairs[:, 0]) - np.abs(pairs[:, 1])
-    levels = [0.5 - confidence / 2, 0.5 + confidence / 2]
-    low, high = (float(v) for v in np.quantile(difference, levels))
-    abs_low, abs_high = (float(v) for v in np.quantile(sizes, levels))
-    tail = min(np.sum(difference <= 0), np.sum(difference >= 0))
-    return replace(
-        found,
-        conf_low=low,
-        conf_high=high,
-        abs_conf_low=abs_low,
-        abs_conf_high=abs_high,
-        p_value=min(1.0, float(2 * (1 + tail) / (len(difference) + 1))),
+        reason="; ".join(filter(None, [signed.reason, note])) or None,
     )

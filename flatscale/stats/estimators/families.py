@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from flatscale.stats.estimators.correlation import (
@@ -13,6 +14,17 @@ from flatscale.stats.estimators.correlation import (
     estimate_correlation,
     fisher_interval,
     t_test_of_r,
+)
+from flatscale.stats.estimators.replication import (
+    FAMILIES,
+    ROWS,
+    Units,
+    choose_units,
+    effective_degrees,
+    jackknife,
+    leave_one_out,
+    left_out_products,
+    pearson_of_products,
 )
 from flatscale.stats.findings import Estimate, null_estimate
 from flatscale.stats.sample import Floats, Ints, Sample, find_problem
@@ -23,96 +35,143 @@ NO_FAMILIES = "the table has no family column"
 def leave_one_family_out(sample: Sample, method: str = "pearson") -> Floats:
     """The statistic without each family in turn, shape (F,); NaN where what remains is constant."""
     assert sample.family is not None
-    counts = (sample.family[None, :] != np.arange(len(sample.family_names))[:, None]).astype(
-        np.float64
-    )
-    chosen = STATISTICS[method]
-    enough = counts.sum(axis=1) >= 3
-    values = np.full(len(counts), np.nan)
-    values[enough] = chosen.resampled(counts[enough], sample.x, sample.y)
-    return values
+    units = Units(level=FAMILIES, codes=sample.family)
+    return leave_one_out(units, method, sample.x, sample.y)
 
 
 def family_jackknife(
     sample: Sample, method: str = "pearson", *, confidence: float = 0.95
 ) -> Estimate:
-    """Pooled correlation with an interval that takes families as the independent units.
+    """Pooled correlation with an interval over the independent units of the table.
 
-    With z_(f) = atanh r without family f, the squared standard error is (F-1)/F sum (z_(f) - mean
-    z)^2 and the interval tanh(atanh r +- t se) with t on F-1 degrees of freedom. The standard
-    error is on the scale of atanh r. Null without families, with fewer than 3 of them, and where
-    r is +-1 or undefined.
+    With z_(u) = atanh r without unit u of U, the squared standard error is (U-1)/U sum (z_(u) -
+    mean z)^2 and the interval tanh(atanh r +- t se). The units are the families where there are
+    at least 5, t on F-1 degrees of freedom; else configurations, or rows without replicates, t on
+    U-2. The interval of 2 to 4 families holds for these families alone, and has no p-value: the
+    differences between so few families cannot be told from an effect. The standard error is on
+    the scale of atanh r. Null without families and replicates, with fewer than 4 units, and where
+    r is undefined.
     """
-    if sample.family is None:
-        return null_estimate(NO_FAMILIES, num_trials=sample.num_trials)
-    num_families = len(sample.family_names)
-    refused = sample.problem() or _too_few(num_families)
-    if refused:
-        return null_estimate(refused, num_trials=sample.num_trials, num_families=num_families)
+    units = choose_units(sample.num_trials, sample.family, sample.configuration)
+    problem = sample.problem()
+    if not problem and sample.family is None and units.level == ROWS:
+        problem = NO_FAMILIES
+    if not problem and units.count < 4:
+        problem = f"{units.count} {units.level}, at least 4 needed"
+    if problem:
+        return null_estimate(
+            problem, num_trials=sample.num_trials, num_families=sample.num_families
+        )
     pooled = STATISTICS[method].function(sample.x, sample.y, confidence)
     if pooled.estimate is None:
         return pooled
-    return jackknife_estimate(
+    found = jackknife(
         pooled.estimate,
-        leave_one_family_out(sample, method),
-        confidence=confidence,
+        leave_one_out(units, method, sample.x, sample.y),
+        units=units,
+        degrees=units.count - (1 if units.level == FAMILIES else 2),
         num_trials=sample.num_trials,
+        num_families=sample.num_families,
+        confidence=confidence,
     )
-
-
-def jackknife_estimate(
-    r: float, left_out: Floats, *, confidence: float, num_trials: int
-) -> Estimate:
-    """The jackknife interval of r from its values with each family left out."""
-    num_families = len(left_out)
-
-    def partial(reason: str) -> Estimate:
-        return Estimate(estimate=r, num_trials=num_trials, num_families=num_families, reason=reason)
-
-    if np.any(np.isnan(left_out)):
-        return partial("without one of the families the rows are constant or too few: no jackknife")
-    if abs(r) >= 1 or np.any(np.abs(left_out) >= 1):
-        return partial("a perfect correlation has no jackknife interval")
-    z = np.arctanh(left_out)
-    error = math.sqrt((num_families - 1) / num_families * float(np.sum((z - z.mean()) ** 2)))
-    half = error * float(stats.t.ppf(0.5 + confidence / 2, num_families - 1))
-    low, high = fisher_interval(r, half)
-    p_value = (
-        float(2 * stats.t.sf(abs(math.atanh(r)) / error, num_families - 1)) if error > 0 else None
-    )
-    return Estimate(
-        estimate=r,
-        std_error=error,
-        conf_low=low,
-        conf_high=high,
-        p_value=p_value,
-        num_trials=num_trials,
-        num_families=num_families,
-        reason=None if error > 0 else "leaving out any family changes nothing: no test",
-    )
+    if units.num_strata > 1 and found.p_value is not None:
+        note = f"holds for these {units.num_strata} families alone: no test over families"
+        return replace(found, p_value=None, reason=note)
+    return found
 
 
 def within_family(sample: Sample, *, confidence: float = 0.95) -> Estimate:
-    """Correlation within families: x and y less their family means (ANCOVA; repeated-measures
-    correlation).
+    """Correlation within families, with an interval over the independent units.
 
-    df = N - F - 1; interval tanh(atanh r +- quantile/sqrt(df - 1)); t-test with df. Sources:
-    Bland & Altman 1995; Bakdash & Marusich 2017. Null when no family has two different values of
-    both columns.
+    r of x and y less their family means, as `repeated_measures`, whose interval takes every row
+    as independent. Here the interval is the jackknife's: over the families where at least 5 have
+    different values of both columns, with Bell and McCaffrey's degrees of freedom from the
+    families' shares of the sums of squares; else over the U configurations (without replicates,
+    rows) inside the F families, with U - F - 1. Slopes may differ between families, and seeds of
+    a configuration may be alike. Null when no family has two different values of both columns.
     """
-    if sample.family is None:
-        return null_estimate(NO_FAMILIES, num_trials=sample.num_trials)
+    refused = _within_problem(sample)
+    if refused:
+        return null_estimate(
+            refused, num_trials=sample.num_trials, num_families=sample.num_families
+        )
+    parts = within_parts(sample)
+    if parts.degrees < 1:
+        reason = f"{parts.units.count} {parts.units.level} are too few for an interval"
+        return Estimate(
+            estimate=parts.value,
+            num_trials=sample.num_trials,
+            num_families=sample.num_families,
+            reason=reason,
+        )
+    return jackknife(
+        parts.value,
+        parts.left_out[parts.speaking],
+        units=parts.units,
+        degrees=parts.degrees,
+        num_trials=sample.num_trials,
+        num_families=sample.num_families,
+        confidence=confidence,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WithinParts:
+    """r within families of all rows (`value`) and without each unit, and which units say anything.
+
+    A family says nothing where x or y has one value in it.
+    """
+
+    value: float
+    left_out: Floats
+    units: Units
+    speaking: NDArray[np.bool_]
+    degrees: float
+
+
+def within_parts(sample: Sample) -> WithinParts:
+    """What `within_family` makes its interval of; the sample must vary inside families."""
+    assert sample.family is not None
+    x, y = (_unit_scale(demean(v, sample.family)) for v in (sample.x, sample.y))
+    shares = np.sqrt(np.bincount(sample.family, x * x) * np.bincount(sample.family, y * y))
+    speaking = shares > 0
+    units = choose_units(
+        sample.num_trials, sample.family, sample.configuration, num_families=int(speaking.sum())
+    )
+    if units.level == FAMILIES:
+        base = np.zeros((len(x), 0))
+        degrees = effective_degrees(shares[speaking])
+    else:
+        # without a unit its family's means are others: the demeaning is fitted anew
+        base = np.eye(units.num_strata)[units.strata_or_one()]
+        degrees = units.count - units.num_strata - 1.0
+        speaking = np.ones(units.count, dtype=bool)
+    whole, parts = left_out_products(units, base, np.column_stack([x, y]))
+    return WithinParts(
+        value=float(pearson_of_products(whole, whole)),
+        left_out=pearson_of_products(parts, whole),
+        units=units,
+        speaking=speaking,
+        degrees=degrees,
+    )
+
+
+def repeated_measures(sample: Sample, *, confidence: float = 0.95) -> Estimate:
+    """Repeated-measures correlation: r of x and y less their family means, rows independent there.
+
+    df = N - F - 1; interval tanh(atanh r +- quantile/sqrt(df - 1)); t-test with df. Too sure of
+    itself where slopes differ between families or rows are replicates: `within_family` has the
+    interval that is not. Sources: Bland & Altman 1995; Bakdash & Marusich 2017. Null when no
+    family has two different values of both columns.
+    """
+    refused = _within_problem(sample)
+    if refused or sample.family is None:
+        return null_estimate(
+            str(refused), num_trials=sample.num_trials, num_families=sample.num_families
+        )
     num_families = len(sample.family_names)
     degrees = sample.num_trials - num_families - 1
     x, y = demean(sample.x, sample.family), demean(sample.y, sample.family)
-    refused = sample.problem()
-    if not refused and degrees < 1:
-        refused = f"{sample.num_trials} rows in {num_families} families leave no degrees of freedom"
-    if not refused:
-        refused = is_constant_within(sample.x, sample.family, sample.x_name)
-        refused = refused or is_constant_within(sample.y, sample.family, sample.y_name)
-    if refused:
-        return null_estimate(refused, num_trials=sample.num_trials, num_families=num_families)
     r = float(STATISTICS["pearson"].resampled(np.ones((1, len(x))), x, y)[0])
     error = 1 / math.sqrt(degrees - 1) if degrees > 1 else None
     low, high = None, None
@@ -126,8 +185,23 @@ def within_family(sample: Sample, *, confidence: float = 0.95) -> Estimate:
         p_value=t_test_of_r(r, degrees),
         num_trials=sample.num_trials,
         num_families=num_families,
+        units=ROWS,
+        num_units=sample.num_trials,
+        degrees=float(degrees),
         reason=None if error is not None else "1 degree of freedom is too few for an interval",
     )
+
+
+def _within_problem(sample: Sample) -> str | None:
+    """Why rows say nothing inside families, or None."""
+    if sample.family is None:
+        return NO_FAMILIES
+    problem = sample.problem()
+    num_families = len(sample.family_names)
+    if not problem and sample.num_trials - num_families - 1 < 1:
+        return f"{sample.num_trials} rows in {num_families} families leave no degrees of freedom"
+    problem = problem or is_constant_within(sample.x, sample.family, sample.x_name)
+    return problem or is_constant_within(sample.y, sample.family, sample.y_name)
 
 
 def between_family(
@@ -145,22 +219,49 @@ def between_family(
     if refused:
         return null_estimate(refused, num_trials=sample.num_trials, num_families=num_families)
     found = STATISTICS[method].function(mean_x, mean_y, confidence)
-    return replace(found, num_trials=sample.num_trials, num_families=num_families)
+    return replace(
+        found,
+        num_trials=sample.num_trials,
+        num_families=num_families,
+        units=FAMILIES,
+        num_units=num_families,
+        degrees=num_families - 2.0,
+    )
 
 
 def per_family(
     sample: Sample, method: str = "pearson", *, confidence: float = 0.95
 ) -> dict[str, Estimate]:
-    """The correlation inside each family, or the reason it has none, in order of family name."""
+    """The correlation inside each family, or the reason it has none, in order of family name.
+
+    Where a family holds replicates of at least 4 configurations, its interval is the jackknife's
+    over the configurations; else rows count as independent.
+    """
     if sample.family is None:
         return {}
     found = {}
     for code, name in sorted(enumerate(sample.family_names), key=lambda item: item[1]):
         rows = sample.family == code
-        found[name] = estimate_correlation(
-            sample.x[rows], sample.y[rows], method, confidence=confidence
-        )
+        found[name] = _one_family(sample.keep(rows), method, confidence)
     return found
+
+
+def _one_family(sample: Sample, method: str, confidence: float) -> Estimate:
+    units = choose_units(sample.num_trials, None, sample.configuration)
+    naive = estimate_correlation(sample.x, sample.y, method, confidence=confidence)
+    if naive.estimate is None or units.level == ROWS:
+        return naive
+    if units.count < 4:
+        reason = f"{units.count} {units.level}, at least 4 needed for an interval"
+        return Estimate(estimate=naive.estimate, num_trials=sample.num_trials, reason=reason)
+    return jackknife(
+        naive.estimate,
+        leave_one_out(units, method, sample.x, sample.y),
+        units=units,
+        degrees=units.count - 2,
+        num_trials=sample.num_trials,
+        confidence=confidence,
+    )
 
 
 def demean(values: Floats, family: Ints) -> Floats:
@@ -178,6 +279,12 @@ def is_constant_within(values: Floats, family: Ints, name: str) -> str | None:
     if float(np.max(np.abs(demean(values, family)))) <= 1e-13 * float(np.max(np.abs(values))):
         return f"{name} is constant inside every family"
     return None
+
+
+def _unit_scale(values: Floats) -> Floats:
+    """Values of largest size 1; what is rounding of nothing becomes nothing."""
+    scaled = values / np.max(np.abs(values))
+    return np.where(np.abs(scaled) > 1e-13, scaled, 0.0)
 
 
 def _too_few(num_families: int) -> str | None:

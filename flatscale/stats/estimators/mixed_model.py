@@ -1,11 +1,9 @@
-"""Linear mixed model: the within-family and between-family slopes, with random intercepts and
-slopes.
-"""
+"""Linear mixed model: within-family and between-family slopes, random intercepts and slopes."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ from scipy import stats
 from statsmodels.regression.mixed_linear_model import MixedLM
 
 from flatscale.stats.estimators.families import family_means, is_constant_within
+from flatscale.stats.estimators.replication import CONFIGURATIONS, ROWS, choose_units, recode
 from flatscale.stats.sample import Floats, Sample, is_constant
 
 _BOUNDARY = 1e-4
@@ -28,17 +27,21 @@ class Term:
     conf_low: float | None = None
     conf_high: float | None = None
     p_value: float | None = None
+    degrees: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixedFit:
-    """A REML fit, or (`terms` empty) the reason there is none. `reason` also says what was
-    dropped.
+    """A REML fit, or (`terms` empty) the reason there is none; also what was dropped.
+
+    `units` says what one observation is: a configuration's mean, or a row.
     """
 
     terms: tuple[Term, ...]
     singular: bool | None
     reason: str | None
+    units: str = ROWS
+    num_units: int = 0
 
 
 def mixed_model(sample: Sample, *, center: bool = True, confidence: float = 0.95) -> MixedFit:
@@ -46,18 +49,19 @@ def mixed_model(sample: Sample, *, center: bool = True, confidence: float = 0.95
 
     `center=False` fits the plain y ~ x with random intercept and slope (terms `intercept`,
     `slope`). Where the full fit is singular (a variance on the boundary at zero) or does not
-    converge, a random intercept alone is fitted; `singular` and `reason` say so. Wald intervals
-    and tests. x and y are standardised inside and the results given on their own scales.
+    converge, a random intercept alone is fitted; `singular` and `reason` say so. Replicates are
+    averaged to their configuration first. Intervals and tests are Student's with as many degrees
+    of freedom as the level has left over that a term varies at: F less the terms between families
+    for these (F families), F - 1 for a slope that varies between families, units - F - 1 for one
+    that does not. x and y are standardised inside and the results given on their own scales.
     """
-    refused = sample.problem()
-    if not refused and (sample.family is None or len(sample.family_names) < 3):
-        refused = "a mixed model needs at least 3 families"
-    if not refused and sample.num_trials < len(sample.family_names) + 3:
-        refused = f"{sample.num_trials} rows are too few for {len(sample.family_names)} families"
-    if not refused and sample.family is not None and center:
-        refused = is_constant_within(sample.x, sample.family, sample.x_name)
+    sample, level = _configuration_means(sample)
+    counted = MixedFit(
+        terms=(), singular=None, reason=None, units=level, num_units=sample.num_trials
+    )
+    refused = _problem(sample, center)
     if refused or sample.family is None:
-        return MixedFit(terms=(), singular=None, reason=refused)
+        return replace(counted, reason=refused)
     names, design, dropped = _design(sample, center)
     slope_column = 1
     scale_x = np.array([1.0, *(np.std(design[:, k]) for k in range(1, design.shape[1]))])
@@ -73,20 +77,54 @@ def mixed_model(sample: Sample, *, center: bool = True, confidence: float = 0.95
         result, flat = _fit(endog, exog, exog[:, [0]], sample)
         random_names = random_names[:1]
         if result is None:
-            return MixedFit(terms=(), singular=True, reason="; ".join([*notes, "no fit converged"]))
+            return replace(counted, singular=True, reason="; ".join([*notes, "no fit converged"]))
         if flat:
             notes.append("the intercept's variance is estimated as zero")
     back = scale_y / scale_x
-    quantile = float(stats.norm.ppf(0.5 + confidence / 2))
+    families = len(sample.family_names)
+    between = families - sum(name in ("intercept", "between") for name in names)
+    inside = sample.num_trials - families - 1 if singular else families - 1
     terms = []
     for k, name in enumerate(names):
         estimate = float(result.fe_params[k] * back[k]) + (centre_y if k == 0 else 0.0)
-        terms.append(_coefficient(name, estimate, float(result.bse_fe[k] * back[k]), quantile))
+        error = float(result.bse_fe[k] * back[k])
+        degrees = between if name in ("intercept", "between") else inside
+        terms.append(_coefficient(name, estimate, error, degrees, confidence))
     deviations = np.sqrt(np.maximum(np.diag(np.asarray(result.cov_re)), 0))
     for k, name in enumerate(random_names):
         terms.append(Term(term=name, estimate=float(deviations[k] * back[k])))
     terms.append(Term(term="sd_residual", estimate=float(np.sqrt(result.scale) * scale_y)))
-    return MixedFit(terms=tuple(terms), singular=bool(singular), reason="; ".join(notes) or None)
+    return replace(
+        counted, terms=tuple(terms), singular=bool(singular), reason="; ".join(notes) or None
+    )
+
+
+def _problem(sample: Sample, center: bool) -> str | None:
+    """Why there is no mixed model of the sample, or None."""
+    problem = sample.problem()
+    if not problem and (sample.family is None or len(sample.family_names) < 3):
+        problem = "a mixed model needs at least 3 families"
+    if not problem and sample.num_trials < len(sample.family_names) + 3:
+        problem = f"{sample.num_trials} rows are too few for {len(sample.family_names)} families"
+    if not problem and sample.family is not None and center:
+        problem = is_constant_within(sample.x, sample.family, sample.x_name)
+    return problem
+
+
+def _configuration_means(sample: Sample) -> tuple[Sample, str]:
+    """The sample with its replicates averaged, and what one of its rows is then."""
+    units = choose_units(sample.num_trials, None, sample.configuration)
+    if sample.configuration is None or units.level == ROWS:
+        return sample, ROWS
+    keys = [units.codes] if sample.family is None else [sample.family, units.codes]
+    codes = recode(np.stack(keys, axis=1))
+    _, first = np.unique(codes, return_index=True)
+    mask = np.zeros(sample.num_trials, dtype=bool)
+    mask[first] = True
+    kept = sample.keep(mask)
+    order = codes[mask]
+    x, y = (family_means(values, codes)[order] for values in (sample.x, sample.y))
+    return replace(kept, x=x, y=y), CONFIGURATIONS
 
 
 def _design(sample: Sample, center: bool) -> tuple[list[str], Floats, str | None]:
@@ -129,12 +167,16 @@ def _fit(endog: Floats, exog: Floats, random: Floats, sample: Sample) -> tuple[A
     return best, bool(smallest < _BOUNDARY)
 
 
-def _coefficient(name: str, estimate: float, error: float, quantile: float) -> Term:
+def _coefficient(name: str, estimate: float, error: float, degrees: int, confidence: float) -> Term:
+    if degrees < 1:
+        return Term(term=name, estimate=estimate, std_error=error)
+    half = error * float(stats.t.ppf(0.5 + confidence / 2, degrees))
     return Term(
         term=name,
         estimate=estimate,
         std_error=error,
-        conf_low=estimate - quantile * error,
-        conf_high=estimate + quantile * error,
-        p_value=float(2 * stats.norm.sf(abs(estimate) / error)),
+        conf_low=estimate - half,
+        conf_high=estimate + half,
+        p_value=float(2 * stats.t.sf(abs(estimate) / error, degrees)),
+        degrees=float(degrees),
     )

@@ -10,34 +10,47 @@ import polars as pl
 
 from flatscale.stats.estimators.correlation import fisher_estimate, t_test_of_r
 from flatscale.stats.estimators.counts import pearson_counts
+from flatscale.stats.estimators.replication import (
+    FAMILIES,
+    Units,
+    choose_units,
+    effective_degrees,
+    jackknife,
+    left_out_products,
+    pearson_of_products,
+)
 from flatscale.stats.findings import Estimate, null_estimate
 from flatscale.stats.sample import Floats, Sample, is_constant, numeric_column
 
 
 def partial_correlation(
-    x: Floats, y: Floats, covariates: Floats, *, confidence: float = 0.95
+    x: Floats,
+    y: Floats,
+    covariates: Floats,
+    *,
+    units: Units | None = None,
+    confidence: float = 0.95,
 ) -> Estimate:
     """Partial Pearson r of x and y given the columns of `covariates` (n x k).
 
     Equal to -P_xy / sqrt(P_xx P_yy) with P the inverse of the correlation matrix, computed from
-    least-squares residuals so that collinear covariates count once. t-test with n - 2 - k degrees
-    of freedom, Fisher interval with variance 1/(n - k - 3), k the rank of the covariates.
+    least-squares residuals so that collinear covariates count once. With `units` the interval and
+    the test are the jackknife's over them, families with fewer than five of them held fixed as
+    further covariates; without, rows count as independent: t-test with n - 2 - k degrees of
+    freedom, Fisher interval with variance 1/(n - k - 3), k the rank of the covariates.
     """
     n = len(x)
-    base = np.ones((n, 1))
-    if covariates.shape[1]:
-        centred = covariates - covariates.mean(axis=0)
-        spread = centred.std(axis=0)
-        varying = spread > 1e-13 * np.abs(covariates).max(axis=0)
-        base = np.column_stack([base, centred[:, varying] / spread[varying]])
-    left, singular, _ = np.linalg.svd(base, full_matrices=False)
-    rank = int(np.sum(singular > singular[0] * 1e-10))
-    degrees = n - 2 - (rank - 1)
+    strata = np.zeros(n, dtype=np.int64) if units is None else units.strata_or_one()
+    basis = _basis(np.column_stack([np.eye(int(strata.max()) + 1)[strata], covariates]))
+    rank = basis.shape[1]
+    degrees = n - 1.0 - rank
+    if units is not None and units.level != FAMILIES:
+        degrees = units.count - 1.0 - rank
     if degrees < 1:
+        counted = f"{n} rows" if units is None else f"{units.count} {units.level}"
         return null_estimate(
-            f"{n} rows and {rank - 1} covariates leave no degrees of freedom", num_trials=n
+            f"{counted} and {rank - 1} covariates leave no degrees of freedom", num_trials=n
         )
-    basis = left[:, :rank]
     rest = []
     for name, values in (("x", x), ("y", y)):
         if is_constant(values):
@@ -47,6 +60,19 @@ def partial_correlation(
         if residual.std() < 1e-9:
             return null_estimate(f"the covariates determine {name} exactly", num_trials=n)
         rest.append(residual)
+    if units is not None:
+        whole, parts = left_out_products(units, basis, np.column_stack(rest))
+        if units.level == FAMILIES:
+            x_share, y_share = (np.bincount(units.codes, v * v) for v in rest)
+            degrees = effective_degrees(np.sqrt(x_share * y_share))
+        return jackknife(
+            float(pearson_of_products(whole, whole)),
+            pearson_of_products(parts, whole),
+            units=units,
+            degrees=degrees,
+            num_trials=n,
+            confidence=confidence,
+        )
     r = float(pearson_counts(np.ones((1, n)), rest[0], rest[1])[0])
     return fisher_estimate(
         r,
@@ -57,11 +83,25 @@ def partial_correlation(
     )
 
 
+def _basis(columns: Floats) -> Floats:
+    """Orthonormal basis (n x rank) of the columns, constant ones and copies counting once."""
+    spread = np.max(np.abs(columns), axis=0)
+    scaled = columns[:, spread > 0] / spread[spread > 0]
+    centred = scaled - scaled.mean(axis=0)
+    deviation = centred.std(axis=0)
+    varying = deviation > 1e-13
+    base = np.column_stack([np.ones(len(columns)), centred[:, varying] / deviation[varying]])
+    left, singular, _ = np.linalg.svd(base, full_matrices=False)
+    return np.asarray(left[:, singular > singular[0] * 1e-10])
+
+
 def partial_estimate(
     sample: Sample, table: pl.DataFrame, covariates: Sequence[str], *, confidence: float = 0.95
 ) -> Estimate:
-    """The partial correlation of a sample given columns of its table; rows without them are left
-    out.
+    """The partial correlation of a sample given columns of its table; rows without them left out.
+
+    The interval is over families where there are five or more, else over configurations (rows)
+    with the families held fixed.
     """
     columns = [design_columns(table, name)[sample.rows] for name in covariates]
     matrix = np.column_stack(columns)
@@ -72,19 +112,23 @@ def partial_estimate(
             f"{int(usable.sum())} rows with all covariates, at least 4 needed",
             num_trials=int(usable.sum()),
         )
-    found = partial_correlation(
-        sample.x[usable], sample.y[usable], matrix[usable], confidence=confidence
+    kept = sample.keep(usable)
+    units = choose_units(kept.num_trials, kept.family, kept.configuration)
+    found = partial_correlation(kept.x, kept.y, matrix[usable], units=units, confidence=confidence)
+    if found.estimate is None:
+        return found
+    notes = [found.reason]
+    if units.num_strata > 1:
+        notes.append(f"the {units.num_strata} families are held fixed too")
+    if dropped:
+        notes.append(f"{dropped} rows without covariates left out")
+    return replace(
+        found, num_families=kept.num_families, reason="; ".join(filter(None, notes)) or None
     )
-    if dropped and found.estimate is not None:
-        note = f"{dropped} rows without covariates left out"
-        return replace(found, reason="; ".join(filter(None, [found.reason, note])))
-    return found
 
 
 def design_columns(table: pl.DataFrame, name: str) -> Floats:
-    """A covariate as numbers (n x 1), or as indicators of all but its first value (n x levels-1)
-    when it is text.
-    """
+    """A covariate as numbers (n x 1); text as indicators of all but its first value."""
     series = table[name]
     if series.dtype in (pl.String, pl.Categorical, pl.Enum):
         text = series.cast(pl.String)

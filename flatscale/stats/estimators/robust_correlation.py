@@ -35,12 +35,13 @@ def percentage_bend(x: Floats, y: Floats, confidence: float) -> Estimate:
 
 
 def _bend(values: Floats) -> Floats | None:
-    """Values standardised by the percentage bend midvariance's centre and scale, clipped to [-1,
-    1].
+    """Values less their percentage bend centre over their scale, clipped to [-1, 1].
+
+    The scale is the floor((1 - beta) n)-th smallest distance from the median.
     """
     n = len(values)
     deviation = np.sort(np.abs(values - np.median(values)))
-    scale = deviation[math.floor((1 - _BEND) * n + 0.5) - 1]
+    scale = deviation[math.floor((1 - _BEND) * n + 1e-9) - 1]
     if scale <= 1e-15 * deviation[-1]:
         return None
     standard = (values - np.median(values)) / scale

@@ -1,6 +1,4 @@
-"""Sign errors of a metric as a ranking of trials, environment by environment (Dziugaite et al.
-2020).
-"""
+"""Sign errors of a metric as a ranking, environment by environment (Dziugaite et al. 2020)."""
 
 from __future__ import annotations
 
@@ -18,16 +16,21 @@ from flatscale.stats.sample import Floats, Ints, find_problem, numeric_column, r
 _BLOCK = 1000
 _MAX_PAIRS = 4_000_000
 _MAX_VALUES = 32
+_MIN_WEIGHT = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SignErrors:
-    """Sign error of every environment with pairs of positive weight, and summaries over them."""
+    """Sign error of every environment of enough effective pairs, and summaries over them.
+
+    num_left_out: environments with too few effective pairs.
+    """
 
     environments: pl.DataFrame
     mean: Estimate
     percentile_90: Estimate
     maximum: Estimate
+    num_left_out: int = 0
 
 
 def sign_errors(
@@ -38,17 +41,22 @@ def sign_errors(
     environments: Sequence[str] = (),
     hyperparameters: Sequence[str] = (),
     num_test_samples: int | None = None,
+    min_effective_pairs: float = 12.0,
 ) -> SignErrors:
     """Weighted share of pairs that the metric orders against the outcome, in each environment.
 
-    SE = 1/2 sum w (1 - sign(d metric) sign(d outcome)) / sum w over unordered pairs: 0 is a
-    perfect ranking, 1/2 chance. With `num_test_samples` n the weight is max(0, 1 - 2 exp(-n
-    d^2/2))^2, d the difference of the outcome (an error rate or gap in [0, 1] estimated on n
-    samples), so that pairs whose order is noise do not count; without it all pairs count alike.
-    With `environments` the pairs are those inside each group of equal values of these columns;
-    else, for each pair of values of each of `hyperparameters`, the trials that differ in it
-    alone (a hyperparameter of more than 32 values was sampled, not set on a grid, and makes no
-    environment). Results are null, with the reason, when neither is given.
+    SE = 1/2 sum w (1 - sign(d metric) sign(d outcome)) / sum w over pairs: 0 is a perfect ranking,
+    1/2 chance, 1 a reversed one. An environment is two settings of the hyperparameters that differ
+    in one of them and agree in all others; its pairs are those of a trial (seed) of the one with a
+    trial of the other, so columns that number replicates are not hyperparameters. With
+    `environments` the pairs are those inside each group of equal values of these columns instead.
+    With `num_test_samples` n the weight of a pair is (max(0, 1 - 2 exp(-n d^2/2))^2 - 1/2)_+, d
+    the difference of the outcome (an error rate or gap in [0, 1] estimated on n samples), so that
+    pairs whose order is noise do not count; without it all pairs count alike. Environments with an
+    effective number of pairs (sum w)^2 / sum w^2 below `min_effective_pairs` are left out. A
+    hyperparameter of more than 32 values was sampled, not set on a grid, and makes no environment.
+    Mean, 90th percentile and maximum are over environments. Results are null, with the reason,
+    when no environment remains. Source: Dziugaite et al. 2020, section 5, and its published code.
     """
     require_columns(df, [metric, outcome, *environments, *hyperparameters])
     x, y = numeric_column(df, metric), numeric_column(df, outcome)
@@ -61,7 +69,7 @@ def sign_errors(
             f"weights by the number of test samples need outcome {outcome!r} as a rate within "
             f"[-1, 1], found {np.max(np.abs(y[usable])):g}; divide percentages by 100"
         )
-    rows = []
+    found: list[Environment] = []
     if not reason:
         table, x, y = df.filter(pl.Series(usable)), x[usable], y[usable]
         source = (
@@ -69,88 +77,135 @@ def sign_errors(
             if environments
             else _axis_sums(table, hyperparameters, x, y, num_test_samples)
         )
-        rows = [(name, wrong / total, pairs) for name, wrong, total, pairs in source if total > 0]
+        found = list(source)
+    kept = [e for e in found if e.effective_pairs >= min_effective_pairs - 1e-9]
     schema = {"environment": pl.String, "estimate": pl.Float64, "num_pairs": pl.Int64}
+    rows = [(e.name, e.wrong / e.total, e.pairs) for e in kept]
     frame = pl.DataFrame(rows, schema=schema, orient="row")
-    if not rows:
-        null = null_estimate(
-            reason or "no environment has a pair of positive weight", num_trials=int(usable.sum())
+    left_out, num_trials = len(found) - len(kept), int(usable.sum())
+    if not kept:
+        reason = reason or _nothing_left(found, min_effective_pairs)
+        null = null_estimate(reason, num_trials=num_trials)
+        return SignErrors(
+            environments=frame,
+            mean=null,
+            percentile_90=null,
+            maximum=null,
+            num_left_out=left_out,
         )
-        return SignErrors(environments=frame, mean=null, percentile_90=null, maximum=null)
-    values = frame["estimate"].to_numpy()
+    # the published code sees every environment in both directions, which moves the percentile
+    values = np.repeat(frame["estimate"].to_numpy(), 2)
+    note = f"{left_out} environments of too few effective pairs left out" if left_out else None
     mean, high, top = (
-        Estimate(estimate=float(v), num_trials=int(usable.sum()))
+        Estimate(estimate=float(v), num_trials=num_trials, reason=note)
         for v in (values.mean(), np.percentile(values, 90), values.max())
     )
-    return SignErrors(environments=frame, mean=mean, percentile_90=high, maximum=top)
+    return SignErrors(
+        environments=frame, mean=mean, percentile_90=high, maximum=top, num_left_out=left_out
+    )
 
 
-Sums = tuple[str, float, float, int]
+def _nothing_left(found: Sequence[Environment], least: float) -> str:
+    if not found:
+        return "no two settings of the hyperparameters differ in one of them alone"
+    most = max(e.effective_pairs for e in found)
+    return (
+        f"{len(found)} environments, none with {least:g} effective pairs (at most {most:.1f}); "
+        "more seeds of each setting give more pairs"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """Sums of one environment over its pairs: weight ordered wrongly, weight, its square, count."""
+
+    name: str
+    wrong: float
+    total: float
+    squares: float
+    pairs: int
+
+    @property
+    def effective_pairs(self) -> float:
+        """(sum w)^2 / sum w^2, the number of equally weighted pairs that say as much."""
+        return self.total**2 / self.squares if self.squares > 0 else 0.0
 
 
 def _group_sums(
     df: pl.DataFrame, environments: Sequence[str], x: Floats, y: Floats, samples: int | None
-) -> Iterator[Sums]:
+) -> Iterator[Environment]:
     keys = df.select(
         pl.concat_str([pl.col(c).cast(pl.String) for c in environments], separator=", ")
     )
     groups = keys.to_series().fill_null("missing")
     for name in sorted(groups.unique()):
         rows = np.flatnonzero((groups == name).to_numpy())
-        wrong, total = _all_pairs(x[rows], y[rows], samples)
-        yield str(name), wrong, total, len(rows) * (len(rows) - 1) // 2
+        wrong, total, squares = _all_pairs(x[rows], y[rows], samples)
+        yield Environment(
+            name=str(name),
+            wrong=wrong,
+            total=total,
+            squares=squares,
+            pairs=len(rows) * (len(rows) - 1) // 2,
+        )
 
 
-def _all_pairs(x: Floats, y: Floats, samples: int | None) -> tuple[float, float]:
-    """Weight of the wrongly ordered pairs (ties half) and of all pairs of one environment."""
+def _all_pairs(x: Floats, y: Floats, samples: int | None) -> tuple[float, float, float]:
+    """Weight of the wrongly ordered pairs (ties half), of all pairs, and its sum of squares."""
     order = np.argsort(y, kind="stable")
     y = y[order]
     rank = np.unique(x[order], return_inverse=True)[1].astype(np.int32)
-    wrong = total = 0.0
+    wrong = total = squares = 0.0
     for begin in range(0, len(y), _BLOCK):
         end = min(begin + _BLOCK, len(y))
-        # from this row on every weight is 1 to double precision, and no exponential is needed
-        sure = len(y) if samples is None else int(np.searchsorted(y, y[end - 1] + 9 / samples**0.5))
-        for low, high in ((begin, max(end, sure)), (max(end, sure), len(y))):
-            if low == high:
-                continue
-            gap = y[low:high] - y[begin:end, None]
-            plain = low > begin
-            weight = (
-                np.ones_like(gap) if plain or samples is None else hoeffding_weight(gap, samples)
-            )
-            if not plain:
-                weight[:, : end - begin] = np.triu(weight[:, : end - begin], k=1)
-            left, right = rank[begin:end, None], rank[None, low:high]
-            tied = (left == right) | (gap == 0)
-            wrong += float(weight[(left > right) & ~tied].sum()) + float(weight[tied].sum()) / 2
-            total += float(weight.sum())
-    return wrong, total
+        gap = y[begin:] - y[begin:end, None]
+        weight = pair_weight(gap, samples)
+        weight[:, : end - begin] = np.triu(weight[:, : end - begin], k=1)
+        left, right = rank[begin:end, None], rank[None, begin:]
+        tied = (left == right) | (gap == 0)
+        wrong += float(weight[(left > right) & ~tied].sum()) + float(weight[tied].sum()) / 2
+        total += float(weight.sum())
+        squares += float((weight**2).sum())
+    return wrong, total, squares
 
 
 def _axis_sums(
     df: pl.DataFrame, hyperparameters: Sequence[str], x: Floats, y: Floats, samples: int | None
-) -> Iterator[Sums]:
+) -> Iterator[Environment]:
+    """Environments along each hyperparameter, all others fixed."""
     codes, sizes = grid_codes(df, hyperparameters)
-    for axis, name in enumerate(hyperparameters):
-        if sizes[axis] > _MAX_VALUES:
+    shown = [df[name].cast(pl.String).to_list() for name in hyperparameters]
+    for axis, size in enumerate(sizes):
+        if size > _MAX_VALUES:
             continue
-        values = df[name].unique().sort().drop_nulls().cast(pl.String).to_list()
-        setting = _joint([code for k, code in enumerate(codes) if k != axis], len(x))
+        others = [k for k in range(len(sizes)) if k != axis]
+        setting = _joint([codes[k] for k in others], len(x))
         sums: dict[int, np.ndarray] = {}
-        for left, right in _neighbours(setting, codes[axis]):
-            agree, weight = _compare(x[left], x[right], y[left], y[right], samples)
-            low = np.minimum(codes[axis][left], codes[axis][right])
-            high = np.maximum(codes[axis][left], codes[axis][right])
-            pairs, place = np.unique(low * sizes[axis] + high, return_inverse=True)
-            parts = (weight * (1 - agree) / 2, weight, np.ones_like(weight))
+        where: dict[int, tuple[int, int]] = {}
+        for one, two in _neighbours(setting, codes[axis]):
+            swap = codes[axis][one] > codes[axis][two]
+            left, right = np.where(swap, two, one), np.where(swap, one, two)
+            key = (setting[left] * size + codes[axis][left]) * size + codes[axis][right]
+            gap = y[left] - y[right]
+            weight = pair_weight(np.abs(gap), samples)
+            disagree = (1 - np.sign(x[left] - x[right]) * np.sign(gap)) / 2
+            keys, first, place = np.unique(key, return_index=True, return_inverse=True)
+            parts = (weight * disagree, weight, weight**2, np.ones_like(weight))
             table = np.stack([np.bincount(place, weights=part) for part in parts], axis=1)
-            for pair, row in zip(pairs.tolist(), table, strict=True):
-                sums[pair] = sums.get(pair, np.zeros(3)) + row
-        for pair, (wrong, total, count) in sorted(sums.items()):
-            low_code, high_code = divmod(pair, sizes[axis])
-            label = f"{name}: {values[low_code]} against {values[high_code]}"
-            yield label, float(wrong), float(total), int(count)
+            for code, at, line in zip(keys.tolist(), first.tolist(), table, strict=True):
+                sums[code] = sums.get(code, np.zeros(4)) + line
+                where.setdefault(code, (int(left[at]), int(right[at])))
+        for code, (wrong, total, squares, pairs) in sorted(sums.items()):
+            low, high = where[code]
+            fixed = ", ".join(f"{hyperparameters[k]} {shown[k][low]}" for k in others)
+            name = f"{hyperparameters[axis]}: {shown[axis][low]} against {shown[axis][high]}"
+            yield Environment(
+                name=f"{name} at {fixed}" if fixed else name,
+                wrong=float(wrong),
+                total=float(total),
+                squares=float(squares),
+                pairs=int(pairs),
+            )
 
 
 def _joint(codes: Sequence[Ints], n: int) -> Ints:
@@ -177,15 +232,13 @@ def _neighbours(setting: Ints, values: Ints) -> Iterator[tuple[Ints, Ints]]:
         start = stop
 
 
-def _compare(
-    x1: Floats, x2: Floats, y1: Floats, y2: Floats, samples: int | None
-) -> tuple[Floats, Floats]:
-    """Product of the signs, and the weight, of every pair."""
-    gap = y1 - y2
-    agree = np.sign(x1 - x2) * np.sign(gap)
-    return agree, np.ones_like(gap) if samples is None else hoeffding_weight(gap, samples)
-
-
 def hoeffding_weight(gap: Floats, num_test_samples: int) -> Floats:
     """Probability, by Hoeffding's inequality, that a difference of two rates has the right sign."""
     return np.maximum(0.0, 1 - 2 * np.exp(-num_test_samples * gap**2 / 2)) ** 2
+
+
+def pair_weight(gap: Floats, num_test_samples: int | None) -> Floats:
+    """Weight of pairs with outcomes `gap` >= 0 apart: what Hoeffding's exceeds 1/2 by, or 1."""
+    if num_test_samples is None:
+        return np.ones_like(gap)
+    return np.maximum(0.0, hoeffding_weight(gap, num_test_samples) - _MIN_WEIGHT)

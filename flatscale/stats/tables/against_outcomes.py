@@ -33,7 +33,7 @@ from flatscale.stats.tables.study_data import StudyData, with_q_values
 
 _METRIC = Column("metric", TEXT, "the metric", "metric")
 _OUTCOME = Column("outcome", TEXT, "the outcome", "outcome")
-_BOOTSTRAP = "end of the percentile interval of the paired bootstrap"
+_JACKKNIFE = "end of the jackknife interval over the units"
 
 
 def metric_outcome_pairs(design: StudyDesign) -> Iterator[tuple[str, str]]:
@@ -77,17 +77,18 @@ def outcome_associations(study: StudyData) -> pl.DataFrame:
         "|r| difference",
         "correlation",
     ),
-    *interval(low="abs_conf_low", high="abs_conf_high", meaning=_BOOTSTRAP),
+    *interval(low="abs_conf_low", high="abs_conf_high", meaning=_JACKKNIFE),
     Column("difference", REAL, "r_a - r_b", "difference", "correlation"),
-    *interval(meaning=_BOOTSTRAP),
-    replace(P_VALUE, meaning="two-sided bootstrap p-value of difference = 0"),
+    *interval(meaning=_JACKKNIFE),
+    replace(P_VALUE, meaning="two-sided p-value of difference = 0"),
     Column("q_value", REAL, "Benjamini-Hochberg over this table", "q", "probability"),
-    Column("resampling_unit", TEXT, "family or row", "resampled"),
+    Column("units", TEXT, "independent units: families, configurations or rows", "units"),
+    Column("num_units", COUNT, "how many of these units there are"),
     number_of_trials(),
     REASON,
     title="Which metric goes with the outcome more closely",
-    caption="Paired bootstrap of the difference of two correlations with the same outcome; |r| "
-    "compares their strength whatever the sign.",
+    caption="Difference of two correlations with the same outcome, with a jackknife interval over "
+    "the independent units; |r| compares their strength whatever the sign.",
 )
 def comparisons(study: StudyData) -> list[Row]:
     """The primary x against every other metric, outcome by outcome."""
@@ -108,8 +109,6 @@ def comparisons(study: StudyData) -> list[Row]:
                 left.y[at_left],
                 family=None if codes is None else np.unique(codes, return_inverse=True)[1],
                 confidence=design.confidence,
-                num_resamples=design.num_resamples,
-                seed=design.seed,
             )
             names = {"metric_a": first, "metric_b": other, "outcome": outcome}
             rows.append(names | {"method": "pearson"} | asdict(result))

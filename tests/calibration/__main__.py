@@ -1,0 +1,51 @@
+"""Print the calibration table, and write it where a path is given.
+
+`python -m tests.calibration [--tables 1000] [--rows WORD] [--write docs/calibration-DATE.md]`
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import tests.calibration.everything  # noqa: F401
+from tests.calibration.harness import ROWS, markdown, measure_all, misses
+
+HEAD = """# Calibration of the statistics, {date}
+
+How often each test rejects at a nominal 5%, by simulation; made by `make calibration`. A cell is a
+share of the tables in percent with its Monte Carlo error; `*` marks a miss of a limit that
+`tests/calibration` holds, `-` a column that refuses to answer such a table.
+
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tables", type=int, default=1000)
+    parser.add_argument("--rows", default="", help="only rows whose name or group holds this")
+    parser.add_argument("--write", type=Path)
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    chosen = parser.parse_args()
+    names = [n for n, r in ROWS.items() if chosen.rows in n or chosen.rows in r.group]
+    found = {}
+    for name in names:
+        start = time.monotonic()
+        found |= measure_all([name], chosen.tables, chosen.processes)
+        sys.stderr.write(f"{name}: {time.monotonic() - start:.0f} s\n")
+    broken = [line for name in names for line in misses(name, found[name])]
+    text = markdown(found)
+    sys.stdout.write(text)
+    if chosen.write:
+        chosen.write.parent.mkdir(parents=True, exist_ok=True)
+        date = chosen.write.stem.removeprefix("calibration-")
+        chosen.write.write_text(HEAD.format(date=date) + text)
+    sys.stderr.writelines(f"{line}\n" for line in broken)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

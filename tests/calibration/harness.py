@@ -1,0 +1,252 @@
+"""Error rates of the statistics by simulation: rows make tables, columns test them.
+
+A row is a function from a random generator to a `Simulated` table, registered under the sentence
+that the printed table shows. A column is a function from such a table to whether its test rejects
+at 5% (or an interval misses the truth), None where the estimator refuses to answer. Rows and
+columns of one group make one table.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import zlib
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from flatscale.stats.sample import Sample
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Simulated:
+    """One simulated study: paired values, their levels, and what single columns need besides.
+
+    covariates: (n, k) held fixed. rival: a second metric for comparisons with y. truth: name of a
+    quantity -> its true value, for rows where it is not zero. extra: whatever else a group needs.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    family: np.ndarray | None = None
+    configuration: np.ndarray | None = None
+    covariates: np.ndarray | None = None
+    rival: np.ndarray | None = None
+    truth: Mapping[str, float] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def sample(self) -> Sample:
+        """The table as the statistics' own sample."""
+        n = len(self.x)
+        names: tuple[str, ...] = ()
+        family = self.family
+        if family is not None:
+            codes, family = np.unique(family, return_inverse=True)
+            names = tuple(f"f{code}" for code in codes)
+        return Sample(
+            x_name="x",
+            y_name="y",
+            x=self.x,
+            y=self.y,
+            family=family,
+            family_names=names,
+            labels=np.array([str(k) for k in range(n)], dtype=np.str_),
+            rows=np.arange(n),
+            configuration=self.configuration,
+        )
+
+
+Generator = Callable[[np.random.Generator], Simulated]
+Verdict = Callable[[Simulated], "bool | None"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One kind of table. `limits`: column -> (lowest, highest) share that is right, in percent.
+
+    `columns` names the columns shown, empty for those of the group that every row has and those
+    with a limit.
+    """
+
+    name: str
+    group: str
+    generate: Generator
+    limits: Mapping[str, tuple[float, float]]
+    columns: tuple[str, ...] = ()
+
+
+ROWS: dict[str, Row] = {}
+COLUMNS: dict[str, dict[str, Verdict]] = {}
+SLOW_COLUMNS: set[str] = set()
+
+
+def row(
+    name: str,
+    *,
+    group: str = "no effect",
+    limits: Mapping[str, tuple[float, float]] | None = None,
+    columns: Iterable[str] = (),
+) -> Callable[[Generator], Generator]:
+    """Register a table generator as a row of the calibration."""
+
+    def register(generate: Generator) -> Generator:
+        assert name not in ROWS, f"two rows are named {name!r}"
+        ROWS[name] = Row(
+            name=name, group=group, generate=generate, limits=limits or {}, columns=tuple(columns)
+        )
+        return generate
+
+    return register
+
+
+def column(
+    name: str, *, group: str = "no effect", slow: bool = False
+) -> Callable[[Verdict], Verdict]:
+    """Register a test as a column of a group; a slow one only of rows that ask for it."""
+
+    def register(verdict: Verdict) -> Verdict:
+        columns = COLUMNS.setdefault(group, {})
+        assert name not in columns, f"two columns of {group!r} are named {name!r}"
+        columns[name] = verdict
+        if slow:
+            SLOW_COLUMNS.add(name)
+        return verdict
+
+    return register
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """How often a column said yes on a row's tables: `yes` of `answered` of `tables`."""
+
+    yes: int
+    answered: int
+    tables: int
+
+    @property
+    def percent(self) -> float:
+        """Share of yes among the answers, in percent; NaN without answers."""
+        return 100 * self.yes / self.answered if self.answered else math.nan
+
+    @property
+    def error(self) -> float:
+        """Monte Carlo standard error of `percent`."""
+        if not self.answered:
+            return math.nan
+        share = (self.yes + 0.5) / (self.answered + 1)
+        return 100 * math.sqrt(share * (1 - share) / self.answered)
+
+
+def measure(
+    name: str, num_tables: int, first: int = 0, only: Container[str] | None = None
+) -> dict[str, Rate]:
+    """Rates of a row's columns (of those in `only`) on its tables `first`, ...
+
+    A table is seeded by the row's name and its own number.
+    """
+    chosen = ROWS[name]
+    columns = COLUMNS[chosen.group]
+    shown = chosen.columns or [c for c in columns if c not in SLOW_COLUMNS or c in chosen.limits]
+    shown = [c for c in shown if only is None or c in only]
+    counts = {column_name: [0, 0] for column_name in shown}
+    key = zlib.crc32(name.encode())
+    for index in range(first, first + num_tables):
+        table = chosen.generate(np.random.default_rng([key, index]))
+        for column_name in shown:
+            verdict = columns[column_name](table)
+            if verdict is not None:
+                counts[column_name][0] += bool(verdict)
+                counts[column_name][1] += 1
+    return {
+        name: Rate(yes=yes, answered=answered, tables=num_tables)
+        for name, (yes, answered) in counts.items()
+    }
+
+
+def measure_all(
+    names: Iterable[str], num_tables: int, num_processes: int = 1
+) -> dict[str, dict[str, Rate]]:
+    """Rates of many rows, in blocks over processes."""
+    names = list(names)
+    block = math.ceil(num_tables / max(1, num_processes))
+    jobs = [
+        (name, min(block, num_tables - start), start)
+        for name in names
+        for start in range(0, num_tables, block)
+    ]
+    if num_processes == 1:
+        parts = [measure(*job) for job in jobs]
+    else:
+        # spawned, so that a caller's threads cannot be caught holding a lock
+        with multiprocessing.get_context("spawn").Pool(num_processes, _load) as pool:
+            parts = pool.starmap(measure, jobs)
+    found: dict[str, dict[str, Rate]] = {name: {} for name in names}
+    for (name, _, _), rates in zip(jobs, parts, strict=True):
+        for column_name, rate in rates.items():
+            before = found[name].get(column_name, Rate(yes=0, answered=0, tables=0))
+            found[name][column_name] = Rate(
+                yes=before.yes + rate.yes,
+                answered=before.answered + rate.answered,
+                tables=before.tables + rate.tables,
+            )
+    return found
+
+
+def _load() -> None:
+    """Register all rows and columns in a new process, which computes on one thread."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import tests.calibration.everything  # noqa: F401
+
+
+def misses(name: str, rates: Mapping[str, Rate], slack: float = 0.0) -> list[str]:
+    """The limits of a row that its rates break by more than `slack` Monte Carlo errors."""
+    broken = []
+    for column_name, (low, high) in ROWS[name].limits.items():
+        if column_name not in rates:
+            continue
+        rate = rates[column_name]
+        room = slack * rate.error
+        if not rate.answered or not low - room <= rate.percent <= high + room:
+            broken.append(
+                f"{name}: {column_name} {rate.percent:.1f}% (error {rate.error:.1f}, "
+                f"{rate.answered} of {rate.tables} tables answered), expected {low:g} to {high:g}%"
+            )
+    return broken
+
+
+def markdown(found: Mapping[str, Mapping[str, Rate]]) -> str:
+    """Rates as one Markdown table a group; `*` marks a miss, `-` a column that gave no answer."""
+    lines: list[str] = []
+    for group, columns in COLUMNS.items():
+        names = [name for name in found if ROWS[name].group == group]
+        if not names:
+            continue
+        tables = max(rate.tables for name in names for rate in found[name].values())
+        lines += [f"## {group[0].upper()}{group[1:]}", ""]
+        lines += [f"{tables} tables a row; percent (Monte Carlo error).", ""]
+        lines.append("| table | " + " | ".join(columns) + " |")
+        lines.append("|---|" + "---|" * len(columns))
+        for name in names:
+            cells = [_cell(name, column_name, found[name]) for column_name in columns]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(name: str, column_name: str, rates: Mapping[str, Rate]) -> str:
+    if column_name not in rates:
+        return ""
+    rate = rates[column_name]
+    if not rate.answered:
+        return "-"
+    text = f"{rate.percent:.1f} ({rate.error:.1f})"
+    if rate.answered < rate.tables:
+        text += f", {100 * rate.answered / rate.tables:.0f}% answered"
+    limits = ROWS[name].limits.get(column_name)
+    missed = limits is not None and not limits[0] <= rate.percent <= limits[1]
+    return f"{text} *" if missed else text
