@@ -46,8 +46,9 @@ FINDINGS_SCHEMA = pl.Schema({column.name: column.dtype for column in FINDING_COL
 `scope` is one of `pooled` (all rows), `within` (rows demeaned by family), `between` (family means),
 `synthesis` (random-effects mean of the per-family values) or `family:<name>` (one family's rows).
 `method` names the statistic; a pooled method ending in `_jackknife` has the same estimate as the
-method without the ending and an interval over the independent units, which `units` names:
-families where there are at least 5, else configurations, else rows. `reason` says why a number is null. A null estimate always has one.
+method without the ending and an interval over the independent units, which `units` names: families
+where there are at least 5, else configurations, else rows. `reason` says why a number is null. A
+null estimate always has one.
 """
 
 
