@@ -25,8 +25,8 @@ STUDY: dict[str, Any] = {
             {"training": {"optimizer": {"momentun": 0.9}}},
             ConfigError,
             (
-                "training.optimizer: unknown option 'momentun' (did you mean 'momentum'?); allowed: "
-                "momentum, weight_decay"
+                "training.optimizer: unknown option 'momentun' (did you mean 'momentum'?); "
+                "allowed: momentum, weight_decay"
             ),
         ),
         (
@@ -46,8 +46,8 @@ STUDY: dict[str, Any] = {
             {"models": [{"architecture": "mlp"}, {"architecture": "lennet"}]},
             ModelError,
             (
-                "models[1]: unknown architecture 'lennet' (did you mean 'lenet'?); known: lenet, mlp, "
-                "timm:<name>, vgg11"
+                "models[1]: unknown architecture 'lennet' (did you mean 'lenet'?); "
+                "known: lenet, mlp, timm:<name>, vgg11"
             ),
         ),
         (
