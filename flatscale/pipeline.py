@@ -17,17 +17,23 @@ from pathlib import Path
 from flatscale.cluster.launch import Listener, RunSummary, run_trials
 from flatscale.data import Points, load_points
 from flatscale.errors import FlatscaleError, TrackingError
-from flatscale.metrics import metric_catalog
-from flatscale.preflight import check_networks, check_study
+from flatscale.metrics import MetricInfo, metric_catalog
+from flatscale.preflight import check_networks
 from flatscale.store.atomic import write_atomically
 from flatscale.store.results import Store
 from flatscale.store.status import StatusFile
+from flatscale.study.plan import TrialSpec
 from flatscale.study.redaction import without_password
 from flatscale.study.schema import StudyConfig
 from flatscale.tracking.writer import TrackingWriter
 
 logger = logging.getLogger(__name__)
 
+_EXPLAINED = (
+    *("name", "formula", "meaning", "passes", "group", "unit", "invariances", "source"),
+    # The metric that an inequality bounds, where metrics declare it.
+    *(("bounds",) if "bounds" in MetricInfo.__dataclass_fields__ else ()),
+)
 _VERSIONED = ("flatscale", "torch", "ray", "mlflow", "timm", "polars", "scipy", "statsmodels")
 
 
@@ -43,6 +49,7 @@ class StudyOutcome:
 
 def run_study(
     config: StudyConfig,
+    specs: Sequence[TrialSpec],
     store: Store,
     *,
     address: str | None = None,
@@ -53,6 +60,7 @@ def run_study(
 
     Args:
         config: the study.
+        specs: its trials, as `check_study` gave them.
         store: where its results are, or will be.
         address: a Ray cluster; this machine by default.
         tracking_uri: an MLflow tracking URI, instead of the study's own.
@@ -62,24 +70,32 @@ def run_study(
         FlatscaleError: what is wrong with the study, its data or the store, before work starts
             where that can be known.
     """
-    specs = check_study(config)
+    # 1. The data, before the store exists: what cannot be run leaves nothing behind.
     points = load_points(config)
     check_networks(config, points.dataset)
     store.prepare(config)
     problem = None
     with ExitStack() as stack:
+        # 2. From here on this process alone writes the store.
         stack.enter_context(store.locked())
         store.remove_leftovers()
         _write_companions(config, store, points)
+        # 3. The trials; tracking hears from the store what is written, and delivers it meanwhile.
         tracker = None
         if config.tracking.enabled:
             tracker = stack.enter_context(TrackingWriter(store, config, tracking_uri))
         everyone = (StatusFile(store), *listeners)
         summary = run_trials(config, specs, points, store, address=address, listeners=everyone)
+        # 4. What is read from the store alone: tables, statistics, report.
         store.export(store.read([spec.trial_id for spec in specs]))
         report = None if summary.interrupted else _write_report(store)
+        # 5. Last, as a server may be slow or away: what it has not taken yet waits on the disk.
         if tracker is not None:
-            problem = _finish_tracking(tracker, store)
+            try:
+                tracker.finish((store.report, store.trials_table, store.measurements_table))
+            except TrackingError as error:
+                waiting = f"{tracker.num_waiting()} records wait on disk"
+                problem = f"{error}. {waiting}; run the same command again"
     return StudyOutcome(
         summary=summary,
         report=report,
@@ -112,37 +128,13 @@ def _write_report(store: Store) -> Path:
         )
     if done.stderr:
         logger.warning("%s", done.stderr.strip())
-    return store.report / "report.html"
-
-
-def _finish_tracking(tracker: TrackingWriter, store: Store) -> str | None:
-    try:
-        tracker.finish(
-            (
-                store.report,
-                store.root / "trials.parquet",
-                store.root / "measurements.parquet",
-            )
-        )
-    except TrackingError as error:
-        return f"{error}. {tracker.num_waiting()} records wait on disk; run the same command again"
-    return None
+    return store.report_page
 
 
 def _write_companions(config: StudyConfig, store: Store, points: Points) -> None:
     """What the report needs to know and cannot import: the glossary and the provenance."""
     glossary = [
-        {
-            "name": info.name,
-            "formula": info.formula,
-            "meaning": info.meaning,
-            "passes": list(info.passes),
-            "group": info.group,
-            "unit": info.unit,
-            "range": info.value_range,
-            "invariances": list(info.invariances),
-            "source": info.source,
-        }
+        {"range": info.value_range, **{key: getattr(info, key) for key in _EXPLAINED}}
         for info in metric_catalog()
     ]
     provenance = {
@@ -157,9 +149,5 @@ def _write_companions(config: StudyConfig, store: Store, points: Points) -> None
         "platform": platform.system(),
         **{name: version(name) for name in _VERSIONED},
     }
-    _write_json(store.root / "glossary.json", glossary)
-    _write_json(store.root / "provenance.json", provenance)
-
-
-def _write_json(path: Path, content: object) -> None:
-    write_atomically(path, json.dumps(content, indent=1).encode())
+    for path, content in ((store.glossary, glossary), (store.provenance, provenance)):
+        write_atomically(path, json.dumps(content, indent=1).encode())

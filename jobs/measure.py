@@ -38,8 +38,8 @@ def main() -> int:
 def measure_kept(arguments: argparse.Namespace) -> int:
     """Run the study with more metrics, after making sure that nothing would have to be trained."""
     from flatscale.pipeline import run_study
+    from flatscale.preflight import check_study
     from flatscale.store.results import Store
-    from flatscale.study.plan import plan
     from flatscale.study.reading import load_config
 
     study = load_config(arguments.config, tuple(arguments.overrides))
@@ -47,15 +47,14 @@ def measure_kept(arguments: argparse.Namespace) -> int:
     metrics = tuple(dict.fromkeys((*study.measurement.metrics, *arguments.metrics)))
     measurement = study.measurement.model_copy(update={"metrics": metrics, "num_snapshots": 1})
     wider = study.model_copy(update={"measurement": measurement, "keep_checkpoints": True})
-    lost = [
-        s for s in plan(wider) if not (store.checkpoints / f"{s.network_id}.safetensors").exists()
-    ]
+    specs = check_study(wider)
+    lost = [spec for spec in specs if not store.weights_file(spec.network_id).exists()]
     if lost:
         raise StoreError(
             f"{store.checkpoints} has no weights of {len(lost)} of the study's networks, such as "
             f"{lost[0].network_id}; run the study with keep_checkpoints: true first"
         )
-    outcome = run_study(wider, store, address=arguments.address)
+    outcome = run_study(wider, specs, store, address=arguments.address)
     counts = ", ".join(f"{n} {status}" for status, n in sorted(outcome.summary.statuses.items()))
     print(f"{counts}; report {outcome.report or 'not written'}")
     return 1 if outcome.summary.statuses["failed"] or outcome.summary.interrupted else 0

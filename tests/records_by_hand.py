@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flatscale.measurement import Measurement
-from flatscale.store.results import FINISHED, Snapshot, TrialRecord
+from flatscale.store.records import FINISHED, Snapshot, TrialRecord
 from flatscale.study.plan import TrialSpec
 from flatscale.study.reading import parse_config
 from flatscale.study.schema import StudyConfig

@@ -103,7 +103,8 @@ def _options(
 def plan(config: ConfigPath, store: StoreOption = None, overrides: SetOption = None) -> None:
     """Show the trials that would run and how many are already done; nothing is executed."""
     from flatscale.preflight import check_study
-    from flatscale.store.results import DIVERGED, FINISHED, Store
+    from flatscale.store.records import DIVERGED, FINISHED
+    from flatscale.store.results import Store
     from flatscale.study.reading import load_config
 
     study = load_config(config, tuple(overrides or ()))
@@ -154,17 +155,18 @@ def run(
     """
     from flatscale.study.reading import load_config
 
+    # The file is read before torch and Ray are imported: what is wrong in it is said at once.
     study = load_config(config, tuple(overrides or ()))
     from flatscale.cli.progress import ProgressLine
     from flatscale.pipeline import run_study
+    from flatscale.preflight import check_study
     from flatscale.store.results import Store
-    from flatscale.study.plan import plan as make_plan
 
+    specs = check_study(study)
     results = Store(store or _default_store(study.name))
-    specs = make_plan(study)
     with ProgressLine(out, results, [spec.trial_id for spec in specs]) as line:
         outcome = run_study(
-            study, results, address=address, tracking_uri=tracking_uri, listeners=[line]
+            study, specs, results, address=address, tracking_uri=tracking_uri, listeners=[line]
         )
     _print_summary(outcome.summary.statuses, outcome.summary.num_kept)
     out.print(f"results   {results.root}", soft_wrap=True)
@@ -231,6 +233,13 @@ def analyze(
     ] = None,
     se_x: Annotated[str | None, typer.Option(help="Column of the standard error of x.")] = None,
     se_y: Annotated[str | None, typer.Option(help="Column of the standard error of y.")] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            help="Column(s) that name a row together, with commas between.",
+            show_default="that of --on or --family-from",
+        ),
+    ] = None,
     log: Annotated[str, typer.Option(help="Columns analysed as log10, with commas between.")] = "",
     covariate: Annotated[
         list[str] | None, typer.Option(help="Column held fixed in partial correlations; repeat.")
@@ -253,24 +262,24 @@ def analyze(
     from flatscale.stats import family_from_name, read_table
 
     frame = read_table(table)
-    names = [part.strip() for part in on.split(",")] if on else []
     if family_from is not None:
         pattern = {} if family_pattern is None else {"pattern": family_pattern}
         frame = family_from_name(frame, family_from, **pattern)
         family = "family"
+        label = label or (family_from if outcomes is None else None)
     paths = write_table_report(
         frame,
         x=x,
         y=y,
         out=to,
         family=family,
-        label=family_from if outcomes is None else None,
+        label=_columns(label) or None,
         se_x=se_x,
         se_y=se_y,
-        log=[part.strip() for part in log.split(",") if part.strip()],
+        log=_columns(log),
         covariates=covariate or [],
         outcomes=outcomes,
-        on=names or None,
+        on=_columns(on) or None,
         title=table.stem,
     )
     out.print(f"report    {paths.page}", soft_wrap=True)
@@ -316,13 +325,14 @@ def ui(
     from flatscale.errors import StoreError
     from flatscale.store.results import Store
 
-    database = Store(store).root / "mlflow.db"
-    if not database.is_file():
+    results = Store(store)
+    if not results.mlflow_database.is_file():
         raise StoreError(
-            f"{database} does not exist: the study was tracked elsewhere, or has not run yet"
+            f"{results.mlflow_database} does not exist: the study was tracked elsewhere, or has "
+            "not run yet"
         )
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{database}", "--host", "127.0.0.1"]
+    command += ["--backend-store-uri", results.mlflow_uri, "--host", "127.0.0.1"]
     out.print(f"http://127.0.0.1:{port}  (Ctrl-C ends it)")
     environment = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -336,6 +346,10 @@ def ui(
 def _print_summary(statuses: Counter[str], num_kept: int) -> None:
     parts = [f"{count} {status}" for status, count in sorted(statuses.items())]
     out.print(f"{sum(statuses.values())} trials: {', '.join(parts)} ({num_kept} from earlier runs)")
+
+
+def _columns(listed: str | None) -> list[str]:
+    return [part.strip() for part in (listed or "").split(",") if part.strip()]
 
 
 def _default_store(name: str) -> Path:

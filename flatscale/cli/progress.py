@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from flatscale.store.results import DIVERGED, FAILED, FINISHED, Store, TrialRecord
+from flatscale.store.records import DIVERGED, FAILED, FINISHED, TrialRecord
+from flatscale.store.results import Store
 
 _SECONDS_BETWEEN_LINES = 10.0
 

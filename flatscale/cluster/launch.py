@@ -1,4 +1,9 @@
-"""Running what is missing of a study: Ray, the probe pool, Tune, and the store's one writer."""
+"""Running what is missing of a study: Ray, the probe pool, Tune, and the store's one writer.
+
+The way of a trial: the driver hands Tune the missing trials (tuning); a worker trains one and has
+its snapshots measured by the probe actors (trial, measurer, probe_pool); its record goes through
+the mailbox back to the driver, whose writer alone writes the store.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +32,13 @@ from ray.exceptions import AuthenticationError
 from flatscale.cluster.local_ray import leave_ray, local_ray
 from flatscale.cluster.mailbox import make_mailbox
 from flatscale.cluster.probe_pool import make_pool
-from flatscale.cluster.trial import Workshop, describe
+from flatscale.cluster.trial import TrialContext, describe
 from flatscale.cluster.tuning import run_on_tune
 from flatscale.data import Points
 from flatscale.errors import FlatscaleError, StoreError
-from flatscale.store.results import DIVERGED, FAILED, FINISHED, Store, TrialRecord
+from flatscale.store.layout import Layout
+from flatscale.store.records import DIVERGED, FINISHED, TrialRecord
+from flatscale.store.results import Store
 from flatscale.study.plan import TrialSpec
 from flatscale.study.schema import StudyConfig
 
@@ -85,16 +92,16 @@ def run_trials(
         StoreError: a record could not be written; the run stops, everything before is safe.
         FlatscaleError: no node can hold a trial.
     """
-    _guard_dataset(store, points)
-    todo = missing_trials(store, specs)
+    _refuse_other_data(store, points)
+    missing = missing_trials(store, specs)
     interrupted = False
-    if todo:
+    if missing:
         with _connected(address), _termination_interrupts():
-            interrupted = _run_missing(config, todo, points, store, listeners)
+            interrupted = _run_missing(config, missing, points, store, listeners)
     statuses = store.statuses()
     return RunSummary(
         num_planned=len(specs),
-        num_kept=len(specs) - len(todo),
+        num_kept=len(specs) - len(missing),
         statuses=Counter(statuses.get(s.trial_id, "missing") for s in specs),
         interrupted=interrupted,
     )
@@ -102,35 +109,37 @@ def run_trials(
 
 def _run_missing(
     config: StudyConfig,
-    todo: Sequence[TrialSpec],
+    missing: Sequence[TrialSpec],
     points: Points,
     store: Store,
     listeners: Sequence[Listener],
 ) -> bool:
-    _check_resources(config)
-    resources = config.resources
-    pool = make_pool(points.point_sets, points.content_hashes, resources, config.plugins)
+    """Run trials on the Ray that is connected; whether the run was interrupted."""
+    # 1. What the trials share: the actors that measure, and the way back to this process.
+    _refuse_too_large_trials(config)
+    pool = make_pool(points.point_sets, points.content_hashes, config.resources, config.plugins)
     mailbox = make_mailbox()
-    workshop = Workshop(
+    context = TrialContext(
+        config=config,
         dataset=points.dataset,
         pool=pool,
         mailbox=mailbox,
-        plugins=config.plugins,
-        max_snapshots_in_flight=resources.max_snapshots_in_flight,
-        num_threads=max(1, int(resources.cpus_per_trial)),
-        use_gpu=resources.gpus_per_trial > 0,
-        checkpoints=store.checkpoints,
-        keep_checkpoints=config.keep_checkpoints,
+        layout=Layout(store.root),
     )
+    # 2. Tune runs the trials; each waits until its record is written here, so none is lost.
     writer = _Writer(mailbox, store, listeners)
     with writer:
-        lost = run_on_tune(config, todo, workshop, writer)
+        lost = run_on_tune(config, missing, context, writer)
     if writer.error is not None:
         raise writer.error
-    for spec in todo:
+    # 3. A trial whose processes died more often than the retry limit allows ends as failed.
+    for spec in missing:
         if spec.trial_id in lost and spec.trial_id not in writer.written:
-            _record_loss(spec, points, store, lost[spec.trial_id], writer, listeners)
-    return len(writer.written) < len(todo)
+            attempts = max(1, writer.attempts(spec.trial_id))
+            reason = f"in each of {attempts} attempts {lost[spec.trial_id]}"
+            record = describe(spec, points.dataset)
+            writer.write(replace(record, reason=reason, finished_at=datetime.now(UTC)))
+    return len(writer.written) < len(missing)
 
 
 class _Writer:
@@ -180,12 +189,13 @@ class _Writer:
                     for listener in self._listeners:
                         listener.started(message.trial_id)
                     continue
-                self._write(message.record)
+                self.write(message.record)
                 acknowledged.append(message.trial_id)
             if stopping and not messages:
                 return
 
-    def _write(self, record: TrialRecord) -> None:
+    def write(self, record: TrialRecord) -> None:
+        """Write a record with the number of its attempts, and tell the listeners."""
         record = replace(record, num_attempts=max(1, self._attempts[record.trial_id]))
         self._store.write(record)
         self.written.add(record.trial_id)
@@ -193,32 +203,7 @@ class _Writer:
             listener.ended(record)
 
 
-def _record_loss(
-    spec: TrialSpec,
-    points: Points,
-    store: Store,
-    what: str,
-    writer: _Writer,
-    listeners: Sequence[Listener],
-) -> None:
-    """A trial that lost processes more often than the retry limit allows ends as failed."""
-    attempts = max(1, writer.attempts(spec.trial_id))
-    reason = f"in each of {attempts} attempts {what}"
-    now = datetime.now(UTC)
-    record = replace(
-        describe(spec, points.dataset),
-        status=FAILED,
-        reason=reason,
-        num_attempts=attempts,
-        finished_at=now,
-    )
-    store.write(record)
-    writer.written.add(spec.trial_id)
-    for listener in listeners:
-        listener.ended(record)
-
-
-def _guard_dataset(store: Store, points: Points) -> None:
+def _refuse_other_data(store: Store, points: Points) -> None:
     """Refuse to add to results that were measured on other data."""
     known = store.dataset_hashes() - {points.dataset.content_hash}
     if known:
@@ -229,7 +214,7 @@ def _guard_dataset(store: Store, points: Points) -> None:
         )
 
 
-def _check_resources(config: StudyConfig) -> None:
+def _refuse_too_large_trials(config: StudyConfig) -> None:
     wanted = {"CPU": config.resources.cpus_per_trial, "GPU": config.resources.gpus_per_trial}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(all(n.get(k, 0) >= v for k, v in wanted.items()) for n in nodes):

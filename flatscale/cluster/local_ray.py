@@ -41,7 +41,7 @@ def local_ray(**options: Any) -> Iterator[None]:
     with _on_loopback(), _own_token():
         _start(options)
         try:
-            _say_if_open()
+            _warn_if_reachable()
             yield
         finally:
             leave_ray()
@@ -143,7 +143,7 @@ def _environment(changes: Mapping[str, str], also_restored: tuple[str, ...] = ()
                 os.environ[name] = value
 
 
-def _say_if_open() -> None:
+def _warn_if_reachable() -> None:
     address = ray.get_runtime_context().gcs_address
     if not address.startswith(("127.", "[::1]", "localhost")):
         logger.warning("Ray listens on %s, beyond this machine, as the environment asks", address)

@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from flatscale.store.results import TrialRecord
+from flatscale.store.records import TrialRecord
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ from flatscale.cluster.probe_pool import Network, ProbePool
 from flatscale.measurement import Measurement
 from flatscale.metrics import measure_observers
 from flatscale.store.atomic import write_atomically
-from flatscale.store.results import Snapshot
+from flatscale.store.layout import snapshot_weights
+from flatscale.store.records import Snapshot
 from flatscale.study.plan import TrialSpec
 from flatscale.training import weights_to_bytes
 
@@ -45,7 +46,7 @@ class Measurer:
         self._folder = folder
         self._threads = ThreadPoolExecutor(max_in_flight)
         self._pending: dict[int, Future[tuple[Snapshot, float]]] = {}
-        for path in sorted(folder.glob("[0-9]*.safetensors")) if folder else ():
+        for path in sorted(folder.glob(snapshot_weights(folder, "[0-9]*").name)) if folder else ():
             self._measure_later(int(path.stem), path.read_bytes(), is_final=False)
 
     def __enter__(self) -> Measurer:
@@ -63,7 +64,7 @@ class Measurer:
             running[0].result()
         weights = weights_to_bytes(model)
         if self._folder is not None and not is_final:
-            write_atomically(self._folder / f"{step}.safetensors", weights)
+            write_atomically(snapshot_weights(self._folder, step), weights)
         self._measure_later(step, weights, is_final)
 
     def collect(self) -> tuple[tuple[Snapshot, ...], float]:

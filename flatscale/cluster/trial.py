@@ -22,56 +22,50 @@ from flatscale.cluster.probe_pool import Network, ProbePool
 from flatscale.data import Dataset
 from flatscale.errors import FlatscaleError, LostWorkerError
 from flatscale.models import architecture_family, build_model
-from flatscale.store.results import DIVERGED, FAILED, FINISHED, TrialRecord
+from flatscale.store.layout import Layout, training_checkpoint
+from flatscale.store.records import DIVERGED, FAILED, FINISHED, TrialRecord
 from flatscale.study.plan import TrialSpec
 from flatscale.study.plugins import import_plugins
+from flatscale.study.schema import StudyConfig
 from flatscale.training import load_weights, log_spaced_steps, save_weights, train
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workshop:
+class TrialContext:
     """What every trial of a study shares; put into Ray's object store once.
 
     Attributes:
+        config: the study.
         dataset: the data.
         pool: the probe actors.
         mailbox: where records go.
-        plugins: modules to import first.
-        max_snapshots_in_flight: snapshots measured while training goes on.
-        num_threads: of torch, in a trial.
-        use_gpu: train on the GPU that Ray gives the trial.
-        checkpoints: the store's folder of weights.
-        keep_checkpoints: keep final weights, and measure kept ones instead of training again.
+        layout: where the store keeps weights.
     """
 
+    config: StudyConfig
     dataset: Dataset
     pool: ProbePool
     mailbox: Any
-    plugins: tuple[str, ...]
-    max_snapshots_in_flight: int
-    num_threads: int
-    use_gpu: bool
-    checkpoints: Path
-    keep_checkpoints: bool
+    layout: Layout
 
 
-def run_trial(config: Mapping[str, Any], workshop: Workshop) -> dict[str, Any]:
+def run_trial(config: Mapping[str, Any], context: TrialContext) -> dict[str, Any]:
     """The function Tune runs; whatever happens in it ends as a record, never as a lost trial.
 
     Raises:
         LostWorkerError: other processes were lost; Tune tries the trial again, a limited number of
             times.
     """
-    torch.set_num_threads(workshop.num_threads)
+    torch.set_num_threads(max(1, int(context.config.resources.cpus_per_trial)))
     keep_freed_memory()
-    import_plugins(workshop.plugins)
+    import_plugins(context.config.plugins)
     spec = TrialSpec.model_validate_json(config["spec"])
-    ray.get(workshop.mailbox.announce.remote(spec.trial_id))
-    record = replace(describe(spec, workshop.dataset), started_at=datetime.now(UTC))
+    ray.get(context.mailbox.announce.remote(spec.trial_id))
+    record = replace(describe(spec, context.dataset), started_at=datetime.now(UTC))
     try:
-        record = _train_and_measure(spec, workshop, record)
+        record = _train_and_measure(spec, context, record)
     except LostWorkerError:
         raise
     except Exception as error:
@@ -80,7 +74,7 @@ def run_trial(config: Mapping[str, Any], workshop: Workshop) -> dict[str, Any]:
         reason = str(error) if known else f"{type(error).__name__}: {error}"
         record = replace(record, status=FAILED, reason=reason)
     record = replace(record, finished_at=datetime.now(UTC))
-    ray.get(workshop.mailbox.post.remote(record))
+    ray.get(context.mailbox.post.remote(record))
     return {"status": record.status}
 
 
@@ -108,13 +102,14 @@ def describe(spec: TrialSpec, dataset: Dataset) -> TrialRecord:
     )
 
 
-def _train_and_measure(spec: TrialSpec, workshop: Workshop, record: TrialRecord) -> TrialRecord:
-    device = torch.device("cuda" if workshop.use_gpu else "cpu")
-    channels, height, width = workshop.dataset.x_train.shape[1:]
+def _train_and_measure(spec: TrialSpec, context: TrialContext, record: TrialRecord) -> TrialRecord:
+    # 1. The network, as the probe actors will build it too.
+    on_gpu = context.config.resources.gpus_per_trial > 0
+    channels, height, width = context.dataset.x_train.shape[1:]
     network = Network(
         architecture=spec.architecture,
         input_shape=(channels, height, width),
-        num_classes=len(workshop.dataset.class_names),
+        num_classes=len(context.dataset.class_names),
         options=spec.options,
         loss=spec.measurement.loss or spec.training.loss,
         output_map=spec.measurement.output_map,
@@ -125,17 +120,22 @@ def _train_and_measure(spec: TrialSpec, workshop: Workshop, record: TrialRecord)
         network.num_classes,
         dict(network.options),
         seed=spec.seed("initialisation"),
-    ).to(device)
+    ).to(torch.device("cuda" if on_gpu else "cpu"))
     record = replace(
         record,
         num_parameters=sum(p.numel() for p in model.parameters()),
-        device=torch.cuda.get_device_name() if workshop.use_gpu else platform.machine(),
+        device=torch.cuda.get_device_name() if on_gpu else platform.machine(),
         versions=f"torch {torch.__version__}, python {platform.python_version()}",
     )
-    folder = _partial_folder(spec, workshop)
-    in_flight = workshop.max_snapshots_in_flight
-    with Measurer(spec, network, workshop.pool, in_flight, folder) as measurer:
-        record = _obtain(spec, workshop, model, measurer, folder, record)
+    # 2. Training, while the snapshots taken on the way are measured by the pool.
+    folder = None
+    if spec.training.checkpoint_every is not None:
+        folder = context.layout.partial_folder(spec.trial_id)
+        folder.mkdir(parents=True, exist_ok=True)
+    in_flight = context.config.resources.max_snapshots_in_flight
+    with Measurer(spec, network, context.pool, in_flight, folder) as measurer:
+        record = _obtain(spec, context, model, measurer, folder, record)
+        # 3. The end of it is measured too, and every measurement waited for.
         if record.status == FINISHED:
             measurer.submit(record.num_steps or 0, model, is_final=True)
         snapshots, measure_seconds = measurer.collect()
@@ -146,19 +146,19 @@ def _train_and_measure(spec: TrialSpec, workshop: Workshop, record: TrialRecord)
 
 def _obtain(
     spec: TrialSpec,
-    workshop: Workshop,
+    context: TrialContext,
     model: torch.nn.Module,
     measurer: Measurer,
     folder: Path | None,
     record: TrialRecord,
 ) -> TrialRecord:
     """Train the network, or take its kept weights, where only the end is to be measured."""
-    kept = workshop.checkpoints / f"{spec.network_id}.safetensors"
-    if workshop.keep_checkpoints and spec.measurement.num_snapshots == 1 and kept.exists():
+    kept, keeps = context.layout.weights_file(spec.network_id), context.config.keep_checkpoints
+    if keeps and spec.measurement.num_snapshots == 1 and kept.exists():
         facts = load_weights(kept, model)
         history = tuple((int(step), float(loss)) for step, loss in facts.pop("history"))
         return replace(record, status=FINISHED, reason=None, history=history, **facts)
-    x, y = _training_tensors(workshop.dataset, next(model.parameters()).device)
+    x, y = _training_tensors(context.dataset, next(model.parameters()).device)
     began = perf_counter()
     result = train(
         model,
@@ -170,25 +170,16 @@ def _obtain(
         seed=spec.seed("order"),
         snapshot_steps=log_spaced_steps(spec.measurement.num_snapshots, spec.training.max_steps),
         on_snapshot=measurer.submit,
-        checkpoint=folder / "training.safetensors" if folder else None,
+        checkpoint=training_checkpoint(folder) if folder else None,
     )
     facts = {"num_steps": result.num_steps, "train_seconds": perf_counter() - began}
     record = replace(record, history=tuple(result.history), **facts)
     if result.status == "diverged":
         return replace(record, status=DIVERGED, reason=result.reason)
     facts |= {"stop": result.status}
-    if workshop.keep_checkpoints:
+    if keeps:
         save_weights(kept, model, {**facts, "history": result.history})
     return replace(record, status=FINISHED, reason=None, stop=result.status)
-
-
-def _partial_folder(spec: TrialSpec, workshop: Workshop) -> Path | None:
-    """Where a trial that checkpoints keeps what a resumption needs."""
-    if spec.training.checkpoint_every is None:
-        return None
-    folder = workshop.checkpoints / "partial" / spec.trial_id
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 _tensors: dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor]] = {}

@@ -14,7 +14,7 @@ from uuid import uuid4
 from ray import tune
 from ray.exceptions import OutOfMemoryError
 
-from flatscale.cluster.trial import Workshop, run_trial
+from flatscale.cluster.trial import TrialContext, run_trial
 from flatscale.errors import LostWorkerError
 from flatscale.study.plan import TrialSpec
 from flatscale.study.schema import StudyConfig
@@ -32,7 +32,7 @@ class Progress(Protocol):
 
 
 def run_on_tune(
-    config: StudyConfig, todo: Sequence[TrialSpec], workshop: Workshop, progress: Progress
+    config: StudyConfig, todo: Sequence[TrialSpec], context: TrialContext, progress: Progress
 ) -> dict[str, str]:
     """Run trials until each has a record, was lost too often, or the run was interrupted.
 
@@ -50,7 +50,7 @@ def run_on_tune(
         batch, at_a_time = (together, resources.max_concurrent_trials) if together else (alone, 1)
         before = {spec.trial_id: progress.attempts(spec.trial_id) for spec in batch}
         try:
-            lost |= _fit(config, batch, workshop, at_a_time)
+            lost |= _fit(config, batch, context, at_a_time)
             exhausted = None
         except RuntimeError as error:
             exhausted = _memory_error(error)
@@ -79,19 +79,19 @@ def run_on_tune(
 
 
 def _fit(
-    config: StudyConfig, specs: Sequence[TrialSpec], workshop: Workshop, at_a_time: int | None
+    config: StudyConfig, specs: Sequence[TrialSpec], context: TrialContext, at_a_time: int | None
 ) -> dict[str, str]:
     """One run of Tune; what was lost, by trial id, where Tune gave a trial up."""
     resources = config.resources
     trainable = tune.with_resources(
-        tune.with_parameters(run_trial, workshop=workshop),
+        tune.with_parameters(run_trial, context=context),
         {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},
     )
     # Tune wants a place for a state that nothing here reads; not the store, which may be full.
     folder = Path(tempfile.gettempdir()) / f"flatscale-{uuid4().hex}"
     tuner = tune.Tuner(
         trainable,
-        param_space={"spec": tune.grid_search(_Shared(s.model_dump_json() for s in specs))},
+        param_space={"spec": tune.grid_search(_UncopiedList(s.model_dump_json() for s in specs))},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=at_a_time,
             reuse_actors=True,
@@ -114,10 +114,10 @@ def _fit(
     return {Path(r.path).name: _what_was_lost(r.error) for r in results if r.error and r.path}
 
 
-class _Shared(list[str]):
+class _UncopiedList(list[str]):
     """A list that Tune, which copies the whole grid for each of its trials, does not copy."""
 
-    def __deepcopy__(self, memo: Any) -> _Shared:
+    def __deepcopy__(self, memo: Any) -> _UncopiedList:
         return self
 
 

@@ -158,7 +158,8 @@ def check_labels(table: pl.DataFrame, label: str | None) -> NDArray[np.str_]:
         shown = ", ".join(repr(value) for value in repeated[:3])
         raise StatsError(
             f"column {label!r} must label each row once, but {len(repeated)} labels occur more "
-            f"than once ({shown}); drop the duplicates or name another label column"
+            f"than once ({shown}); drop the duplicates, or name another label column or several "
+            "that name a row together (--label)"
         )
     return series.to_numpy().astype(np.str_)
 

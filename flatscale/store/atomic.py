@@ -41,3 +41,20 @@ def write_atomically(path: Path, content: bytes) -> None:
 def is_leftover(path: Path) -> bool:
     """Whether a file is, by its name, one that was never renamed into place."""
     return path.name.startswith(_PREFIX)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a text file; it is on the disk when this returns.
+
+    What a full disk or a killed process cut short before stays on a line of its own.
+
+    Raises:
+        OSError: the disk is full or the file cannot be written.
+    """
+    with path.open("ab+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        torn = file.read(1) not in (b"", b"\n")
+        file.write(b"\n" * torn + line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())

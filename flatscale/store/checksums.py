@@ -12,6 +12,8 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
+from flatscale.store.atomic import append_line
+
 
 class Checksums:
     """The checksums of the files of one folder tree.
@@ -31,12 +33,7 @@ class Checksums:
         Raises:
             OSError: the disk is full or the text file cannot be written.
         """
-        # what was cut short by a full disk stands on a line of its own
-        line = f"\n{_sum(content)}  {self._name(file)}\n"
-        with self._path.open("ab") as text:
-            text.write(line.encode())
-            text.flush()
-            os.fsync(text.fileno())
+        append_line(self._path, f"{_sum(content)}  {self._name(file)}")
 
     def damaged(self, files: list[Path]) -> list[Path]:
         """The files that hold something else than was written; one never noted is not judged."""

@@ -1,10 +1,17 @@
-"""The record of one trial, and the schema of the tables that records make."""
+"""The record of one trial: its columns, declared once, and the schema of the tables they make.
+
+A column is one field of `TrialRecord`: name, type, whether it may be empty, meaning, and where
+else its value goes. The schema of the files, what tracking logs of a trial, and what the report
+takes for a hyperparameter follow from that. A column that is added later may be empty: records
+written before it are read with null there.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, get_type_hints
 
 import polars as pl
 
@@ -13,39 +20,6 @@ from flatscale.measurement import Measurement
 FINISHED, DIVERGED, FAILED = "finished", "diverged", "failed"
 STATUSES = (FINISHED, DIVERGED, FAILED)
 Columns = dict[str, pl.DataType | type[pl.DataType]]
-
-TRIAL_SCHEMA: Columns = {
-    "trial_id": pl.String,
-    "network_id": pl.String,
-    "family": pl.String,
-    "architecture": pl.String,
-    "options": pl.String,
-    "dataset": pl.String,
-    "dataset_hash": pl.String,
-    "num_classes": pl.Int64,
-    "train_size": pl.Int64,
-    "optimizer": pl.String,
-    "momentum": pl.Float64,
-    "weight_decay": pl.Float64,
-    "loss": pl.String,
-    "learning_rate": pl.Float64,
-    "batch_size": pl.Int64,
-    "seed_index": pl.Int64,
-    "num_parameters": pl.Int64,
-    "status": pl.String,
-    "stop": pl.String,
-    "reason": pl.String,
-    "num_steps": pl.Int64,
-    "num_attempts": pl.Int64,
-    "train_seconds": pl.Float64,
-    "measure_seconds": pl.Float64,
-    "started_at": pl.Datetime("us", "UTC"),
-    "finished_at": pl.Datetime("us", "UTC"),
-    "device": pl.String,
-    "versions": pl.String,
-}
-"""One row per trial. `status` is finished, diverged or failed; `stop` is interpolated or
-step_limit for a finished one; `reason` says why a trial diverged or failed."""
 
 MEASUREMENT_SCHEMA: Columns = {
     "step": pl.Int64,
@@ -65,11 +39,8 @@ MEASUREMENT_SCHEMA: Columns = {
 
 HISTORY_SCHEMA: Columns = {"step": pl.Int64, "train_loss": pl.Float64}
 
-RECORD_SCHEMA: Columns = {
-    **TRIAL_SCHEMA,
-    "measurements": pl.List(pl.Struct(MEASUREMENT_SCHEMA)),
-    "history": pl.List(pl.Struct(HISTORY_SCHEMA)),
-}
+# Where else a column goes: to the tracking server, or into the statistics as a hyperparameter.
+PARAMETER, TAG, METRIC, HYPERPARAMETER = "parameter", "tag", "metric", "hyperparameter"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,40 +73,62 @@ class Snapshot:
         ]
 
 
+def _column(meaning: str, *uses: str, **default: Any) -> Any:
+    return field(metadata={"meaning": meaning, "uses": uses}, **default)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """Everything known about one trial once it has ended, however it ended."""
+    """Everything known about one trial once it has ended, however it ended.
 
-    trial_id: str
-    network_id: str
-    family: str
-    architecture: str
-    options: str
-    dataset: str
-    dataset_hash: str
-    num_classes: int
-    train_size: int
-    optimizer: str
-    momentum: float
-    weight_decay: float
-    loss: str
-    learning_rate: float
-    batch_size: int
-    seed_index: int
-    num_parameters: int | None = None
-    status: str
-    stop: str | None = None
-    reason: str | None = None
-    num_steps: int | None = None
-    num_attempts: int = 1
-    train_seconds: float | None = None
-    measure_seconds: float | None = None
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-    device: str | None = None
-    versions: str | None = None
+    Raises:
+        ValueError: a column is empty that may not be, or holds another type; an unknown status.
+    """
+
+    trial_id: str = _column("hash of what determines the network and its measurements", TAG)
+    network_id: str = _column("hash of what determines the network; names its weights", TAG)
+    family: str = _column("the architecture's family", PARAMETER, TAG)
+    architecture: str = _column("name of the architecture", PARAMETER)
+    options: str = _column("options of the architecture, as JSON", PARAMETER)
+    dataset: str = _column("name of the data", PARAMETER)
+    dataset_hash: str = _column("hash of the data")
+    num_classes: int = _column("classes of the data", PARAMETER)
+    train_size: int = _column("training points", PARAMETER)
+    optimizer: str = _column("name of the optimizer", PARAMETER)
+    optimizer_options: str | None = _column(
+        "constants of the optimizer, as JSON", PARAMETER, default=None
+    )
+    momentum: float = _column("momentum of the optimizer", PARAMETER)
+    weight_decay: float = _column("weight decay of the optimizer", PARAMETER)
+    loss: str = _column("name of the training loss", PARAMETER)
+    learning_rate: float = _column("learning rate", PARAMETER, HYPERPARAMETER)
+    batch_size: int = _column("points a step", PARAMETER, HYPERPARAMETER)
+    seed_index: int = _column("which of the study's seeds", PARAMETER, HYPERPARAMETER)
+    num_parameters: int | None = _column("parameters of the network", PARAMETER, default=None)
+    status: str = _column("finished, diverged or failed", TAG)
+    stop: str | None = _column("interpolated or step_limit, if finished", TAG, default=None)
+    reason: str | None = _column("why it diverged or failed", TAG, default=None)
+    num_steps: int | None = _column("steps of the optimizer", METRIC, default=None)
+    num_attempts: int = _column("times it was started", default=1)
+    train_seconds: float | None = _column("seconds of training", METRIC, default=None)
+    measure_seconds: float | None = _column("seconds of measuring", METRIC, default=None)
+    started_at: datetime | None = _column("start", default=None)  # noqa: RUF009
+    finished_at: datetime | None = _column("end", default=None)  # noqa: RUF009
+    device: str | None = _column("what it was trained on", TAG, default=None)
+    versions: str | None = _column("versions of torch and Python", TAG, default=None)
     snapshots: tuple[Snapshot, ...] = ()
     history: tuple[tuple[int, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        for column in COLUMNS:
+            value = getattr(self, column.name)
+            if not (isinstance(value, column.kind) or (value is None and column.nullable)):
+                raise ValueError(
+                    f"record of trial {self.trial_id}: {column.name} ({column.meaning}) must be "
+                    f"of type {column.kind.__name__.lower()} but is {value!r}"
+                )
+        if self.status not in STATUSES:
+            raise ValueError(f"unknown status {self.status!r}; known are {', '.join(STATUSES)}")
 
     def row(self) -> dict[str, Any]:
         """One mapping in RECORD_SCHEMA."""
@@ -143,3 +136,70 @@ class TrialRecord:
         flat["measurements"] = [row for snapshot in self.snapshots for row in snapshot.rows()]
         flat["history"] = [{"step": step, "train_loss": loss} for step, loss in self.history]
         return flat
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordColumn:
+    """One column of a record.
+
+    Attributes:
+        name: the field of `TrialRecord`.
+        kind: the class of its values.
+        dtype: its type in a table.
+        nullable: whether it may be empty.
+        meaning: what it says.
+        uses: where else it goes: PARAMETER, TAG, METRIC of tracking; HYPERPARAMETER.
+    """
+
+    name: str
+    kind: type
+    dtype: pl.DataType | type[pl.DataType]
+    nullable: bool
+    meaning: str
+    uses: tuple[str, ...]
+
+
+_TYPES: dict[Any, tuple[type, pl.DataType | type[pl.DataType]]] = {
+    str: (str, pl.String),
+    int: (Integral, pl.Int64),
+    float: (Real, pl.Float64),
+    datetime: (datetime, pl.Datetime("us", "UTC")),
+}
+
+
+def _declared() -> tuple[RecordColumn, ...]:
+    columns, hints = [], get_type_hints(TrialRecord)
+    for declared in fields(TrialRecord):
+        if declared.metadata:
+            hint, *empty = getattr(hints[declared.name], "__args__", (hints[declared.name],))
+            kind, dtype = _TYPES[hint]
+            columns.append(
+                RecordColumn(
+                    name=declared.name,
+                    kind=kind,
+                    dtype=dtype,
+                    nullable=bool(empty),
+                    **declared.metadata,
+                )
+            )
+    return tuple(columns)
+
+
+COLUMNS = _declared()
+
+TRIAL_SCHEMA: Columns = {column.name: column.dtype for column in COLUMNS}
+"""One row per trial."""
+
+RECORD_SCHEMA: Columns = {
+    **TRIAL_SCHEMA,
+    "measurements": pl.List(pl.Struct(MEASUREMENT_SCHEMA)),
+    "history": pl.List(pl.Struct(HISTORY_SCHEMA)),
+}
+
+REQUIRED = tuple(column.name for column in COLUMNS if not column.nullable)
+"""The columns that no record lacks."""
+
+
+def columns_for(use: str) -> tuple[str, ...]:
+    """The names of the columns that go somewhere: to PARAMETER, TAG, METRIC, HYPERPARAMETER."""
+    return tuple(column.name for column in COLUMNS if use in column.uses)

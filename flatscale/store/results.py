@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import fcntl
 import io
-import logging
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,24 +26,17 @@ import yaml
 from flatscale.errors import ConfigError, StoreError
 from flatscale.store.atomic import is_leftover, write_atomically
 from flatscale.store.checksums import Checksums
-from flatscale.store.records import (
-    DIVERGED,
-    FAILED,
-    FINISHED,
-    MEASUREMENT_SCHEMA,
-    RECORD_SCHEMA,
-    STATUSES,
-    TRIAL_SCHEMA,
-    Snapshot,
-    TrialRecord,
-)
+from flatscale.store.layout import Layout
+from flatscale.store.records import RECORD_SCHEMA, REQUIRED, TRIAL_SCHEMA, TrialRecord
 from flatscale.study.reading import parse_config
 from flatscale.study.schema import StudyConfig
 
-logger = logging.getLogger(__name__)
-
 # Some damaged files make polars panic, which is no ordinary exception.
 _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+
+_ENDING = ("trial_id", "status", "reason", "num_attempts", "dataset_hash")
+_CLOCK_NS = 2_000_000_000
+"""A file may change within one tick of its file system's clock; the coarsest ticks every 2 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,40 +69,25 @@ class Results:
         return wide
 
 
-class Store:
+class Store(Layout):
     """A study's folder of results.
 
     Args:
         root: the folder; made by `prepare`, not before.
+
+    Attributes:
+        listeners: called with the trial's id after this object has written a record.
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).resolve()
-        self._checksums = Checksums(self.root / "records.sha256")
-
-    @property
-    def records(self) -> Path:
-        return self.root / "records"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.root / "checkpoints"
-
-    @property
-    def report(self) -> Path:
-        return self.root / "report"
-
-    @property
-    def study_file(self) -> Path:
-        return self.root / "study.yaml"
-
-    @property
-    def _id_file(self) -> Path:
-        return self.root / "store_id"
+        super().__init__(root)
+        self.listeners: list[Callable[[str], None]] = []
+        self._checksums = Checksums(self.checksums)
+        self._endings: dict[str, tuple[str, dict[str, Any]]] = {}
 
     def store_id(self) -> str:
         """A name of this store's own, made with it; MLflow runs are found again by it."""
-        return self._id_file.read_text(encoding="ascii").strip()
+        return self.id_file.read_text(encoding="ascii").strip()
 
     def prepare(self, config: StudyConfig) -> None:
         """Make the folder and write the study into it.
@@ -128,8 +106,8 @@ class Store:
         try:
             for folder in (self.records, self.checkpoints, self.report):
                 folder.mkdir(parents=True, exist_ok=True)
-            if not self._id_file.exists():
-                write_atomically(self._id_file, uuid4().hex.encode())
+            if not self.id_file.exists():
+                write_atomically(self.id_file, uuid4().hex.encode())
             write_atomically(self.study_file, text.encode())
         except OSError as error:
             raise StoreError(f"cannot write the store {self.root}: {error}") from error
@@ -141,7 +119,7 @@ class Store:
         Raises:
             StoreError: another driver holds it.
         """
-        with (self.root / ".lock").open("a") as file:
+        with self.lock_file.open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -178,8 +156,8 @@ class Store:
         """
         if not self.study_file.is_file():
             raise StoreError(
-                f"{self.root} is not a results store: it has no study.yaml. Give the folder that "
-                "`flatscale run` printed"
+                f"{self.root} is not a results store: it has no {self.study_file.name}. Give the "
+                "folder that `flatscale run` printed"
             )
         try:
             content = yaml.safe_load(self.study_file.read_text(encoding="utf-8"))
@@ -190,14 +168,14 @@ class Store:
             raise StoreError(f"{self.study_file} cannot be read: {error}") from error
 
     def write(self, record: TrialRecord) -> None:
-        """Write one trial's record, whole or not at all.
+        """Write one trial's record, whole or not at all, and tell the listeners.
 
         Raises:
             StoreError: the disk is full or the store cannot be written; earlier records are whole.
         """
         buffer = io.BytesIO()
         pl.DataFrame([record.row()], schema=RECORD_SCHEMA).write_parquet(buffer)
-        path, content = self.records / f"{record.trial_id}.parquet", buffer.getvalue()
+        path, content = self.record_file(record.trial_id), buffer.getvalue()
         try:
             self._checksums.add(path, content)
             write_atomically(path, content)
@@ -206,29 +184,53 @@ class Store:
                 f"cannot write the record of trial {record.trial_id} to {self.records}: {error}. "
                 "Everything recorded before is safe; mend the cause and run the same command again"
             ) from error
+        for listener in self.listeners:
+            listener(record.trial_id)
 
     def read_record(self, trial_id: str) -> dict[str, Any]:
         """One record as a mapping in RECORD_SCHEMA."""
-        path = self.records / f"{trial_id}.parquet"
+        path = self.record_file(trial_id)
         self._refuse_damaged([path])
         return self._read_file(path).row(0, named=True)
 
+    def mark(self, trial_id: str) -> str:
+        """What changes whenever a trial's record is written: time and size of its file.
+
+        Raises:
+            OSError: there is no such record.
+        """
+        return _mark(self.record_file(trial_id).stat())
+
+    def marks(self) -> dict[str, str]:
+        """The mark of every record by trial id, oldest first; what is half-written is no record."""
+        if not self.records.is_dir():
+            return {}
+        with os.scandir(self.records) as entries:
+            files = [(Path(e.name), e.stat()) for e in entries if not e.name.startswith(".")]
+        records = [(stat.st_mtime_ns, p.stem, stat) for p, stat in files if p.suffix == ".parquet"]
+        return {trial_id: _mark(stat) for _, trial_id, stat in sorted(records)}
+
     def statuses(self) -> dict[str, str]:
         """The status of every recorded trial by its id, without reading measurements."""
-        frame = self._scan(["trial_id", "status"])
-        return dict(frame.iter_rows())
+        return {ending["trial_id"]: ending["status"] for ending in self.endings()}
 
-    def endings(self) -> pl.DataFrame:
-        """How every recorded trial ended: id, status, reason and number of attempts."""
-        return self._scan(["trial_id", "status", "reason", "num_attempts"])
+    def endings(self) -> list[dict[str, Any]]:
+        """How every recorded trial ended: id, status, reason, attempts, and the hash of its data.
 
-    def record_paths(self) -> list[Path]:
-        """The records' files, without what a killed writer left half-made."""
-        return sorted(self.records.glob("[!.]*.parquet"))
+        A record that this object has read is read again only when its file has changed.
+        """
+        marks = self.marks()
+        known = {t: kept for t, kept in self._endings.items() if marks.get(t) == kept[0]}
+        fresh = [trial_id for trial_id in marks if trial_id not in known]
+        rows = self._scan(_ENDING, fresh).iter_rows(named=True)
+        known |= {row["trial_id"]: (marks[row["trial_id"]], row) for row in rows}
+        settled = time.time_ns() - _CLOCK_NS
+        self._endings = {t: k for t, k in known.items() if int(k[0].partition("-")[0]) < settled}
+        return [known[trial_id][1] for trial_id in marks]
 
     def dataset_hashes(self) -> set[str]:
         """The data that the recorded trials were trained on; one, in a sound store."""
-        return set(self._scan(["dataset_hash"])["dataset_hash"])
+        return {ending["dataset_hash"] for ending in self.endings()}
 
     def read(self, trial_ids: Sequence[str] | None = None) -> Results:
         """Every record, or those of the trials named, in that order.
@@ -237,7 +239,7 @@ class Store:
             StoreError: this is not a store, or a record is damaged (named).
         """
         study = self.read_study()
-        frame = self._scan(list(RECORD_SCHEMA))
+        frame = self._scan(tuple(RECORD_SCHEMA), sorted(self.marks()))
         if trial_ids is not None:
             order = pl.DataFrame({"trial_id": list(trial_ids)}, schema={"trial_id": pl.String})
             frame = order.join(frame, on="trial_id", how="inner", maintain_order="left")
@@ -249,22 +251,28 @@ class Store:
         )
 
     def export(self, results: Results) -> None:
-        """Write the two flat tables, `trials.parquet` and `measurements.parquet`."""
-        for name in ("trials", "measurements"):
+        """Write the two flat tables, of trials and of measurements."""
+        for path, table in (
+            (self.trials_table, results.trials),
+            (self.measurements_table, results.measurements),
+        ):
             buffer = io.BytesIO()
-            getattr(results, name).write_parquet(buffer)
-            write_atomically(self.root / f"{name}.parquet", buffer.getvalue())
+            table.write_parquet(buffer)
+            write_atomically(path, buffer.getvalue())
 
-    def _scan(self, columns: list[str]) -> pl.DataFrame:
-        paths = self.record_paths()
-        if not paths:
+    def _scan(self, columns: Sequence[str], trial_ids: Sequence[str]) -> pl.DataFrame:
+        """Columns of the records named, a row a trial in that order."""
+        if not trial_ids:
             return pl.DataFrame(schema=RECORD_SCHEMA).select(columns)
+        paths = [self.record_file(trial_id) for trial_id in trial_ids]
         self._refuse_damaged(paths)
-        try:
-            return pl.scan_parquet(paths, schema=RECORD_SCHEMA).select(columns).collect()
-        except _UNREADABLE:
-            # One of them is damaged: read them singly to name it.
-            return pl.concat([self._read_file(path).select(columns) for path in paths])
+        required = [name for name in columns if name in REQUIRED]
+        with suppress(*_UNREADABLE):
+            frame = _read_parquet(paths).select(columns).collect()
+            if frame["trial_id"].equals(pl.Series(trial_ids)) and _has_all(frame, required):
+                return frame
+        # One of them is damaged or foreign: read them singly to name it.
+        return pl.concat([self._read_file(path).select(columns) for path in paths])
 
     def _refuse_damaged(self, paths: list[Path]) -> None:
         try:
@@ -280,14 +288,14 @@ class Store:
 
     def _read_file(self, path: Path) -> pl.DataFrame:
         try:
-            frame = pl.read_parquet(path, schema=RECORD_SCHEMA)
+            frame = _read_parquet([path]).collect()
         except _UNREADABLE as error:
             said = (str(error).splitlines() or [type(error).__name__])[0]
             raise StoreError(
                 f"the record {path} is damaged or foreign ({said}). Delete "
                 "it and run the study again: only this trial will be repeated"
             ) from error
-        if frame.height != 1 or frame["trial_id"][0] != path.stem:
+        if frame["trial_id"].to_list() != [path.stem] or not _has_all(frame, REQUIRED):
             raise StoreError(f"the record {path} does not hold the one trial it is named after")
         return frame
 
@@ -301,22 +309,21 @@ def load_results(store: str | Path) -> Results:
     return Store(store).read()
 
 
+def _read_parquet(paths: list[Path]) -> pl.LazyFrame:
+    # Columns were added over time: null where a record is older, left out where it is newer.
+    return pl.scan_parquet(
+        paths, schema=RECORD_SCHEMA, missing_columns="insert", extra_columns="ignore"
+    )
+
+
+def _has_all(frame: pl.DataFrame, required: Sequence[str]) -> bool:
+    return not any(frame[name].null_count() for name in required)
+
+
+def _mark(stat: os.stat_result) -> str:
+    return f"{stat.st_mtime_ns}-{stat.st_size}"
+
+
 def _explode(frame: pl.DataFrame, column: str) -> pl.DataFrame:
     nested = frame.select("trial_id", column).filter(pl.col(column).list.len() > 0)
     return nested.explode(column).unnest(column)
-
-
-__all__ = [
-    "DIVERGED",
-    "FAILED",
-    "FINISHED",
-    "MEASUREMENT_SCHEMA",
-    "RECORD_SCHEMA",
-    "STATUSES",
-    "TRIAL_SCHEMA",
-    "Results",
-    "Snapshot",
-    "Store",
-    "TrialRecord",
-    "load_results",
-]

@@ -10,19 +10,20 @@ from typing import Any
 
 from flatscale.store.atomic import write_atomically
 from flatscale.store.journal import num_waiting
-from flatscale.store.results import DIVERGED, FAILED, FINISHED, Store, TrialRecord
+from flatscale.store.records import DIVERGED, FAILED, FINISHED, TrialRecord
+from flatscale.store.results import Store
 from flatscale.study.plan import plan
 
 
 class StatusFile:
-    """Keeps `status.json` in the store up to date while a run goes on; a listener of the run.
+    """Keeps the store's status file up to date while a run goes on; a listener of the run.
 
     Args:
         store: the study's store, prepared.
     """
 
     def __init__(self, store: Store) -> None:
-        self._path = store.root / "status.json"
+        self._path = store.status_file
         self._began = time.time()
         self._running: dict[str, float] = {}
         self._num_ended = 0
@@ -81,7 +82,7 @@ def study_status(store: Store) -> StudyStatus:
         StoreError: this is not a store, or a record in it is damaged.
     """
     specs = plan(store.read_study())
-    rows = {row["trial_id"]: row for row in store.endings().iter_rows(named=True)}
+    rows = {row["trial_id"]: row for row in store.endings()}
     planned = [rows.get(spec.trial_id) for spec in specs]
     counts = Counter("missing" if row is None else row["status"] for row in planned)
     ended = [row for row in planned if row is not None]
@@ -110,5 +111,5 @@ def study_status(store: Store) -> StudyStatus:
 
 
 def _last_run(store: Store) -> dict[str, Any] | None:
-    path = store.root / "status.json"
+    path = store.status_file
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -17,7 +17,8 @@ from flatscale.cluster.launch import run_trials
 from flatscale.cluster.probe_pool import ProbePool, make_pool
 from flatscale.data import load_points
 from flatscale.preflight import check_study
-from flatscale.store.results import Results, Store, TrialRecord
+from flatscale.store.records import TrialRecord
+from flatscale.store.results import Results, Store
 from flatscale.study.schema import StudyConfig
 from tests.cluster.processes import kill, workers
 

@@ -18,7 +18,8 @@ from flatscale.errors import FlatscaleError, StoreError
 from flatscale.metrics import measure
 from flatscale.models import build_model
 from flatscale.preflight import check_study
-from flatscale.store.results import Results, Store, TrialRecord
+from flatscale.store.records import TrialRecord
+from flatscale.store.results import Results, Store
 from flatscale.study.plan import plan
 from flatscale.study.reading import parse_config
 from flatscale.study.schema import StudyConfig

@@ -130,7 +130,7 @@ def test_a_run_listens_on_loopback_alone_and_answers_only_to_its_token(
     ("statement", "reports"),
     [
         (
-            "import flatscale.tracking.writer",
+            "import flatscale.tracking.runs",
             "mlflow.telemetry.client.get_telemetry_client() is not None",
         ),
         ("import flatscale.cluster.launch", "ray._common.usage.usage_lib.usage_stats_enabled()"),

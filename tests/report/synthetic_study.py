@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from flatscale.measurement import Measurement
-from flatscale.store.results import DIVERGED, FAILED, FINISHED, Snapshot, Store, TrialRecord
+from flatscale.store.records import DIVERGED, FAILED, FINISHED, Snapshot, TrialRecord
+from flatscale.store.results import Store
 from flatscale.study.plan import TrialSpec, plan
 from flatscale.study.schema import StudyConfig
 

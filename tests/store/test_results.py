@@ -18,14 +18,8 @@ from hypothesis import strategies as st
 from flatscale.errors import StoreError
 from flatscale.measurement import Measurement
 from flatscale.store.atomic import write_atomically
-from flatscale.store.results import (
-    FAILED,
-    MEASUREMENT_SCHEMA,
-    TRIAL_SCHEMA,
-    Snapshot,
-    Store,
-    load_results,
-)
+from flatscale.store.records import FAILED, MEASUREMENT_SCHEMA, TRIAL_SCHEMA, Snapshot
+from flatscale.store.results import Store, load_results
 from flatscale.study.plan import plan
 from tests.records_by_hand import record, study
 
@@ -311,3 +305,48 @@ def test_a_measurement_without_value_needs_a_reason() -> None:
         Measurement(name="mls", value=float("inf"))
     spec = plan(study())[0]
     assert replace(record(spec), reason="x").row()["reason"] == "x"
+
+
+def test_a_record_is_read_again_by_the_same_process_only_when_its_file_has_changed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    sound = Path.read_bytes
+
+    def counting(path: Path) -> bytes:
+        read.append(path.stem)
+        return sound(path)
+
+    specs = plan(study())
+    for spec in specs:
+        store.write(record(spec))
+        os.utime(store.record_file(spec.trial_id), (1e9, 1e9))
+    monkeypatch.setattr(Path, "read_bytes", counting)
+    before = store.statuses()
+    assert len(read) == 12
+    assert store.statuses() == before
+    assert len(read) == 12
+    # A file may change twice within one tick of the clock: what is fresh is not trusted.
+    store.write(record(specs[0], status=FAILED, reason="x"))
+    for _ in range(2):
+        assert store.statuses() == {**before, specs[0].trial_id: FAILED}
+    assert read[12:] == [specs[0].trial_id] * 2
+    store.record_file(specs[1].trial_id).unlink()
+    assert specs[1].trial_id not in store.statuses()
+    path = store.record_file(specs[2].trial_id)
+    path.write_bytes(sound(path)[:-1] + b"2")
+    with pytest.raises(StoreError, match=specs[2].trial_id):
+        store.statuses()
+    before_anew = len(read)
+    assert before_anew < 20
+    with pytest.raises(StoreError, match=specs[2].trial_id):
+        Store(store.root).statuses()
+    assert len(read) == before_anew + 11
+
+
+def test_listeners_hear_of_every_record_that_is_on_the_disk(store: Store) -> None:
+    heard: list[str] = []
+    store.listeners.append(lambda trial_id: heard.append(store.read_record(trial_id)["trial_id"]))
+    for spec in plan(study())[:3]:
+        store.write(record(spec))
+    assert heard == [spec.trial_id for spec in plan(study())[:3]]

@@ -10,7 +10,8 @@ import pytest
 from mlflow import MlflowClient
 
 from flatscale.errors import TrackingError
-from flatscale.store.results import FAILED, Store
+from flatscale.store.records import FAILED
+from flatscale.store.results import Store
 from flatscale.study.plan import plan
 from flatscale.tracking.writer import TrackingWriter
 from tests.records_by_hand import record, study
@@ -72,8 +73,8 @@ def test_one_run_a_trial_with_everything_in_its_place(store: Store) -> None:
 def test_delivering_again_changes_nothing(store: Store) -> None:
     assert writer(store).deliver() == 12
     assert writer(store).deliver() == 0
-    for mark in writer(store).deliveries.folder.iterdir():
-        mark.unlink()
+    (journal,) = store.deliveries.iterdir()
+    journal.unlink()
     assert writer(store).deliver() == 12
     assert len(runs(store, "trial")) == 12
     assert len(runs(store, "study")) == 1
@@ -146,3 +147,64 @@ def test_a_server_that_is_away_loses_nothing(store: Store) -> None:
     assert "secret" not in str(caught.value)
     assert writer(store, uri).num_waiting() == 12
     assert writer(store).deliver() == 12
+
+
+def test_only_what_was_written_is_looked_at_after_the_start(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = []
+    whole = Store.marks
+
+    def counting(self: Store) -> dict[str, str]:
+        compared.append(1)
+        return whole(self)
+
+    monkeypatch.setattr(Store, "marks", counting)
+    tracker = writer(store)
+    assert tracker.deliver() == 12
+    spec = plan(study())[0]
+    store.write(record(spec, num_attempts=2))
+    assert tracker.num_waiting() == 1
+    assert tracker.deliver() == 1
+    assert tracker.num_waiting() == 0
+    assert len(compared) == 1
+    assert writer(store).num_waiting() == 0
+
+
+def test_a_record_written_again_while_it_is_delivered_is_delivered_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = MlflowClient.set_terminated
+    spec = plan(study())[0]
+    again = [record(spec, num_attempts=2)]
+
+    def terminate(self: MlflowClient, *args: Any, **kwargs: Any) -> None:
+        if again:
+            store.write(again.pop())
+        whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "set_terminated", terminate)
+    assert writer(store).deliver() == 13
+    assert writer(store).num_waiting() == 0
+    assert len(runs(store, "trial")) == 12
+
+
+def test_a_store_tracked_by_an_older_version_is_not_delivered_again(store: Store) -> None:
+    writer(store).deliver()
+    (journal,) = store.deliveries.iterdir()
+    marks = store.delivery_marks(store.mlflow_uri)
+    marks.mkdir()
+    for line in journal.read_text().splitlines():
+        trial_id, mark = line.split()
+        (marks / trial_id).write_text(mark)
+    journal.unlink()
+    store.write(record(plan(study())[3], num_attempts=4))
+    assert writer(store).deliver() == 1
+
+
+def test_a_record_deleted_before_its_delivery_holds_up_no_other(store: Store) -> None:
+    tracker = writer(store)
+    store.record_file(plan(study())[0].trial_id).unlink()
+    tracker.deliver()
+    assert tracker.num_waiting() == 0
+    assert len(runs(store, "trial")) == 11

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import yaml
 from mlflow import MlflowClient
-from tests.test_tracking_server import free_port, mlflow_server, runs_by_trial
 
 from flatscale.store.results import Store
 from flatscale.study.plan import plan
@@ -24,6 +23,7 @@ from flatscale.tracking.writer import TrackingWriter
 from tests.cluster.conftest import SMALL
 from tests.records_by_hand import record, study
 from tests.tracking.slow_server import slow_proxy
+from tests.tracking.test_tracking_server import free_port, mlflow_server, runs_by_trial
 
 CREATE = "/api/2.0/mlflow/runs/create"
 
@@ -161,8 +161,8 @@ def test_training_does_not_wait_for_a_slow_server_and_records_arrive_in_order(
     runs = client.search_runs([experiment.experiment_id], "tags.`flatscale.kind` = 'trial'")
     delivered = {run.data.tags["trial_id"]: run for run in runs}
     assert len(runs) == len(delivered) == 4
-    marks = next((root / "tracking").iterdir())
-    by_delivery = sorted(delivered, key=lambda name: (marks / name).stat().st_mtime_ns)
+    (journal,) = Store(root).deliveries.iterdir()
+    by_delivery = [line.split()[0] for line in journal.read_text().splitlines()]
     assert by_delivery == trials.sort("finished_at")["trial_id"].to_list()
     for trial_id, run in delivered.items():
         measured = Store(root).read_record(trial_id)["measurements"]

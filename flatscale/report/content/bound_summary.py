@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
 from flatscale.report.content.content import BOUND_SCHEMA
 from flatscale.store.results import Results
+
+Glossary = Sequence[Mapping[str, Any]]
 
 BOUNDED = {
     "bound_a": "mls",
@@ -18,16 +21,39 @@ BOUNDED = {
     "nmls_bound": "nmls",
     "input_invariant_bound": "input_invariant_mls",
 }
-"""Each bound with the metric it bounds, both on a linear scale."""
+"""Each bound with the metric it bounds, both on a linear scale; what metrics declare is added."""
 
 LOG_BOUNDS = ("lvr_bound", "nvr_bound")
 """Bounds on volumes, recorded in nats with their slack, which is the logarithm of the ratio."""
 
 
-def bound_rows(results: Results, rows: pl.DataFrame) -> pl.DataFrame:
+def inequalities(glossary: Glossary | None) -> set[str]:
+    """The metrics that are one side of an inequality, as they declare it; never by their names.
+
+    A glossary that an older version wrote says only the group of a metric; a store without one can
+    hold no inequality but the known ones.
+    """
+    if glossary is None:
+        return {*BOUNDED, *LOG_BOUNDS}
+    return {
+        item["name"]
+        for item in glossary
+        if (item["bounds"] is not None if "bounds" in item else item.get("group") == "bound")
+    }
+
+
+def bounded_metrics(glossary: Glossary | None) -> dict[str, str]:
+    """Each bound on a linear scale with the metric that it bounds."""
+    declared = {item["name"]: item["bounds"] for item in glossary or () if item.get("bounds")}
+    return {**BOUNDED, **{b: m for b, m in declared.items() if b not in LOG_BOUNDS}}
+
+
+def bound_rows(
+    results: Results, rows: pl.DataFrame, bounded: Mapping[str, str] = BOUNDED
+) -> pl.DataFrame:
     """BOUND_SCHEMA from the final measurements of the used trials."""
     final = results.measurements.filter(
-        "is_final", pl.col("metric").is_in([*BOUNDED, *LOG_BOUNDS]), pl.col("value").is_not_null()
+        "is_final", pl.col("metric").is_in([*bounded, *LOG_BOUNDS]), pl.col("value").is_not_null()
     )
     used = {row["trial_id"]: row for row in rows.iter_rows(named=True)}
     made = []
@@ -41,7 +67,7 @@ def bound_rows(results: Results, rows: pl.DataFrame) -> pl.DataFrame:
                 "name": trial["name"],
                 "family": trial["family"],
                 "bound": row["metric"],
-                "log10_ratio": _log10_ratio(row, trial, extras),
+                "log10_ratio": _log10_ratio(row, trial.get(bounded.get(row["metric"], "")), extras),
                 "num_points": row["num_points"],
                 "violations": _first(extras.get("violations")),
                 "shared_violations": _first(extras.get("shared_violations")),
@@ -51,12 +77,12 @@ def bound_rows(results: Results, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _log10_ratio(
-    row: dict[str, Any], trial: dict[str, Any], extras: dict[str, list[float]]
+    row: dict[str, Any], left: float | None, extras: dict[str, list[float]]
 ) -> float | None:
     if row["metric"] in LOG_BOUNDS:
         slack = [value for value in extras.get("slack", []) if math.isfinite(value)]
         return sum(slack) / len(slack) / math.log(10) if slack else None
-    left, right = trial.get(BOUNDED[row["metric"]]), row["value"]
+    right = row["value"]
     if left is None or not (left > 0 and right > 0) or math.isinf(right / left):
         return None
     return math.log10(right / left)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from flatscale.store.results import DIVERGED, FAILED, FINISHED, Results
+from flatscale.store.records import DIVERGED, FAILED, FINISHED
+from flatscale.store.results import Results
 from flatscale.study.plan import TrialSpec
 
 NOT_RUN = "not run"

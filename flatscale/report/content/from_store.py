@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from flatscale.errors import StatsError
-from flatscale.report.content.bound_summary import BOUNDED, bound_rows
+from flatscale.report.content.bound_summary import bound_rows, bounded_metrics, inequalities
 from flatscale.report.content.content import (
     TRAJECTORY_SCHEMA,
     Content,
@@ -18,12 +18,13 @@ from flatscale.report.content.content import (
 )
 from flatscale.report.content.flow import Flow, trace_flow
 from flatscale.stats import StudyAnalysis, StudyDesign, analyze_study
+from flatscale.store.records import HYPERPARAMETER, columns_for
 from flatscale.store.results import Results, Store
 from flatscale.study.plan import TrialSpec, plan
 
 logger = logging.getLogger(__name__)
 
-_HYPERPARAMETERS = ("learning_rate", "batch_size", "seed_index")
+_HYPERPARAMETERS = columns_for(HYPERPARAMETER)
 
 
 def content_of_store(store: Store) -> Content:
@@ -37,7 +38,7 @@ def content_of_store(store: Store) -> Content:
     specs = plan(study)
     flow = trace_flow(specs, results)
     rows = _used_rows(results, flow)
-    glossary = read_glossary(store.root / "glossary.json")
+    glossary = read_glossary(store.glossary)
     design = _design(results, rows, specs, glossary)
     analysis, problem = _analyze(rows, design, flow)
     return Content(
@@ -56,13 +57,13 @@ def content_of_store(store: Store) -> Content:
         flow=flow,
         notes=_notes(results, rows),
         trajectories=_trajectories(results, rows),
-        bounds=bound_rows(results, rows),
+        bounds=bound_rows(results, rows, bounded_metrics(glossary)),
         glossary=glossary,
         provenance={
             "config hash": study.content_hash,
             "study seed": str(study.seed),
             **_recorded_provenance(results),
-            **read_provenance(store.root / "provenance.json"),
+            **read_provenance(store.provenance),
         },
     )
 
@@ -95,8 +96,9 @@ def _design(
     analysis, measured = results.study.analysis, results.study.measurement.metrics
     present = [name for name in measured if name in rows.columns and rows[name].count() > 0]
     outcomes = tuple(name for name in analysis.outcomes if name in present)
-    bounds = tuple((b, m) for b, m in BOUNDED.items() if b in present and m in present)
-    not_metrics = {*outcomes, *(bound for bound in present if "bound" in bound)}
+    bounded = bounded_metrics(glossary)
+    bounds = tuple((b, m) for b, m in bounded.items() if b in present and m in present)
+    not_metrics = {*outcomes, *inequalities(glossary)}
     varied = tuple(
         name for name in _HYPERPARAMETERS if len({getattr(spec, name) for spec in specs}) > 1
     )

@@ -117,7 +117,8 @@ def join_table(
         raise StatsError("joining outcomes needs `on`, the column of names in both tables")
     other = outcomes if isinstance(outcomes, pl.DataFrame) else read_table(outcomes)
     source = "the table of outcomes" if isinstance(outcomes, pl.DataFrame) else str(outcomes)
-    keyed, other, key = _with_common_key(table, other, on)
+    keyed, key = with_key(table, on)
+    other, _ = with_key(other, on)
     joined = join_outcomes(keyed, other, key)
     added = tuple(
         name
@@ -132,22 +133,19 @@ def join_table(
     )
 
 
-def _with_common_key(
-    table: pl.DataFrame, outcomes: pl.DataFrame, on: str | Sequence[str]
-) -> tuple[pl.DataFrame, pl.DataFrame, str]:
-    """Both tables with one column that names a row, and its name: several columns are joined.
+def with_key(table: pl.DataFrame, on: str | Sequence[str]) -> tuple[pl.DataFrame, str]:
+    """The table with one column that names a row, and its name: several columns are joined.
 
     Raises:
-        StatsError: one of the tables lacks a column.
+        StatsError: the table lacks a column.
     """
     columns = [on] if isinstance(on, str) else list(on)
     require_columns(table, columns)
-    require_columns(outcomes, columns)
     if len(columns) == 1:
-        return table, outcomes, columns[0]
+        return table, columns[0]
     key = " and ".join(columns)
     together = pl.concat_str([pl.col(name).cast(pl.String) for name in columns], separator=" · ")
-    return table.with_columns(together.alias(key)), outcomes.with_columns(together.alias(key)), key
+    return table.with_columns(together.alias(key)), key
 
 
 def _join_notes(joined: OutcomeJoin, on: str, source: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from flatscale.report.content import metric_views as metric_tables
 from flatscale.report.content.content import Content
 from flatscale.report.content.views import TableView
 from flatscale.report.words.reviewers import Point, answers_of
+from flatscale.store.layout import GLOSSARY
 
 TINY_CLUSTERS = (
     "What the scan can and cannot say: its null lets families differ as families do, so a whole "
@@ -20,7 +21,7 @@ TINY_CLUSTERS = (
 )
 
 NO_GLOSSARY = (
-    "The store has no glossary.json, so the formulas of the metrics are missing here; `flatscale "
+    f"The store has no {GLOSSARY}, so the formulas of the metrics are missing here; `flatscale "
     "metrics` prints them."
 )
 

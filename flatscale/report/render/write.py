@@ -16,12 +16,13 @@ from flatscale.errors import StoreError
 from flatscale.report.charts import paper_figures
 from flatscale.report.content.content import Content
 from flatscale.report.content.from_store import content_of_store
-from flatscale.report.content.from_table import content_of_table, join_table
+from flatscale.report.content.from_table import content_of_table, join_table, with_key
 from flatscale.report.content.sections import sections_of
 from flatscale.report.render.latex import render_document, render_table
 from flatscale.report.render.page import render_page
 from flatscale.report.words.prose import summary_of
 from flatscale.store.atomic import write_atomically
+from flatscale.store.layout import REPORT_PAGE
 from flatscale.store.results import Store
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def write_table_report(
     y: str,
     out: str | Path,
     family: str | None = None,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     se_x: str | None = None,
     se_y: str | None = None,
     log: Collection[str] = (),
@@ -90,7 +91,8 @@ def write_table_report(
         x, y: the primary pair of columns.
         out: the folder to write to; made if it does not exist.
         family: column of the family of each row; without it rows count as independent.
-        label: column that names each row; `on` where outcomes are joined by it, else row numbers.
+        label: column that names each row, or several that name it together; `on` where outcomes are
+            joined by it, else row numbers.
         se_x, se_y: columns with the standard errors of x and y.
         log: columns analysed and drawn as log10.
         covariates: columns held fixed in partial correlations.
@@ -112,6 +114,8 @@ def write_table_report(
         table, notes = joined.table, joined.notes
         outcome_columns = outcome_columns or joined.outcomes
         label = label or joined.label
+    if label is not None:
+        table, label = with_key(table, label)
     content = content_of_table(
         table,
         x=x,
@@ -144,7 +148,7 @@ def write_report(content: Content, folder: Path) -> ReportPaths:
     logger.info("report written to %s", folder)
     return ReportPaths(
         folder=folder,
-        page=folder / "report.html",
+        page=folder / REPORT_PAGE,
         latex=folder / "report.tex",
         findings=folder / "findings.json",
         files=tuple(folder / name for name in files),
@@ -168,10 +172,8 @@ def render_files(content: Content) -> dict[str, bytes]:
         files["findings.parquet" if name == "findings" else f"data/{name}.parquet"] = (
             buffer.getvalue()
         )
-    files["findings.json"] = _findings_json(
-        content, sorted([*files, "findings.json", "report.html"])
-    )
-    files["report.html"] = render_page(content, sections).encode()
+    files["findings.json"] = _findings_json(content, sorted([*files, "findings.json", REPORT_PAGE]))
+    files[REPORT_PAGE] = render_page(content, sections).encode()
     return files
 
 

@@ -1,0 +1,282 @@
+"""A study's runs in MLflow: one for the study and one below it for each trial, never two.
+
+A run is found by a tag that holds our own key, or created; what is logged carries the record's own
+timestamps. So every step can be repeated without a second run or a second point.
+
+Creating a run is the one request that must not be sent twice: a slow server may carry it out after
+the client has given it up. It is not sent again until there has been time for that, and where one
+was given up, the end of the study looks for second runs and deletes them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+# A dead server would block a call for minutes; the writer has its own patience. MLflow's retries
+# would send the creation of a run again.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+# MLflow would tell its makers how it is used; that is for the user to switch on.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.environment_variables import (
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES,
+    MLFLOW_HTTP_REQUEST_TIMEOUT,
+)
+from mlflow.exceptions import MlflowException
+
+from flatscale.errors import TrackingError
+from flatscale.store.records import DIVERGED, FINISHED, METRIC, PARAMETER, TAG, columns_for
+from flatscale.store.results import Store
+from flatscale.study.redaction import without_password
+from flatscale.study.schema import StudyConfig
+
+logger = logging.getLogger(__name__)
+
+_KEY = "flatscale.key"
+_MAX_METRICS = 1_000
+_MAX_VALUE_LENGTH = 5_000
+_TIMEOUTS_BEFORE_A_SECOND_REQUEST = 3
+_PARAMETERS, _TAGS, _METRICS = (columns_for(use) for use in (PARAMETER, TAG, METRIC))
+
+
+class Runs:
+    """The runs of one store on one tracking server.
+
+    Args:
+        store: the study's store, prepared.
+        config: the study.
+        uri: tracking URI.
+    """
+
+    def __init__(self, store: Store, config: StudyConfig, uri: str) -> None:
+        self._store = store
+        self._config = config
+        self._uri = uri
+        self._client: MlflowClient | None = None
+        self._parent: Run | None = None
+        self._given_up: dict[str, float] = {}
+        self._may_have_doubles = int(MLFLOW_HTTP_REQUEST_MAX_RETRIES.get()) > 0
+
+    def find_study(self) -> None:
+        """Connect, and find the study's own run or create it.
+
+        Raises:
+            TrackingError: the server refused or could not be reached.
+        """
+        with self._refusal("the study"):
+            self._study_run()
+
+    def deliver(self, record: dict[str, Any]) -> None:
+        """Log one trial's record.
+
+        Raises:
+            TrackingError: the server refused or could not be reached; repeating it does no harm.
+        """
+        with self._refusal("the records"):
+            client, parent = self._study_run()
+            run = self._trial_run(client, parent, record)
+            run_id = run.info.run_id
+            for tag in set(_TAGS) & set(run.data.tags):
+                if record[tag] is None:
+                    client.delete_tag(run_id, tag)
+            known = {name: str(record[name]) for name in record if record[name] is not None}
+            new = [k for k in _PARAMETERS if k in known and k not in run.data.params]
+            tags = [RunTag(k, known[k][:_MAX_VALUE_LENGTH]) for k in _TAGS if k in known]
+            client.log_batch(run_id, params=[Param(k, known[k]) for k in new], tags=tags)
+            metrics = list(_metrics(record))
+            for start in range(0, len(metrics), _MAX_METRICS):
+                client.log_batch(run_id, metrics=metrics[start : start + _MAX_METRICS])
+            status = "FINISHED" if record["status"] in (FINISHED, DIVERGED) else "FAILED"
+            ended = _milliseconds(record, "finished_at")
+            client.set_terminated(run_id, status, end_time=ended)
+
+    def finish(self, artifacts: tuple[Path, ...]) -> None:
+        """Attach files and folders to the study's run, and end it.
+
+        Raises:
+            TrackingError: as `deliver`.
+        """
+        with self._refusal("the report"):
+            client, parent = self._study_run()
+            if self._may_have_doubles:
+                self._delete_doubles(client, parent)
+            for path in artifacts:
+                if path.is_dir():
+                    client.log_artifacts(parent.info.run_id, str(path), path.name)
+                elif path.is_file():
+                    client.log_artifact(parent.info.run_id, str(path))
+            client.set_terminated(parent.info.run_id, "FINISHED")
+
+    def seconds_to_wait(self) -> float:
+        """Until every request that was given up has been carried out or never will be."""
+        return max(map(self._seconds_to_wait, self._given_up), default=0.0)
+
+    def _study_run(self) -> tuple[MlflowClient, Run]:
+        """The client and the study's run, found or made."""
+        if self._client is None:
+            self._client = _connect(self._uri)
+        if self._parent is None:
+            experiment_id = self._find_experiment(self._client)
+            key = self._store.store_id()
+            found = _find_run(self._client, experiment_id, key)
+            # An earlier driver may have been killed between a request and its answer.
+            self._may_have_doubles |= found is not None
+            self._parent = found or self._create_run(
+                self._client,
+                experiment_id,
+                key,
+                run_name=f"{self._config.name} (study)",
+                tags={"flatscale.kind": "study", "mlflow.note.content": self._config.description},
+            )
+            run_id = self._parent.info.run_id
+            self._client.set_tag(run_id, "config_hash", self._config.content_hash)
+            self._client.log_artifact(run_id, str(self._store.study_file))
+        return self._client, self._parent
+
+    def _trial_run(self, client: MlflowClient, parent: Run, record: dict[str, Any]) -> Run:
+        key, experiment_id = (
+            f"{self._store.store_id()}:{record['trial_id']}",
+            parent.info.experiment_id,
+        )
+        return _find_run(client, experiment_id, key) or self._create_run(
+            client,
+            experiment_id,
+            key,
+            start_time=_milliseconds(record, "started_at"),
+            run_name=(
+                f"{record['family']} lr={record['learning_rate']:.3g} batch={record['batch_size']} "
+                f"seed={record['seed_index']} {record['trial_id'][:6]}"
+            ),
+            tags={
+                "flatscale.kind": "trial",
+                "mlflow.parentRunId": parent.info.run_id,
+                "family": record["family"],
+            },
+        )
+
+    def _find_experiment(self, client: MlflowClient) -> str:
+        name = self._config.tracking.experiment or self._config.name
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            local = self._uri == self._store.mlflow_uri
+            location = self._store.mlflow_artifacts.as_uri() if local else None
+            client.create_experiment(name, artifact_location=location)
+            experiment = client.get_experiment_by_name(name)
+        if experiment is None or experiment.lifecycle_stage != "active":
+            raise TrackingError(
+                f"the MLflow experiment {name!r} is deleted; restore it or set tracking.experiment"
+            )
+        return experiment.experiment_id
+
+    def _create_run(self, client: MlflowClient, experiment_id: str, key: str, **about: Any) -> Run:
+        """A run that holds our key; asked for once, as long as the server may still be at it.
+
+        Raises:
+            TrackingError: an earlier request was given up, and may yet be carried out.
+            MlflowException: the server refused, or did not answer in time.
+        """
+        if (seconds := self._seconds_to_wait(key)) > 0:
+            raise TrackingError(
+                f"MLflow at {without_password(self._uri)} did not say whether it made a run; it is "
+                f"asked again in {seconds:.0f} s"
+            )
+        about["tags"] = {_KEY: key, **about["tags"]}
+        try:
+            return client.create_run(experiment_id, **about)
+        except (MlflowException, OSError):
+            self._given_up[key] = time.monotonic()
+            self._may_have_doubles = True
+            raise
+
+    def _seconds_to_wait(self, key: str) -> float:
+        """How long a request that was given up may still be carried out; a file has no queue."""
+        if key not in self._given_up or not self._uri.startswith("http"):
+            return 0.0
+        patience = _TIMEOUTS_BEFORE_A_SECOND_REQUEST * float(MLFLOW_HTTP_REQUEST_TIMEOUT.get())
+        return self._given_up[key] + patience - time.monotonic()
+
+    def _delete_doubles(self, client: MlflowClient, parent: Run) -> None:
+        """Delete the runs that a server made of requests it had not answered in time."""
+        runs: dict[str, list[Run]] = defaultdict(list)
+        query, token = f"tags.`{_KEY}` LIKE '{self._store.store_id()}%'", None
+        while True:
+            page = client.search_runs(
+                [parent.info.experiment_id], query, max_results=1_000, page_token=token
+            )
+            for run in page:
+                runs[run.data.tags[_KEY]].append(run)
+            token = page.token
+            if not token:
+                break
+        for key, same in runs.items():
+            # The one that the records went to; a second one was made and then never written to.
+            same.sort(
+                key=lambda run: (
+                    run.info.run_id != parent.info.run_id,
+                    "trial_id" not in run.data.tags,
+                )
+            )
+            for run in same[1:]:
+                logger.warning("MLflow had made a second run of %s; it is deleted", key)
+                client.delete_run(run.info.run_id)
+
+    @contextmanager
+    def _refusal(self, what: str) -> Iterator[None]:
+        """What MLflow or the network raises in here, as one error without the password."""
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            said = " ".join(str(error).split())[:500]
+            if password := urlsplit(self._uri).password:
+                said = said.replace(password, "***")
+            where = without_password(self._uri)
+            raise TrackingError(f"MLflow at {where} did not take {what}: {said}") from error
+
+
+def _connect(uri: str) -> MlflowClient:
+    """A client whose tables exist: several processes that meet a missing SQLite file break it."""
+    path = uri.removeprefix("sqlite:///")
+    if path == uri:
+        return MlflowClient(tracking_uri=uri)
+    with Path(f"{path}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+        return client
+
+
+def _find_run(client: MlflowClient, experiment_id: str, key: str) -> Run | None:
+    runs = client.search_runs([experiment_id], f"tags.`{_KEY}` = '{key}'", max_results=1)
+    return runs[0] if runs else None
+
+
+def _metrics(record: dict[str, Any]) -> Iterator[Metric]:
+    """Every finite number of a record as an MLflow metric, at its step, at the trial's end."""
+    ended = _milliseconds(record, "finished_at") or 0
+    for row in record["history"]:
+        if math.isfinite(row["train_loss"]):
+            yield Metric("training/loss", row["train_loss"], ended, row["step"])
+    for row in record["measurements"]:
+        for column, prefix in (("value", ""), ("std_error", "std_error/")):
+            if row[column] is not None and math.isfinite(row[column]):
+                yield Metric(prefix + row["metric"], row[column], ended, row["step"])
+    for name in _METRICS:
+        if record[name] is not None:
+            yield Metric(f"trial/{name}", float(record[name]), ended, 0)
+
+
+def _milliseconds(record: dict[str, Any], name: str) -> int | None:
+    return None if record[name] is None else int(record[name].timestamp() * 1000)
