@@ -15,9 +15,11 @@ from typer.testing import CliRunner
 
 from flatscale import __version__
 from flatscale.cli.commands import app, main
+from flatscale.errors import StatsError
 from flatscale.metrics import metric_catalog
 from flatscale.store.results import Store
 from flatscale.study.plan import plan
+from tests.conftest import SHARED
 from tests.records_by_hand import record, study
 
 STUDY = {
@@ -144,6 +146,35 @@ def test_any_table_can_be_analysed(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "'z'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_table_whose_rows_several_columns_name_together(tmp_path: Path) -> None:
+    path = SHARED / "published" / "openclip_results.csv"
+    if not path.is_file():
+        pytest.skip("the table is not beside the checkout (../shared/data/published)")
+    x, y = "ImageNet 1k", "CIFAR-10"
+    arguments = ["analyze", str(path), "--x", x, "--y", y, "--family-from", "name"]
+    arguments += ["--out", str(tmp_path)]
+    with pytest.raises(StatsError, match=r"name another label column or several .*--label"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    done = CliRunner().invoke(app, [*arguments, "--label", "name, pretrained"])
+    assert done.exit_code == 0, done.output
+    rows = pl.read_csv(path).height
+    pooled = pl.read_parquet(tmp_path / "findings.parquet").filter(
+        pl.col("x") == x, pl.col("y") == y, scope="pooled", method="pearson"
+    )
+    assert pooled["num_trials"].to_list() == [rows]
+    labels = pl.read_parquet(tmp_path / "data" / "residuals.parquet")["label"]
+    assert "ViT-B-32 · laion2b_s34b_b79k" in labels
+
+
+def test_a_label_that_is_no_column_is_one_message(tmp_path: Path) -> None:
+    table = pl.DataFrame({"x": [1.0, 2.0, 3.0, 4.0], "y": [1.0, 2.0, 4.0, 3.0], "a": [1, 1, 2, 2]})
+    table.write_csv(tmp_path / "table.csv")
+    arguments = ["analyze", str(tmp_path / "table.csv"), "--x", "x", "--y", "y"]
+    for label, words in (("a,b", "'b'"), ("a", "'a' must label each row once")):
+        with pytest.raises(StatsError, match=words):
+            CliRunner().invoke(app, [*arguments, "--label", label], catch_exceptions=False)
 
 
 def test_a_command_whose_output_nobody_reads_goes_on_quietly():

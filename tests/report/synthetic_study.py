@@ -241,7 +241,7 @@ def _glossary(study: StudyConfig) -> list[dict[str, Any]]:
             "passes": ["jacobian"],
             "invariances": ["rotation"],
             "source": "arXiv 2310.01770",
-            "group": "compression",
+            "group": "bound" if name.endswith("_bound") or name in BOUNDS else "compression",
             "unit": "1",
             "range": "[0, inf)",
         }

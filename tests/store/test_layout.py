@@ -40,7 +40,7 @@ def named(source: str) -> set[str]:
     # What is no word of English is looked for everywhere.
     return (
         found
-        | ({"store_id", ".lock", "mlartifacts"} & set(literals(tree)))
+        | ({"store_id", "mlartifacts"} & set(literals(tree)))
         | (WHOLE & joined_to_a_path(tree))
     )
 
