@@ -45,7 +45,7 @@ def glossary(store: Store, **entries: dict[str, Any]) -> None:
 def correlated(store: Store) -> set[str]:
     content = content_of_store(store)
     assert content.analysis is not None, content.problem
-    tables = content.analysis.tables()
+    tables = content.analysis.frames
     names = {*tables["matrix"]["x"], *tables["matrix"]["y"]}
     assert names == {*tables["reliability"]["metric"]} == {*content.metrics}
     return names
