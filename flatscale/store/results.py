@@ -206,9 +206,10 @@ class Store(Layout):
         if not self.records.is_dir():
             return {}
         with os.scandir(self.records) as entries:
-            files = [(Path(e.name), e.stat()) for e in entries if not e.name.startswith(".")]
-        records = [(stat.st_mtime_ns, p.stem, stat) for p, stat in files if p.suffix == ".parquet"]
-        return {trial_id: _mark(stat) for _, trial_id, stat in sorted(records)}
+            names = [e for e in entries if e.name.endswith(".parquet") and e.name[0] != "."]
+            records = [(e.stat(), e.name.removesuffix(".parquet")) for e in names]
+        records.sort(key=lambda record: (record[0].st_mtime_ns, record[1]))
+        return {trial_id: _mark(stat) for stat, trial_id in records}
 
     def statuses(self) -> dict[str, str]:
         """The status of every recorded trial by its id, without reading measurements."""

@@ -11,13 +11,18 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
 import yaml
 
-from flatscale.store.results import load_results
+from flatscale.store.journal import Journal
+from flatscale.store.results import Store, load_results
+from flatscale.study.plan import plan
+from flatscale.tracking.writer import TrackingWriter
+from tests.records_by_hand import record, study
 
 STUDY = {
     "name": "trivial",
@@ -91,4 +96,40 @@ def test_cost_of_a_trial_over_its_own_work(benchmark, tmp_path: Path, num_trials
         f"between the first start and the last end (at most 0.3 wanted); driver's memory "
         f"{max(resident_gib):.2f} GiB at most (1 allowed); plan {plan_seconds:.1f} s (5 allowed), "
         f"report {report_seconds:.1f} s (30 allowed)"
+    )
+
+
+@pytest.mark.benchmark(group="store")
+@pytest.mark.parametrize("num_records", [1000, 4000])
+def test_what_a_driver_reads_again_of_its_store(
+    benchmark, tmp_path: Path, num_records: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    config = study(num_seeds=num_records // 4)
+    store = Store(tmp_path)
+    store.prepare(config)
+    uri = "sqlite:///nowhere.db"
+    journal = Journal(store, uri)
+    journal.open()
+    for spec in plan(config):
+        store.write(record(spec))
+        os.utime(store.record_file(spec.trial_id), (1e9, 1e9))
+        journal.add(spec.trial_id, store.mark(spec.trial_id))
+
+    def timed(function: Callable[[], object]) -> float:
+        began = time.perf_counter()
+        function()
+        return time.perf_counter() - began
+
+    first = timed(store.statuses)
+    benchmark.pedantic(store.statuses, rounds=5)
+    start = timed(lambda: TrackingWriter(store, config, uri))
+    tracker = TrackingWriter(store, config, uri)
+    assert tracker.num_waiting() == 0
+    each_second = timed(tracker.num_waiting)
+    again = benchmark.stats["mean"]
+    benchmark.extra_info.update(first=first, start=start, each_second=each_second)
+    print(
+        f"\n{num_records} records: every status {first:.3f} s at first, {again:.3f} s again; "
+        f"tracking compares in {start:.3f} s at the start, looks in {each_second:.6f} s a second"
     )
