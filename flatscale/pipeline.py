@@ -17,7 +17,7 @@ from pathlib import Path
 from flatscale.cluster.launch import Listener, RunSummary, run_trials
 from flatscale.data import Points, load_points
 from flatscale.errors import FlatscaleError, TrackingError
-from flatscale.metrics import MetricInfo, metric_catalog
+from flatscale.metrics import metric_catalog
 from flatscale.preflight import check_networks
 from flatscale.store.atomic import write_atomically
 from flatscale.store.results import Store
@@ -31,8 +31,7 @@ logger = logging.getLogger(__name__)
 
 _EXPLAINED = (
     *("name", "formula", "meaning", "passes", "group", "unit", "invariances", "source"),
-    # The metric that an inequality bounds, where metrics declare it.
-    *(("bounds",) if "bounds" in MetricInfo.__dataclass_fields__ else ()),
+    "bounds",
 )
 _VERSIONED = ("flatscale", "torch", "ray", "mlflow", "timm", "polars", "scipy", "statsmodels")
 

@@ -91,6 +91,7 @@ def describe(spec: TrialSpec, dataset: Dataset) -> TrialRecord:
         num_classes=len(dataset.class_names),
         train_size=len(dataset.y_train),
         optimizer=spec.training.optimizer.name,
+        optimizer_options=json.dumps(spec.training.optimizer.model_extra or {}, sort_keys=True),
         momentum=spec.training.optimizer.momentum,
         weight_decay=spec.training.optimizer.weight_decay,
         loss=spec.training.loss,

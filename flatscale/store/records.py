@@ -96,7 +96,7 @@ class TrialRecord:
     train_size: int = _column("training points", PARAMETER)
     optimizer: str = _column("name of the optimizer", PARAMETER)
     optimizer_options: str | None = _column(
-        "constants of the optimizer, as JSON", PARAMETER, default=None
+        "the optimizer's own constants, as JSON", PARAMETER, default=None
     )
     momentum: float = _column("momentum of the optimizer", PARAMETER)
     weight_decay: float = _column("weight decay of the optimizer", PARAMETER)

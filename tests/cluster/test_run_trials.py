@@ -13,6 +13,7 @@ import ray
 import torch
 
 from flatscale.cluster.launch import missing_trials, run_trials
+from flatscale.cluster.trial import describe
 from flatscale.data import load_points
 from flatscale.errors import FlatscaleError, StoreError
 from flatscale.metrics import measure
@@ -195,3 +196,11 @@ def test_a_run_that_can_no_longer_write_ends_and_is_continued_to_the_same_number
     columns = ["trial_id", "metric", "step", "value", "std_error"]
     assert results.measurements.select(columns).equals(finished[2].measurements.select(columns))
     assert results.history.equals(finished[2].history)
+
+
+def test_the_constants_of_an_optimizer_of_its_own_are_recorded(small_study: Make) -> None:
+    optimizer = {"name": "sgd", "momentum": 0.5, "nesterov": True}
+    config = small_study(training={"optimizer": optimizer, "max_steps": 2})
+    described = describe(plan(config)[0], load_points(config).dataset)
+    assert (described.optimizer, described.momentum) == ("sgd", 0.5)
+    assert described.optimizer_options == '{"nesterov": true}'

@@ -30,15 +30,15 @@ LOG_BOUNDS = ("lvr_bound", "nvr_bound")
 def inequalities(glossary: Glossary | None) -> set[str]:
     """The metrics that are one side of an inequality, as they declare it; never by their names.
 
-    A glossary that an older version wrote says only the group of a metric; a store without one can
-    hold no inequality but the known ones.
+    A metric declares what it bounds, or its group alone (as in glossaries of older versions). A
+    store without a glossary can hold no inequality but the known ones.
     """
     if glossary is None:
         return {*BOUNDED, *LOG_BOUNDS}
     return {
         item["name"]
         for item in glossary
-        if (item["bounds"] is not None if "bounds" in item else item.get("group") == "bound")
+        if item.get("bounds") is not None or item.get("group") == "bound"
     }
 
 
