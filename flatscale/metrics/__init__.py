@@ -1,27 +1,21 @@
 """Metrics: passes over a probe set, what reduces them, and `measure()`, which runs both."""
 
 from flatscale.metrics.catalog import (  # noqa: F401  (importing a module registers its metrics)
+    average_sharpness,
     compression,
+    curvature,
+    finite_mls,
     gauss_newton,
     inequalities,
+    outcomes,
     reparametrization,
+    weight_precision,
+    worst_case,
 )
 from flatscale.metrics.measure import Report, measure
 from flatscale.metrics.pass_runner import default_metrics, measure_observers
-from flatscale.metrics.passes import predictions  # noqa: F401
-from flatscale.metrics.passes.curvature import (  # noqa: F401
-    hessian_eigenvalues,
-    hessian_trace,
-    relative_flatness,
-    spectral_density,
-)
+from flatscale.metrics.passes.curvature import hessian  # noqa: F401
 from flatscale.metrics.passes.jacobian import exact, layer_norms  # noqa: F401
-from flatscale.metrics.passes.perturbation import (  # noqa: F401
-    ascent,
-    finite_sensitivity,
-    random_sharpness,
-    weight_precision,
-)
 from flatscale.metrics.probe.observers import (
     LocalObserver,
     Observer,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from flatscale.errors import FlatscaleError, LostWorkerError
@@ -17,6 +17,7 @@ from flatscale.metrics.registration import (
     metric_catalog,
     metric_info,
     options_of,
+    pass_options,
     resolve_options,
 )
 from flatscale.study.seeds import derive_seed
@@ -105,12 +106,10 @@ def _measure_one(
     own, looks = options_of(info, options)
     inputs = []
     for name, values in looks.items():
-        key = (name, repr(sorted(values.items())))
-        if key not in results:
-            results[key] = _run_pass(name, values, observers, seed)
-        if isinstance(results[key], Exception):
-            return Measurement.failed(info.name, _reason(results[key]))
-        inputs.append(results[key])
+        found = _pass_result(name, values, observers, options, seed, results)
+        if isinstance(found, Exception):
+            return Measurement.failed(info.name, _reason(found))
+        inputs.append(found)
     try:
         measured = info.function(*inputs, **own)
     except LostWorkerError:
@@ -122,12 +121,40 @@ def _measure_one(
     return with_notes(measured, notes)
 
 
-def _run_pass(
-    name: str, options: Mapping[str, Any], observers: Mapping[str, Observer], seed: int
+def _pass_result(
+    name: str,
+    values: Mapping[str, Any],
+    observers: Mapping[str, Observer],
+    options: Mapping[str, Any],
+    seed: int,
+    results: dict[_Key, Any],
 ) -> Any:
-    """The pass's result; its exception where it raised one, so that it is not run again."""
+    """The pass's result, its exception where it raised one: so that nothing is run twice.
+
+    The passes that it needs run first; where one of them failed, its exception is the result.
+    """
+    key = (name, repr(sorted(values.items())))
+    if key in results:
+        return results[key]
+    needed = [
+        _pass_result(other, pass_options(other, options), observers, options, seed, results)
+        for other in PASSES[name].needs
+    ]
+    failed = next((found for found in needed if isinstance(found, Exception)), None)
+    results[key] = failed or _run_pass(name, values, observers, needed, seed)
+    return results[key]
+
+
+def _run_pass(
+    name: str,
+    values: Mapping[str, Any],
+    observers: Mapping[str, Observer],
+    needed: Sequence[Any],
+    seed: int,
+) -> Any:
     try:
-        return PASSES[name].function(observers, derive_seed(seed, "pass", name), **options)
+        own_seed = derive_seed(seed, "pass", name)
+        return PASSES[name].function(observers, own_seed, *needed, **values)
     except LostWorkerError:
         raise
     except Exception as error:

@@ -24,11 +24,13 @@ class PassInfo(Registered):
     """An expensive look at the networks: run once, reduced by many metrics.
 
     Attributes:
-        function: (observers, seed, *, options...) -> result of any type.
+        function: (observers, seed, results of what it needs..., *, options...) -> any result.
+        needs: names of the passes whose results it takes.
         check: called with the values of all options; raises ValueError where they do not fit
             together.
     """
 
+    needs: tuple[str, ...] = ()
     check: Callable[..., None] | None = None
 
 
@@ -70,20 +72,21 @@ PASSES: Registry[PassInfo] = Registry("measurement pass")
 
 
 def measurement_pass(
-    name: str, *, check: Callable[..., None] | None = None
+    name: str, *, needs: tuple[str, ...] = (), check: Callable[..., None] | None = None
 ) -> Callable[[Function], Function]:
-    """Register a pass: a function (observers, seed, *, options...) -> result.
+    """Register a pass: a function (observers, seed, results..., *, options...) -> result.
 
     A pass is run once for each distinct value of its options that is asked of it.
 
     Args:
         name: what metrics and a study file's options call it.
+        needs: names of the passes whose results it takes after the seed.
         check: takes all options by keyword; raises ValueError where they do not fit together.
     """
 
     def add(function: Function) -> Function:
         _defaults(function)
-        PASSES.add(PassInfo(name=name, function=function, check=check))
+        PASSES.add(PassInfo(name=name, function=function, needs=needs, check=check))
         return function
 
     return add
@@ -189,9 +192,14 @@ def options_of(info: MetricInfo, options: Options) -> tuple[dict[str, Any], dict
     of_metric = {**own, **options.get(info.name, {})}
     looks = {}
     for name in info.passes:
-        values = {**_defaults(PASSES[name].function), **options.get(name, {})}
+        values = pass_options(name, options)
         looks[name] = {key: of_metric.get(key, value) for key, value in values.items()}
     return own, looks
+
+
+def pass_options(name: str, options: Options) -> dict[str, Any]:
+    """The values of all options of a pass, as given for the pass itself or their defaults."""
+    return {**_defaults(PASSES[name].function), **options.get(name, {})}
 
 
 def _passes_of(name: str) -> tuple[str, ...]:
@@ -199,7 +207,7 @@ def _passes_of(name: str) -> tuple[str, ...]:
 
 
 def _check_together(name: str, options: Options) -> None:
-    values = {name: {**_defaults(PASSES[name].function), **options[name]}} if name in PASSES else {}
+    values = {name: pass_options(name, options)} if name in PASSES else {}
     if name in METRICS:
         values = options_of(METRICS[name], options)[1]
     for look, found in values.items():

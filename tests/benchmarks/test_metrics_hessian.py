@@ -45,7 +45,9 @@ def curvlinops_operator(problem):
 @pytest.mark.benchmark(group="one Hessian-vector product, VGG-11, 100 images")
 def test_product_flatscale(benchmark, problem):
     observer = LocalObserver(*problem)
-    vector = np.random.default_rng(0).standard_normal((1, len(loss_surface(observer).theta)))
+    vector = np.random.default_rng(0).standard_normal(
+        (1, len(loss_surface({"probe": observer}, 0).theta))
+    )
     call = {"vectors": vector, "left_out": ()}
     benchmark.pedantic(observer.total, (hessian_products,), call, rounds=5, warmup_rounds=1)
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from flatscale.metrics import measure
-from flatscale.metrics.passes.perturbation.weight_precision import round_to_bits
+from flatscale.metrics.passes.perturbation.rounded_weights import round_to_bits
 from tests.oracles.dense_hessian import dense_hessian, half_squared
 from tests.oracles.loops import loops
 from tests.oracles.networks import case

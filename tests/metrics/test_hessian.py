@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from flatscale.metrics import LocalObserver, measure
+from flatscale.metrics.estimators.spectral_quadrature import quadrature
 from flatscale.metrics.passes.curvature.loss_surface import hessian_products, loss_surface
-from flatscale.metrics.passes.curvature.spectral_density import _tridiagonal_spectrum
 from tests.oracles.dense_hessian import curved_problem, dense_hessian, half_squared
 from tests.oracles.networks import Residual, case
 
@@ -25,9 +25,9 @@ def small():
 @pytest.mark.parametrize("microbatch", [None, 2, 4])
 def test_products_equal_the_dense_hessian_ragged_batches_included(small, microbatch):
     model, x, y, dense = small
-    surface = loss_surface(LocalObserver(model, x, y, microbatch=microbatch))
+    surface = loss_surface({"probe": LocalObserver(model, x, y, microbatch=microbatch)}, 0)
     vectors = np.random.default_rng(0).standard_normal((3, len(dense)))
-    np.testing.assert_allclose(surface.hessian_products(vectors), vectors @ dense, atol=2e-5)
+    np.testing.assert_allclose(surface.hessian.products(vectors), vectors @ dense, atol=2e-5)
 
 
 @pytest.mark.parametrize("microbatch", [None, 2, 4])
@@ -39,7 +39,7 @@ def test_loss_and_gradient_anywhere_equal_plain_backpropagation(small, microbatc
     torch.nn.utils.vector_to_parameters(vector + torch.from_numpy(shift), moved.parameters())
     expected = half_squared(moved(x.double()), y).mean()
     gradients = torch.autograd.grad(expected, list(moved.parameters()))
-    surface = loss_surface(LocalObserver(model, x, y, microbatch=microbatch))
+    surface = loss_surface({"probe": LocalObserver(model, x, y, microbatch=microbatch)}, 0)
     loss, gradient = surface.gradient(shift)
     assert loss == pytest.approx(expected.item(), rel=1e-6)
     flat = torch.cat([g.reshape(-1) for g in gradients]).numpy()
@@ -53,10 +53,10 @@ def test_products_on_a_convolutional_network_with_in_place_relu():
         if isinstance(module, nn.ReLU):
             module.inplace = True
     dense = dense_hessian(model, x, y)
-    surface = loss_surface(LocalObserver(model, x, y))
+    surface = loss_surface({"probe": LocalObserver(model, x, y)}, 0)
     vectors = np.random.default_rng(0).standard_normal((2, len(dense)))
     expected = vectors @ dense
-    found = surface.hessian_products(vectors)
+    found = surface.hessian.products(vectors)
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
@@ -162,10 +162,10 @@ def test_shared_layers_batch_norm_and_unused_parameters(small):
     dense = dense_hessian(model, x, y)
     before = {name: (p, p.clone()) for name, p in model.named_parameters(remove_duplicate=False)}
     vectors = np.random.default_rng(0).standard_normal((2, len(dense)))
-    surface = loss_surface(LocalObserver(model.train(), x, y, microbatch=2))
+    surface = loss_surface({"probe": LocalObserver(model.train(), x, y, microbatch=2)}, 0)
     expected = vectors @ dense
     scale = np.abs(expected).max()
-    np.testing.assert_allclose(surface.hessian_products(vectors), expected, atol=1e-4 * scale)
+    np.testing.assert_allclose(surface.hessian.products(vectors), expected, atol=1e-4 * scale)
     found = measure(model, (x, y), ENDS)
     values = np.linalg.eigvalsh(dense)
     assert found["top_eigenvalue"].value == pytest.approx(values[-1], rel=2e-3)
@@ -178,16 +178,16 @@ def test_shared_layers_batch_norm_and_unused_parameters(small):
 @pytest.mark.parametrize("steps", [1, 3, 6])
 def test_lanczos_quadrature_has_the_moments_of_its_start_vector(small, steps):
     model, x, y, dense = small
-    surface = loss_surface(LocalObserver(model.double(), x.double(), y))
+    surface = loss_surface({"probe": LocalObserver(model.double(), x.double(), y)}, 0)
     start = np.random.default_rng(1).standard_normal(len(dense))
-    nodes, vectors = _tridiagonal_spectrum(surface, start, steps)
+    rule = quadrature(surface.hessian, start, steps)
     model.float()
     unit, power = start / np.linalg.norm(start), np.eye(len(dense))
     for moment in range(2 * steps):
         expected = unit @ power @ unit
-        assert nodes**moment @ vectors[0] ** 2 == pytest.approx(expected, rel=1e-5), moment
+        assert rule.nodes**moment @ rule.weights == pytest.approx(expected, rel=1e-5), moment
         power = power @ dense
-    assert len(nodes) == steps
+    assert len(rule.nodes) == steps
 
 
 def test_unused_and_frozen_parameters_are_part_of_theta():

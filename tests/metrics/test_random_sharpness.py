@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from flatscale.metrics import LocalObserver, held_for_measurement, measure
-from flatscale.metrics.passes.perturbation.draws import standard_normal
-from flatscale.metrics.passes.perturbation.layer_noise import LayerNoise, layer_noise, noise_added
-from flatscale.metrics.passes.perturbation.noisy_layers import (
+from flatscale.metrics.passes.perturbation.perturbed_layers import (
     FlippedWeights,
     OutputNoise,
     OwnWeights,
+)
+from flatscale.metrics.passes.perturbation.perturbed_network import (
+    PerturbedNetwork,
+    perturbed_network,
 )
 from tests.oracles.networks import case
 
@@ -116,16 +118,14 @@ def test_every_layer_is_perturbed_by_standard_normals_point_by_point(name, adapt
         for p in layer.parameters():
             p.copy_(torch.randn_like(p))
     x = torch.randn(1, *shape).expand(100, *[-1] * len(shape)).contiguous()
-    noise = LayerNoise(layers={"model": kind(layer, adaptive)}, step=0.5)
+    network = PerturbedNetwork(
+        model=layer, adaptive=adaptive, layers={"model": kind(layer, adaptive)}, parameters={}
+    )
     with torch.no_grad():
         center, moved = layer(x[:1]), []
         for number in range(40):
-            draws = standard_normal(noise.shared(), number)
-            scale = layer.weight.abs() if adaptive else 1.0
-            noise.directions = {key: scale * z for key, z in draws.items()}
-            noise.draw(0, number, np.arange(100), x)
-            with noise_added(noise):
-                moved.append(layer(x) - center)
+            rows = network.draw_points(0, number, np.arange(100), x)
+            moved.append(network.logits(x, network.draw_group(number), rows, 0.5) - center)
     assert "forward" not in layer.__dict__
     spread = torch.cat(moved).double()
     if not adaptive:
@@ -171,8 +171,8 @@ def test_known_layers_are_perturbed_point_by_point_and_others_in_the_network():
     )
     shard = LocalObserver(model.eval(), torch.randn(3, 1, 12, 12), torch.zeros(3).long()).shard
     with held_for_measurement(model):
-        noise = layer_noise(shard, adaptive=True)
-    kinds = {name: type(noisy) for name, noisy in noise.layers.items()}
+        network = perturbed_network(shard, adaptive=True)
+    kinds = {name: type(layer) for name, layer in network.layers.items()}
     assert kinds == {
         "0": OwnWeights,
         "1": OwnWeights,

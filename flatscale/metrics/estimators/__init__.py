@@ -1,1 +1,1 @@
-"""Estimators on operators and matrices, tested without a network."""
+"""Estimates of a symmetric operator's trace, ends and spectrum, and of means of random draws."""

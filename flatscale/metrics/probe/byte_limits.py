@@ -18,3 +18,9 @@ STORED_PRODUCTS = {"cpu": 256e6, "cuda": 4e9}
 """Products J^l^T q kept of a microbatch, by the kind of device."""
 ALL_STORED_PRODUCTS = {kind: 4 * limit for kind, limit in STORED_PRODUCTS.items()}
 """The same before a search for a common subspace has to end."""
+GRADIENT_GRAPH = 1e9
+"""The graph of the loss's gradient, kept for further Hessian-vector products at the same theta."""
+CURVATURE_ROWS = 64e6
+"""Rows of the Hessian in a layer's outputs that are computed at once."""
+DRAWN_ROWS = 64e6
+"""Standard normals drawn for a microbatch's points."""

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from flatscale.errors import MetricError
+from flatscale.metrics.estimators.symmetric_operator import SymmetricOperator
 from flatscale.metrics.probe.attention import attention_notes, twice_differentiable
+from flatscale.metrics.probe.byte_limits import GRADIENT_GRAPH
+from flatscale.metrics.probe.given_sets import required
 from flatscale.metrics.probe.layer_calls import trace_calls
 from flatscale.metrics.probe.observers import Arrays, Observer, Shard
 from flatscale.metrics.probe.parameters import call_with, float_parameters
 from flatscale.metrics.probe.point_means import left_out_note
-
-_KEPT_GRAPH_BYTES = 1e9
+from flatscale.metrics.registration import measurement_pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,26 +46,34 @@ class LossSurface:
         total = self.observer.total(loss_gradient, shift=shift, left_out=self.left_out)
         return float(total["loss"]) / self.num_points, total["gradient"] / self.num_points
 
-    def hessian_products(self, vectors: np.ndarray) -> np.ndarray:
-        """H v for each row of vectors (K, P), H the Hessian of the mean loss at theta."""
+    @property
+    def hessian(self) -> SymmetricOperator:
+        """H, the Hessian of the mean loss at theta (P, P)."""
+        return SymmetricOperator(size=len(self.theta), products=self._hessian_products)
+
+    def _hessian_products(self, vectors: np.ndarray) -> np.ndarray:
         total = self.observer.total(hessian_products, vectors=vectors, left_out=self.left_out)
         return total["products"] / self.num_points
 
 
-def loss_surface(observer: Observer) -> LossSurface:
-    """The loss surface of an observer at its model's parameters.
+@measurement_pass("loss_surface")
+def loss_surface(observers: Mapping[str, Observer], seed: int) -> LossSurface:
+    """The loss over the probe at the model's parameters: asked for once, by six passes.
+
+    Args:
+        observers: the point sets; the probe's is used.
+        seed: not used.
 
     Raises:
         MetricError: no parameters, or no point with a finite loss.
     """
-    found = observer.gather(finite_loss_rows)
-    theta = observer.total(theta_once)
-    losses = found["loss"]
+    observer = required(observers, "probe")
+    losses = observer.gather(finite_loss_rows)["loss"]
     lost = ~np.isfinite(losses)
     bad = tuple(int(i) for i in np.flatnonzero(lost))
     if lost.all():
         raise MetricError("the loss is not finite at any point")
-    vector = theta["theta"] / theta["shards"]
+    vector = observer.once(parameter_vector)
     if not vector.size:
         raise MetricError("the network has no floating-point parameter")
     notes = attention_notes(observer)
@@ -92,11 +102,10 @@ def finite_loss_rows(shard: Shard) -> Arrays:
     return {"loss": np.concatenate(list(shard.microbatches(compute)))}
 
 
-def theta_once(shard: Shard) -> Arrays:
-    """theta in float64, and how many shards were added up."""
+def parameter_vector(shard: Shard) -> np.ndarray:
+    """theta (P,) in float64."""
     flat = [p.detach().double().reshape(-1) for p in float_parameters(shard.model).values()]
-    vector = torch.cat(flat).cpu().numpy() if flat else np.zeros(0)
-    return {"theta": vector, "shards": np.ones(1)}
+    return torch.cat(flat).cpu().numpy() if flat else np.zeros(0)
 
 
 def loss_gradient(shard: Shard, *, shift: np.ndarray, left_out: tuple[int, ...]) -> Arrays:
@@ -168,7 +177,7 @@ def _gradient_graphs(shard: Shard, left_out: tuple[int, ...]) -> Iterator[Gradie
         curved = {n: g for n, g in pairs if g is not None and g.requires_grad}
         return GradientGraph(leaves=leaves, gradients=curved)
 
-    keep = shard.num_points > 0 and _graph_bytes(shard) <= _KEPT_GRAPH_BYTES
+    keep = shard.num_points > 0 and _graph_bytes(shard) <= GRADIENT_GRAPH
     graphs = []
     for graph in shard.microbatches(build):
         if keep:

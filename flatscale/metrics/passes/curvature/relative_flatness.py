@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from flatscale.errors import MetricError
-from flatscale.measurement import Measurement
 from flatscale.metrics.probe.attention import attention_notes, twice_differentiable
+from flatscale.metrics.probe.byte_limits import CURVATURE_ROWS
 from flatscale.metrics.probe.given_sets import required
 from flatscale.metrics.probe.layer_calls import LayerCall, captured_calls
 from flatscale.metrics.probe.observers import Arrays, Observer, Shard
-from flatscale.metrics.probe.point_means import mean_over_points
-from flatscale.metrics.registration import measurement_pass, metric
+from flatscale.metrics.registration import measurement_pass
 from flatscale.training.losses import cross_entropy, half_squared_error, squared_error
 
-_ROW_BYTES = 64e6
+
+@dataclass(frozen=True, kw_only=True)
+class PointFlatness:
+    """kappa of every point (n,), NaN where the loss is not finite; cost and notes."""
+
+    kappa: np.ndarray
+    num_evaluations: int
+    notes: tuple[str, ...]
 
 
 @measurement_pass("relative_flatness_points")
@@ -27,8 +34,8 @@ def relative_flatness_points(
     seed: int,
     *,
     layer: str | None = None,
-) -> Measurement:
-    """kappa of every point, averaged.
+) -> PointFlatness:
+    """kappa of every point.
 
     Args:
         observers: the point sets; the probe's is used.
@@ -37,26 +44,11 @@ def relative_flatness_points(
     """
     observer = required(observers, "probe")
     rows = observer.gather(relative_flatness_rows, layer=layer or "")
-    return mean_over_points(
-        "relative_flatness",
-        rows["kappa"],
+    return PointFlatness(
+        kappa=rows["kappa"],
         num_evaluations=1 + int(rows["products"][0]),
-        note="; ".join([f"layer {rows['layer'][0]}", *attention_notes(observer)]),
+        notes=(f"layer {rows['layer'][0]}", *attention_notes(observer)),
     )
-
-
-@metric(
-    "relative_flatness",
-    passes=("relative_flatness_points",),
-    formula="κ(l) = mean_i ‖x_i^l‖² tr(∂²loss_i/∂(x_i^l)²) = Σ_{s,s'} ⟨w_s, w_s'⟩ tr H_{s,s'}",
-    group="sharpness",
-    value_range="(-inf, inf)",
-    invariances=("layer rescaling of ReLU networks",),
-    source="Petzka et al. 2021",
-)
-def relative_flatness(estimate: Measurement) -> Measurement:
-    """Curvature of the loss in a Linear layer's weights relative to their size."""
-    return estimate
 
 
 def relative_flatness_rows(shard: Shard, *, layer: str) -> Arrays:
@@ -117,7 +109,7 @@ def _curvature(losses: Tensor, call: LayerCall) -> Tensor:
     trace = torch.zeros(batch, dtype=torch.float64, device=call.h.device)
     if not gradient.requires_grad:
         return trace
-    chunk = max(1, int(_ROW_BYTES / (4 * batch * width)))
+    chunk = max(1, int(CURVATURE_ROWS / (4 * batch * width)))
     for start in range(0, width, chunk):
         units = torch.arange(start, min(start + chunk, width), device=gradient.device)
         picks = torch.zeros(len(units), batch, width, dtype=gradient.dtype, device=gradient.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -12,15 +12,30 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from flatscale.errors import MetricError
-from flatscale.measurement import Measurement
 from flatscale.metrics.passes.perturbation.draws import draw_seed
 from flatscale.metrics.probe.given_sets import required
 from flatscale.metrics.probe.layer_calls import refuse_integers
 from flatscale.metrics.probe.observers import Arrays, Observer, Shard
-from flatscale.metrics.probe.point_means import mean_over_points
-from flatscale.metrics.registration import measurement_pass, metric
+from flatscale.metrics.registration import measurement_pass
 
 Shares = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FiniteRatios:
+    """||f(x + delta) - f(x)|| / ||delta|| of every point (n,), NaN where it is not finite.
+
+    Attributes:
+        best: the best found.
+        half: the best of the first half of the steps.
+        radius: of the ball searched.
+        num_evaluations: per point.
+    """
+
+    best: np.ndarray
+    half: np.ndarray
+    radius: float
+    num_evaluations: int
 
 
 @measurement_pass("finite_sensitivity")
@@ -32,9 +47,8 @@ def finite_sensitivity(
     num_steps: PositiveInt = 10,
     num_restarts: PositiveInt = 2,
     radius_shares: Shares = (1.0, 0.3, 0.1, 0.03),
-    settle: float = 0.05,
-) -> Measurement:
-    """The best ratio found at every point, averaged.
+) -> FiniteRatios:
+    """The best ratio found at every point.
 
     Args:
         observers: the point sets; the probe's is used.
@@ -44,8 +58,6 @@ def finite_sensitivity(
         num_restarts: random starts.
         radius_shares: spheres searched, as shares of the radius; on a small one the ratio comes
             near the MLS itself, which the maximum over the ball cannot fall below.
-        settle: a point's ascent has settled once the second half of the steps raised its best
-            ratio by less than this share.
     """
     rows = required(observers, "probe").gather(
         finite_ratio_rows,
@@ -55,28 +67,9 @@ def finite_sensitivity(
         num_restarts=num_restarts,
     )
     steps = num_steps * num_restarts * len(radius_shares)
-    measured = mean_over_points(
-        "finite_mls",
-        rows["ratio"],
-        num_evaluations=1 + 2 * steps,
-        extras={"radius": (radius,)},
-        note=f"the best found, a lower bound, for radius {radius}",
+    return FiniteRatios(
+        best=rows["ratio"], half=rows["half"], radius=radius, num_evaluations=1 + 2 * steps
     )
-    late = np.nanmean(rows["ratio"]) - np.nanmean(rows["half"])
-    return replace(measured, converged=bool(late <= settle * np.nanmean(rows["ratio"])))
-
-
-@metric(
-    "finite_mls",
-    passes=("finite_sensitivity",),
-    formula="mean_i max_{‖δ‖ ≤ r} ‖f(x_i + δ) − f(x_i)‖ / ‖δ‖",
-    group="compression",
-    invariances=("layer rescaling of ReLU networks",),
-    source="arXiv 2310.01770",
-)
-def finite_mls(estimate: Measurement) -> Measurement:
-    """Maximum local sensitivity to perturbations of finite size."""
-    return estimate
 
 
 def finite_ratio_rows(

@@ -26,7 +26,22 @@ Norm = nn.LayerNorm | nn.GroupNorm | nn.BatchNorm1d | nn.BatchNorm2d
 Sliding = nn.Linear | nn.Conv1d | nn.Conv2d
 
 
-class NoisyLayer(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class LayerDraw:
+    """One perturbation of one layer, for the points of one batch.
+
+    Attributes:
+        rows: standard normals (B, width), a row for every point.
+        direction: S_W z_W of a weight whose z the points share; None where nothing is shared.
+        step: rho with its sign.
+    """
+
+    rows: Tensor
+    direction: Tensor | None
+    step: float
+
+
+class PerturbedLayer(Protocol):
     """A layer that can be evaluated with its parameters perturbed.
 
     Attributes:
@@ -44,15 +59,8 @@ class NoisyLayer(Protocol):
     @property
     def shared(self) -> Tensor | None: ...
 
-    def forward(self, x: Tensor, rows: Tensor, direction: Tensor | None, step: float) -> Tensor:
-        """The perturbed output for x (B, ...).
-
-        Args:
-            x: what the layer reads.
-            rows: standard normals (B, width).
-            direction: S_W z_W of the shared weight.
-            step: rho with its sign.
-        """
+    def forward(self, x: Tensor, draw: LayerDraw) -> Tensor:
+        """The perturbed output for x (B, ...)."""
         ...
 
 
@@ -71,7 +79,7 @@ class OutputNoise:
     def shared(self) -> Tensor | None:
         return None
 
-    def forward(self, x: Tensor, rows: Tensor, direction: Tensor | None, step: float) -> Tensor:
+    def forward(self, x: Tensor, draw: LayerDraw) -> Tensor:
         squares = x.square()
         if self.adaptive:
             variance = squares @ self.layer.weight.detach().square().T
@@ -80,7 +88,7 @@ class OutputNoise:
         if self.layer.bias is not None:
             variance = variance + _scale(self.layer.bias, self.adaptive).square()
         center = F.linear(x, self.layer.weight, self.layer.bias)
-        return torch.addcmul(center, rows, variance.sqrt(), value=step)
+        return torch.addcmul(center, draw.rows, variance.sqrt(), value=draw.step)
 
 
 @dataclass(frozen=True)
@@ -98,9 +106,9 @@ class OwnWeights:
     def shared(self) -> Tensor | None:
         return None
 
-    def forward(self, x: Tensor, rows: Tensor, direction: Tensor | None, step: float) -> Tensor:
-        weight, start = self._perturbed(self.layer.weight, rows, 0, step)
-        bias, _ = self._perturbed(self.layer.bias, rows, start, step)
+    def forward(self, x: Tensor, draw: LayerDraw) -> Tensor:
+        weight, start = self._perturbed(self.layer.weight, draw, 0)
+        bias, _ = self._perturbed(self.layer.bias, draw, start)
         if isinstance(self.layer, Norm):
             return _affine(_normalized(self.layer, x), weight, bias, self.layer)
         if isinstance(self.layer, nn.Linear):
@@ -109,16 +117,15 @@ class OwnWeights:
         return _own_convolution(self.layer, x, weight, bias)
 
     def _perturbed(
-        self, parameter: Tensor | None, rows: Tensor, start: int, step: float
+        self, parameter: Tensor | None, draw: LayerDraw, start: int
     ) -> tuple[Tensor | None, int]:
         """theta + step S z for every point (B, *shape), and where the next parameter's z start."""
         if parameter is None:
             return None, start
         end = start + parameter.numel()
-        z = rows[:, start:end].reshape(-1, *parameter.shape)
-        return torch.addcmul(
-            parameter.detach(), z, _scale(parameter, self.adaptive), value=step
-        ), end
+        z = draw.rows[:, start:end].reshape(-1, *parameter.shape)
+        scale = _scale(parameter, self.adaptive)
+        return torch.addcmul(parameter.detach(), z, scale, value=draw.step), end
 
 
 @dataclass(frozen=True)
@@ -138,8 +145,9 @@ class FlippedWeights:
     def shared(self) -> Tensor | None:
         return self.layer.weight.detach()
 
-    def forward(self, x: Tensor, rows: Tensor, direction: Tensor | None, step: float) -> Tensor:
-        assert direction is not None
+    def forward(self, x: Tensor, draw: LayerDraw) -> Tensor:
+        assert draw.direction is not None
+        rows, direction = draw.rows, draw.direction
         outgoing, incoming = _channels(self.layer)
         signs = torch.where(rows[:, : outgoing + incoming] < 0, -1.0, 1.0).to(rows.dtype)
         flip_out, flip_in = signs.split([outgoing, incoming], dim=1)
@@ -150,11 +158,13 @@ class FlippedWeights:
         else:
             center = self.layer._conv_forward(x, self.layer.weight, self.layer.bias)
             change = self.layer._conv_forward(flipped, direction, None)
-        moved = torch.addcmul(center, change, _by_channel(flip_out, change, self.layer), value=step)
+        moved = torch.addcmul(
+            center, change, _by_channel(flip_out, change, self.layer), value=draw.step
+        )
         if self.layer.bias is None:
             return moved
         z = rows[:, outgoing + incoming :]
-        bias = step * _scale(self.layer.bias, self.adaptive) * z
+        bias = draw.step * _scale(self.layer.bias, self.adaptive) * z
         return moved + _by_channel(bias, moved, self.layer)
 
 
