@@ -61,6 +61,18 @@ SetOption = Annotated[
     ),
 ]
 
+LabelOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Column(s) that name a row together, with commas between.",
+        show_default="that of --on or --family-from",
+    ),
+]
+PatternOption = Annotated[
+    str | None,
+    typer.Option(help="Regular expression for --family-from.", show_default="the leading letters"),
+]
+
 
 def main() -> None:
     """The command's entry point: what a user can mend is one message, without a traceback."""
@@ -225,21 +237,10 @@ def analyze(
         str | None,
         typer.Option(help="Column of names whose beginning is the family, instead of --family."),
     ] = None,
-    family_pattern: Annotated[
-        str | None,
-        typer.Option(
-            help="Regular expression for --family-from.", show_default="the leading letters"
-        ),
-    ] = None,
+    family_pattern: PatternOption = None,
     se_x: Annotated[str | None, typer.Option(help="Column of the standard error of x.")] = None,
     se_y: Annotated[str | None, typer.Option(help="Column of the standard error of y.")] = None,
-    label: Annotated[
-        str | None,
-        typer.Option(
-            help="Column(s) that name a row together, with commas between.",
-            show_default="that of --on or --family-from",
-        ),
-    ] = None,
+    label: LabelOption = None,
     log: Annotated[str, typer.Option(help="Columns analysed as log10, with commas between.")] = "",
     covariate: Annotated[
         list[str] | None, typer.Option(help="Column held fixed in partial correlations; repeat.")
