@@ -27,7 +27,7 @@ from flatscale.store.records import DIVERGED, FAILED, FINISHED, TrialRecord
 from flatscale.study.plan import TrialSpec
 from flatscale.study.plugins import import_plugins
 from flatscale.study.schema import StudyConfig
-from flatscale.training import load_weights, log_spaced_steps, save_weights, train
+from flatscale.training import load_weights, log_spaced_steps, own_constants, save_weights, train
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def describe(spec: TrialSpec, dataset: Dataset) -> TrialRecord:
         num_classes=len(dataset.class_names),
         train_size=len(dataset.y_train),
         optimizer=spec.training.optimizer.name,
-        optimizer_options=json.dumps(spec.training.optimizer.model_extra or {}, sort_keys=True),
+        optimizer_options=json.dumps(own_constants(spec.training.optimizer), sort_keys=True),
         momentum=spec.training.optimizer.momentum,
         weight_decay=spec.training.optimizer.weight_decay,
         loss=spec.training.loss,

@@ -8,6 +8,7 @@ from flatscale.training.optimizers import (
     build_optimizer,
     optimizer,
     optimizer_constants,
+    own_constants,
 )
 from flatscale.training.order import log_spaced_steps
 from flatscale.training.weights import (
@@ -29,6 +30,7 @@ __all__ = [
     "loss",
     "optimizer",
     "optimizer_constants",
+    "own_constants",
     "point_loss",
     "save_checkpoint",
     "save_weights",

@@ -17,6 +17,7 @@ OptimizerBuilder = Callable[..., torch.optim.Optimizer]
 """(parameters, learning rate, **constants) -> optimizer."""
 
 OPTIMIZERS: Registry[Registered] = Registry("optimizer")
+_OF_ALL = frozenset({"momentum", "weight_decay"})
 
 
 def optimizer(name: str) -> Callable[[OptimizerBuilder], OptimizerBuilder]:
@@ -35,7 +36,7 @@ def optimizer(name: str) -> Callable[[OptimizerBuilder], OptimizerBuilder]:
 
     def add(builder: OptimizerBuilder) -> OptimizerBuilder:
         constants = option_parameters(builder)
-        for constant in {"momentum", "weight_decay"} & set(constants):
+        for constant in _OF_ALL & set(constants):
             # A trial's id holds 0 for what is not given, so nothing else may be meant by it.
             if constants[constant].default != 0:
                 raise ConfigError(f"optimizer {name!r}: the default of {constant} must be 0")
@@ -54,6 +55,16 @@ def optimizer_constants(config: OptimizerConfig) -> dict[str, Any]:
     given = OPTIMIZERS.checked_options(config.name, config.constants, where="")
     constants = option_parameters(OPTIMIZERS[config.name].function)
     return {name: given.get(name, constant.default) for name, constant in constants.items()}
+
+
+def own_constants(config: OptimizerConfig) -> dict[str, Any]:
+    """The constants of an optimizer beside momentum and weight decay, which a record holds apart.
+
+    Raises:
+        ConfigError: see `optimizer_constants`.
+    """
+    constants = optimizer_constants(config)
+    return {name: value for name, value in constants.items() if name not in _OF_ALL}
 
 
 def build_optimizer(
