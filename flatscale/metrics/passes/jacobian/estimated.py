@@ -6,6 +6,8 @@ from vector-Jacobian products of random signs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from flatscale.errors import MetricError
+from flatscale.metrics.estimators.accurate_draws import draw_until_accurate, share
 from flatscale.metrics.passes.jacobian.batch_rows import mixed_rows
 from flatscale.metrics.passes.jacobian.gradient_routes import find_routes, parameter_names
 from flatscale.metrics.passes.jacobian.jacobians import AlongInput, GradientNorms, Leading, Sums
@@ -74,19 +77,21 @@ class EstimatedJacobians:
     @cached_property
     def sums(self) -> Sums:
         """Sums over outputs, in rounds until the standard errors are small enough."""
-        names = None
-        rounds: list[Arrays] = []
         most = self._options.max_samples // SAMPLES_A_ROUND
-        target = min(_FIRST_ROUNDS, most)
-        while True:
-            for number in range(len(rounds), target):
-                seed = draw_seed(self._seed, 1, number)
-                rounds.append(self._observer.gather(signed_rows, seed=seed))
-            names = self._observer.once(parameter_names) if names is None else names
-            found = _averaged(rounds, self._options, names)
-            if found.converged or target >= most:
-                return found
-            target = min(most, 2 * target)
+
+        def draw(start: int, stop: int) -> list[Arrays]:
+            seeds = [draw_seed(self._seed, 1, number) for number in range(start, stop)]
+            return [self._observer.gather(signed_rows, seed=seed) for seed in seeds]
+
+        drawn = draw_until_accurate(
+            draw,
+            _averaged,
+            first=min(_FIRST_ROUNDS, most),
+            most=most,
+            max_relative_error=self._options.max_relative_error,
+        )
+        names = self._observer.once(parameter_names)
+        return replace(drawn.estimate.sums, parameter_names=names, converged=drawn.converged)
 
     @cached_property
     def _attention_notes(self) -> tuple[str, ...]:
@@ -162,7 +167,15 @@ def _signs(seed: int, index: int, num_outputs: int) -> Tensor:
     return 2.0 * bits - 1.0
 
 
-def _averaged(rounds: list[Arrays], options: Accuracy, names: tuple[str, ...]) -> Sums:
+@dataclass(frozen=True, kw_only=True)
+class _Averaged:
+    """Sums over some rounds, and the larger of their two relative errors."""
+
+    sums: Sums
+    relative_error: float
+
+
+def _averaged(rounds: Sequence[Arrays]) -> _Averaged:
     """Per-point means over rounds; products of two different samples make the squares unbiased."""
     gram = np.stack([r["mixed_gram"] for r in rounds])
     finite = np.isfinite(gram).all(axis=(0, 2, 3))
@@ -179,14 +192,13 @@ def _averaged(rounds: list[Arrays], options: Accuracy, names: tuple[str, ...]) -
     samples = squares.transpose(0, 2, 1).reshape(-1, squares.shape[1])
     errors = [_error_of_mean(values[:, finite]) for values in (samples, norms.sharpness)]
     means = [abs(values[:, finite].mean()) for values in (trace, norms.sharpness)]
-    within = [e <= options.max_relative_error * m for e, m in zip(errors, means, strict=True)]
     vanishes = (trace2 == 0.0) & (gram2 == 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         dimensionality = trace2 / np.where(vanishes, 1.0, gram2)
-    return Sums(
+    sums = Sums(
         frobenius2=trace.mean(axis=0),
         dimensionality=dimensionality,
-        parameter_names=names,
+        parameter_names=(),
         parameter_gradient2=parameters.mean(axis=0),
         layer_input_norm2=rounds[0]["layer_input_norm2"],
         norms=norms.each(lambda values: values.mean(axis=0)),
@@ -195,12 +207,13 @@ def _averaged(rounds: list[Arrays], options: Accuracy, names: tuple[str, ...]) -
         rounds=norms,
         frobenius_error=errors[0],
         sharpness_error=errors[1],
-        converged=all(within),
+        converged=False,
         num_evaluations=len(rounds) * (1 + count),
     )
+    return _Averaged(sums=sums, relative_error=max(map(share, errors, means)))
 
 
-def _norms_of_rounds(rounds: list[Arrays], sharpness: np.ndarray, count: int) -> GradientNorms:
+def _norms_of_rounds(rounds: Sequence[Arrays], sharpness: np.ndarray, count: int) -> GradientNorms:
     """The rounds' gradient norms (R, n, ...), each the mean of its samples."""
     first = np.stack([r["first_layer"] for r in rounds])
     first[..., [1, 3]] /= count

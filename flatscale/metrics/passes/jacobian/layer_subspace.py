@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from flatscale.errors import MetricError
+from flatscale.metrics.estimators.lanczos import unit
 from flatscale.metrics.passes.jacobian.derivatives import ForwardPass, run_forward
 from flatscale.metrics.passes.jacobian.first_layer import reads_input
 from flatscale.metrics.passes.jacobian.layer_maps import LayerMaps
 from flatscale.metrics.passes.jacobian.leading_values import (
     Accuracy,
-    lanczos,
+    leading_values,
     start_rows,
-    unit,
 )
 from flatscale.metrics.passes.perturbation.draws import draw_seed
 from flatscale.metrics.probe.attention import twice_differentiable
@@ -90,7 +90,7 @@ def _leading(
     if not settled.all():
         starts = search.leading_directions()
         alone = [
-            lanczos(
+            leading_values(
                 maps.gram(layer),
                 unit(unit(starts[layer]) + _FRESH_SHARE * unit(start)),
                 ran.outputs,

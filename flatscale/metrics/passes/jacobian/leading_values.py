@@ -8,11 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from flatscale.metrics.estimators.lanczos import Krylov, lanczos
 from flatscale.metrics.passes.perturbation.draws import draw_seed
 from flatscale.metrics.probe.attention import twice_differentiable
 from flatscale.metrics.probe.layer_calls import refuse_integers
@@ -60,7 +62,7 @@ def leading_rows(shard: Shard, *, options: Accuracy, seed: int, rank: int) -> Ar
                 outputs = shard.outputs(leaf)
             start = start_rows(seed, shard.indices[points], outputs)
             gram = _gram_product(outputs, leaf, shard.outputs, x)
-            found = lanczos(gram, start, outputs, options, rank)
+            found = leading_values(gram, start, outputs, options, rank)
         return {
             "sigma": found.sigma.cpu().numpy(),
             "settled": found.settled.cpu().numpy(),
@@ -88,45 +90,33 @@ def jacobian_vector_product(function: Callable[[Tensor], Tensor], x: Tensor, v: 
         return torch.autograd.grad(pulled, dummy, v)[0]
 
 
-def lanczos(
+def leading_values(
     gram: Callable[[Tensor], Tensor],
     start: Tensor,
     outputs: Tensor,
     options: Accuracy,
     rank: int,
 ) -> Leading:
-    """With full reorthogonalization, until the rank largest Ritz values stop changing, twice."""
+    """By Lanczos, until the rank largest Ritz values stop changing, twice."""
     batch, num_outputs = outputs.shape
     finite = outputs.detach().isfinite().all(dim=1)
-    basis = [unit(start)]
-    diagonal: list[Tensor] = []
-    off: list[Tensor] = []
     values = torch.zeros(batch, rank, dtype=torch.float64, device=outputs.device)
     settled = still_before = torch.zeros(batch, dtype=torch.bool, device=outputs.device)
-    for step in range(min(options.most_steps(rank), num_outputs)):
-        image = gram(basis[-1])
-        diagonal.append((image * basis[-1]).sum(dim=1))
-        earlier = torch.stack(basis, dim=1)
-        for _ in range(2):
-            image = image - torch.einsum(
-                "bsn,bs->bn", earlier, torch.einsum("bsn,bn->bs", earlier, image)
-            )
-        before, (values, ritz) = values, _ritz(diagonal, off, rank)
-        length = image.norm(dim=1)
-        still = ((values - before).abs() <= options.tolerance * values).all(dim=1) & (step >= rank)
-        settled = (still & still_before) | (length <= 1e-9 * values[:, 0])
+    for krylov in islice(lanczos(gram, start), min(options.most_steps(rank), num_outputs)):
+        before, (values, ritz) = values, _largest(krylov, rank)
+        still = ((values - before).abs() <= options.tolerance * values).all(dim=1)
+        still &= krylov.num_steps > rank
+        settled = (still & still_before) | (krylov.residual_norm <= 1e-9 * values[:, 0])
         still_before = still
-        if (settled | ~finite).all() and step > 0:
+        if (settled | ~finite).all() and krylov.num_steps > 1:
             break
-        off.append(length)
-        basis.append(unit(image))
-    settled = settled | torch.full_like(settled, len(diagonal) == num_outputs)
+    settled = settled | torch.full_like(settled, krylov.num_steps == num_outputs)
     sigma = torch.where(finite[:, None], values.clamp(min=0).sqrt(), torch.nan)
     return Leading(
         sigma=sigma,
         settled=settled | ~finite,
-        steps=len(diagonal),
-        vector=torch.einsum("bsn,bs->bn", earlier, ritz),
+        steps=krylov.num_steps,
+        vector=torch.einsum("bsn,bs->bn", krylov.basis, ritz),
     )
 
 
@@ -163,13 +153,9 @@ def _gram_product(
     return product
 
 
-def _ritz(diagonal: list[Tensor], off: list[Tensor], rank: int) -> tuple[Tensor, Tensor]:
-    """The largest eigenvalues (B, rank), zeros where there are fewer, and the first's vector."""
-    matrix = torch.diag_embed(torch.stack(diagonal, dim=1))
-    if off:
-        side = torch.stack(off, dim=1)
-        matrix = matrix + torch.diag_embed(side, 1) + torch.diag_embed(side, -1)
-    values, vectors = torch.linalg.eigh(matrix)
+def _largest(krylov: Krylov, rank: int) -> tuple[Tensor, Tensor]:
+    """The largest Ritz values (B, rank), zeros where there are fewer, and the first's vector."""
+    values, vectors = krylov.eigenpairs()
     found = values.flip(1)[:, :rank]
     return torch.nn.functional.pad(found, (0, rank - found.shape[1])), vectors[:, :, -1]
 
@@ -180,7 +166,3 @@ def start_rows(seed: int, indices: np.ndarray, outputs: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(draw_seed(seed, 0, int(index)))
         rows.append(torch.randn(outputs.shape[1], generator=generator, dtype=torch.float64))
     return torch.stack(rows).to(outputs.device)
-
-
-def unit(u: Tensor) -> Tensor:
-    return u / u.norm(dim=1, keepdim=True).clamp(min=1e-300)
