@@ -24,7 +24,7 @@ from flatscale.store.results import Results, Store
 from flatscale.study.plan import plan
 from flatscale.study.reading import parse_config
 from flatscale.study.schema import StudyConfig
-from flatscale.training import load_weights
+from flatscale.training import OPTIMIZERS, load_weights, optimizer
 from tests.cluster.conftest import SMALL
 
 Make = Callable[..., StudyConfig]
@@ -198,9 +198,19 @@ def test_a_run_that_can_no_longer_write_ends_and_is_continued_to_the_same_number
     assert results.history.equals(finished[2].history)
 
 
-def test_the_constants_of_an_optimizer_of_its_own_are_recorded(small_study: Make) -> None:
-    optimizer = {"name": "sgd", "momentum": 0.5, "nesterov": True}
-    config = small_study(training={"optimizer": optimizer, "max_steps": 2})
+def test_the_constants_of_an_optimizer_of_its_own_are_recorded(
+    small_study: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OPTIMIZERS, "_entries", dict(OPTIMIZERS.items()))
+
+    @optimizer("damped")
+    def damped(
+        parameters: Any, rate: float, *, momentum: float = 0.0, dampening: float = 0.0, up: bool
+    ) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, rate, momentum, dampening, maximize=up)
+
+    chosen = {"name": "damped", "momentum": 0.5, "up": False}
+    config = small_study(training={"optimizer": chosen, "max_steps": 2})
     described = describe(plan(config)[0], load_points(config).dataset)
-    assert (described.optimizer, described.momentum) == ("sgd", 0.5)
-    assert described.optimizer_options == '{"nesterov": true}'
+    assert (described.optimizer, described.momentum) == ("damped", 0.5)
+    assert described.optimizer_options == '{"dampening": 0.0, "up": false}'
