@@ -1,5 +1,19 @@
 """The report of a study: a page to explore, files for a paper, every number for other programs."""
 
+from flatscale.report.content.report_content import Content
+from flatscale.report.content.section import Section, section
+from flatscale.report.content.table_view import TableView, table_view
 from flatscale.report.render.write import ReportPaths, write_study_report, write_table_report
+from flatscale.report.words.reviewer_questions import Point
 
-__all__ = ["ReportPaths", "write_study_report", "write_table_report"]
+__all__ = [
+    "Content",
+    "Point",
+    "ReportPaths",
+    "Section",
+    "TableView",
+    "section",
+    "table_view",
+    "write_study_report",
+    "write_table_report",
+]

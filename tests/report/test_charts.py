@@ -15,9 +15,9 @@ from flatscale.report.charts import FIGURES, charts_of, datasets, paper_figures
 from flatscale.report.charts.draw import specification
 from flatscale.report.charts.encodings import family_styles
 from flatscale.report.charts.look import COLOURS, NARROW, PAGE, WIDE
-from flatscale.report.content.content import Content
 from flatscale.report.content.from_store import content_of_store
-from flatscale.report.content.sections import sections_of
+from flatscale.report.content.report_content import Content
+from flatscale.report.content.section import sections_of
 from flatscale.report.render import vega_bundle
 from flatscale.store.results import Store
 

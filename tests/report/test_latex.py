@@ -10,8 +10,10 @@ import polars as pl
 import pytest
 
 from flatscale.report import ReportPaths, write_study_report
-from flatscale.report.content.views import make_view, text, whole
+from flatscale.report.content.table_view import table_view
 from flatscale.report.render.latex import escape, render_table
+from flatscale.stats import Column
+from flatscale.stats.tables.declaration import COUNT, TEXT, declare
 
 PDFLATEX = shutil.which("pdflatex")
 needs_pdflatex = pytest.mark.skipif(PDFLATEX is None, reason="pdflatex is not installed")
@@ -37,7 +39,8 @@ def test_letters_without_a_glyph_become_something_that_has_one() -> None:
 
 def test_a_table_is_booktabs_and_says_what_it_leaves_out() -> None:
     frame = pl.DataFrame({"name": [f"n_{i}" for i in range(50)], "n": range(50)})
-    view = make_view("t", "T", "", frame, (text("name", "name"), whole("n", "n")))
+    table = declare("t", "", Column("name", TEXT, "", "name"), Column("n", COUNT, "", "n"))
+    view = table_view(table, frame)
     printed = render_table(view)
     assert all(rule in printed for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
     assert "10 more rows in the data files" in printed

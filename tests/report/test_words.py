@@ -5,10 +5,12 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from flatscale.report.content.main_tables import honest, method_name
-from flatscale.report.content.views import make_view, real, text
-from flatscale.report.words import numbers
-from flatscale.report.words.prose import verdict
+from flatscale.report.content.page_tables import prefer_family_intervals
+from flatscale.report.content.table_view import method_name, table_view
+from flatscale.report.words import printed
+from flatscale.report.words.summary import verdict
+from flatscale.stats import Column
+from flatscale.stats.tables.declaration import REAL, TEXT, declare
 
 
 @pytest.mark.parametrize(
@@ -27,17 +29,17 @@ from flatscale.report.words.prose import verdict
     ],
 )
 def test_numbers(value: float | None, printed: str) -> None:
-    assert numbers.number(value) == printed
+    assert printed.number(value) == printed
 
 
 @pytest.mark.parametrize(("p", "printed"), [(0.0, "< 0.001"), (0.0499, "0.050"), (1.0, "1.000")])
 def test_p_values(p: float, printed: str) -> None:
-    assert numbers.p_value(p) == printed
+    assert printed.p_value(p) == printed
 
 
 def test_counts_agree_with_their_noun() -> None:
-    assert numbers.plural(1, "family", "families") == "1 family"
-    assert numbers.plural(1200, "network") == "1\u202f200 networks"
+    assert printed.plural(1, "family", "families") == "1 family"
+    assert printed.plural(1200, "network") == "1\u202f200 networks"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,7 @@ def test_an_interval_over_families_replaces_the_one_over_rows_where_there_is_one
             "reason": [None, None, None, "1 family"],
         }
     )
-    kept = honest(frame)
+    kept = prefer_family_intervals(frame)
     assert kept["value"].to_list() == ["a", "b"]
     assert kept["method"].to_list() == ["pearson_jackknife", "pearson"]
 
@@ -84,6 +86,38 @@ def test_a_column_of_words_with_nothing_in_it_is_not_shown() -> None:
     frame = pl.DataFrame(
         {"n": [1.0, None], "reason": [None, None]}, schema_overrides={"reason": pl.String}
     )
-    view = make_view("t", "T", "", frame, (real("n", "n"), text("reason", "reason")))
+    table = declare("t", "", Column("n", REAL, "", "n"), Column("reason", TEXT, "", "reason"))
+    view = table_view(table, frame)
     assert [head.title for head in view.headers] == ["n"]
     assert [[cell.order for cell in row] for row in view.rows] == [["1.0"], [""]]
+
+
+def test_one_declaration_gives_title_format_order_and_bold() -> None:
+    table = declare(
+        "a_table",
+        "one row",
+        Column("hidden", TEXT, "in the data files alone"),
+        Column("method", TEXT, "the statistic", "statistic", "method"),
+        Column("low", REAL, "lower end", "95% interval", "correlation", end="high"),
+        Column("high", REAL, "upper end"),
+        Column("p", REAL, "p-value", "p", "probability"),
+        title="T",
+        emphasis=lambda row: row["p"] is not None and row["p"] < 0.05,
+    )
+    rows = [
+        {"method": "pearson_jackknife", "low": -0.123, "high": 0.5, "p": 0.2, "unknown": 1},
+        {"method": "kendall", "low": 0.1, "high": None, "p": 0.0001},
+    ]
+    view = table_view(table, table.frame(rows))
+    assert view.key == "a-table"
+    assert [(head.title, head.is_number) for head in view.headers] == [
+        ("statistic", False),
+        ("95% interval", True),
+        ("p", True),
+    ]
+    assert [[cell.text for cell in row] for row in view.rows] == [
+        ["Pearson r (over families)", "[−0.12, 0.50]", "0.200"],
+        ["Kendall τ-b", "–", "< 0.001"],
+    ]
+    assert [row[1].order for row in view.rows] == ["-0.123", "0.1"]
+    assert view.emphasised == {1}

@@ -13,7 +13,7 @@ from altair.utils import schemapi
 from flatscale.report.charts.frames import FRAMES, as_records
 from flatscale.report.charts.look import NARROW, WIDE, Look, theme
 from flatscale.report.charts.register import FIGURES, Figure
-from flatscale.report.content.content import Content
+from flatscale.report.content.report_content import Content
 
 VEGA_LITE = "6.4"
 """The version that draws page and paper alike."""

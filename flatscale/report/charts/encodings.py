@@ -10,7 +10,7 @@ import polars as pl
 
 from flatscale.report.charts.frames import NAME, OWN_FAMILY, column_keys
 from flatscale.report.charts.look import COLOURS, SHAPES, Look
-from flatscale.report.content.content import ONE_FAMILY, Content
+from flatscale.report.content.report_content import ONE_FAMILY, Content
 
 
 def family_styles(families: Sequence[str]) -> dict[str, tuple[str, str]]:

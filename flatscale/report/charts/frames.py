@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from flatscale.report.content.content import ONE_FAMILY, Content
+from flatscale.report.content.report_content import ONE_FAMILY, Content
 
 WITHIN, BETWEEN, SYNTHESIS = "within families", "between families", "mean over families"
 JACKKNIFE, PREDICTION = "all networks", "a new family (prediction)"

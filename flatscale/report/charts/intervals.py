@@ -11,7 +11,7 @@ import polars as pl
 from flatscale.report.charts import frames
 from flatscale.report.charts.encodings import across_at, hover, named, rows_of
 from flatscale.report.charts.look import ACCENT, INK, MUTED, WARN, Look
-from flatscale.report.content.content import Content
+from flatscale.report.content.report_content import Content
 
 
 def forest(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelMixin:

@@ -8,7 +8,7 @@ import polars as pl
 from flatscale.report.charts import frames
 from flatscale.report.charts.encodings import hover, named
 from flatscale.report.charts.look import INK, Look
-from flatscale.report.content.content import Content
+from flatscale.report.content.report_content import Content
 
 
 def matrix(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelMixin:

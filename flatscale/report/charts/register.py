@@ -13,7 +13,7 @@ from flatscale.report.charts.look import COLUMN, PAGE, Look
 from flatscale.report.charts.matrix import matrix
 from flatscale.report.charts.scatter import explorer, outcomes, scatter, scatter_note
 from flatscale.report.charts.trajectories import trajectories
-from flatscale.report.content.content import Content
+from flatscale.report.content.report_content import Content
 
 
 def _nothing(content: Content) -> str:

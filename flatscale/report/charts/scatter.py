@@ -22,7 +22,7 @@ from flatscale.report.charts.encodings import (
 )
 from flatscale.report.charts.frames import NAME, OWN_FAMILY, column_keys
 from flatscale.report.charts.look import Look
-from flatscale.report.content.content import Content
+from flatscale.report.content.report_content import Content
 
 
 def scatter(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelMixin:

@@ -13,7 +13,7 @@ from flatscale.report.charts.encodings import (
     named,
 )
 from flatscale.report.charts.look import Look
-from flatscale.report.content.content import Content
+from flatscale.report.content.report_content import Content
 
 
 def trajectories(content: Content, frame: pl.DataFrame, look: Look) -> alt.ConcatChart:

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from flatscale.report.content.content import BOUND_SCHEMA
+from flatscale.report.content.report_content import BOUND_SCHEMA
 from flatscale.store.results import Results
 
 Glossary = Sequence[Mapping[str, Any]]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from flatscale.stats.tables.declaration import COUNT, REAL, TEXT, Column, declare
 from flatscale.store.records import DIVERGED, FAILED, FINISHED
 from flatscale.store.results import Results
 from flatscale.study.plan import TrialSpec
@@ -14,20 +15,39 @@ from flatscale.study.plan import TrialSpec
 NOT_RUN = "not run"
 STEP_LIMIT = "step_limit"
 
-UNUSED_SCHEMA = pl.Schema(
-    {
-        "trial_id": pl.String(),
-        "family": pl.String(),
-        "learning_rate": pl.Float64(),
-        "batch_size": pl.Int64(),
-        "seed_index": pl.Int64(),
-        "outcome": pl.String(),
-        "reason": pl.String(),
-    }
+UNUSED = declare(
+    "unused",
+    "one trial that is in no correlation",
+    Column("trial_id", TEXT, "the trial's id", "trial"),
+    Column("family", TEXT, "its family", "family"),
+    Column("batch_size", COUNT, "samples a step", "batch size"),
+    Column("learning_rate", REAL, "learning rate", "learning rate"),
+    Column("seed_index", COUNT, "number of the repetition", "seed"),
+    Column("outcome", TEXT, "how it ended", "outcome"),
+    Column("reason", TEXT, "why it is not used", "reason"),
+    title="Trials that are not used",
+    caption="One row per trial or record without a place in the statistics.",
 )
-"""One row per trial that is in no correlation: how it ended (`outcome`) and why it is not used."""
-
-FLOW_SCHEMA = pl.Schema({"stage": pl.String(), "num_trials": pl.Int64(), "meaning": pl.String()})
+FLOW = declare(
+    "flow",
+    "one stage between the plan and the statistics",
+    Column("stage", TEXT, "the stage", "stage"),
+    Column("num_trials", COUNT, "trials that reached it", "trials"),
+    Column("meaning", TEXT, "what the stage is", "meaning"),
+    title="From plan to statistics",
+    caption="Every planned trial ends in one place: not run, failed, diverged, left out, or used.",
+    emphasis=lambda row: row["stage"] in ("planned", "used"),
+)
+UNCONVERGED = declare(
+    "unconverged",
+    "one used trial with an estimator that missed its tolerance",
+    Column("trial_id", TEXT, "the trial's id", "trial"),
+    Column("family", TEXT, "its family", "family"),
+    Column("metrics", TEXT, "the metrics that did not converge", "metrics"),
+    title="Used, with an estimator that did not converge",
+    caption="These networks stay in the statistics; the sensitivity table shows the primary pair "
+    "without them.",
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,10 +55,10 @@ class Flow:
     """From the plan to the statistics.
 
     Attributes:
-        stages: FLOW_SCHEMA, in order; used + not used = planned.
-        unused: UNUSED_SCHEMA, planned trials without a place in the statistics.
-        foreign: UNUSED_SCHEMA, records in the store that no planned trial owns.
-        unconverged: trial_id, family, metrics: kept in the statistics, but an estimator did not
+        stages: the table `FLOW`, in order; used + not used = planned.
+        unused: the table `UNUSED`: planned trials without a place in the statistics.
+        foreign: the table `UNUSED`: records in the store that no planned trial owns.
+        unconverged: the table `UNCONVERGED`: kept in the statistics, but an estimator did not
             reach its tolerance.
         used: ids of the trials that enter the statistics, in the order of the plan.
     """
@@ -48,6 +68,11 @@ class Flow:
     foreign: pl.DataFrame
     unconverged: pl.DataFrame
     used: tuple[str, ...]
+
+    @property
+    def not_used(self) -> pl.DataFrame:
+        """Planned trials and foreign records that are in no correlation."""
+        return pl.concat([self.unused, self.foreign])
 
     def count(self, stage: str) -> int:
         """How many trials reached a stage of the flow table."""
@@ -72,7 +97,7 @@ def trace_flow(specs: Sequence[TrialSpec], results: Results) -> Flow:
         else:
             unused.append(_unused_row(spec, row, *verdict))
     foreign = [
-        {name: row.get(name) for name in UNUSED_SCHEMA}
+        {name: row.get(name) for name in UNUSED.schema}
         | {"outcome": row["status"], "reason": "recorded, but not a trial of the current plan"}
         for trial_id, row in recorded.items()
         if trial_id not in planned
@@ -80,8 +105,8 @@ def trace_flow(specs: Sequence[TrialSpec], results: Results) -> Flow:
     unconverged = _unconverged(results, used)
     return Flow(
         stages=_stages(results, planned, recorded, unused, used, foreign, unconverged),
-        unused=pl.DataFrame(unused, schema=UNUSED_SCHEMA, orient="row"),
-        foreign=pl.DataFrame(foreign, schema=UNUSED_SCHEMA, orient="row"),
+        unused=UNUSED.frame(unused),
+        foreign=UNUSED.frame(foreign),
         unconverged=unconverged,
         used=tuple(used),
     )
@@ -141,7 +166,7 @@ def _unconverged(results: Results, used: Sequence[str]) -> pl.DataFrame:
         .group_by("trial_id", maintain_order=True)
         .agg(pl.col("metric").str.join(", ").alias("metrics"))
         .join(families, on="trial_id", how="left", maintain_order="left")
-        .select("trial_id", "family", "metrics")
+        .select(UNCONVERGED.schema.names())
     )
 
 
@@ -171,4 +196,4 @@ def _stages(
         ("unconverged", unconverged.height, "used, but an estimator missed its tolerance"),
         ("not in the plan", len(foreign), "records of other plans in this store; not used"),
     ]
-    return pl.DataFrame(rows, schema=FLOW_SCHEMA, orient="row")
+    return pl.DataFrame(rows, schema=FLOW.schema, orient="row")

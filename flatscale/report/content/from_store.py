@@ -8,19 +8,20 @@ from typing import Any
 
 import polars as pl
 
-from flatscale.errors import StatsError
+from flatscale.errors import ConfigError, StatsError
 from flatscale.report.content.bound_summary import bound_rows, bounded_metrics, inequalities
-from flatscale.report.content.content import (
+from flatscale.report.content.flow import Flow, trace_flow
+from flatscale.report.content.report_content import (
     TRAJECTORY_SCHEMA,
     Content,
     read_glossary,
     read_provenance,
 )
-from flatscale.report.content.flow import Flow, trace_flow
 from flatscale.stats import StudyAnalysis, StudyDesign, analyze_study
 from flatscale.store.records import HYPERPARAMETER, columns_for
 from flatscale.store.results import Results, Store
 from flatscale.study.plan import TrialSpec, plan
+from flatscale.study.plugins import import_plugins
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def content_of_store(store: Store) -> Content:
     """
     results = store.read()
     study = results.study
+    plugin_notes = _import_plugins(study.plugins)
     specs = plan(study)
     flow = trace_flow(specs, results)
     rows = _used_rows(results, flow)
@@ -55,7 +57,7 @@ def content_of_store(store: Store) -> Content:
         analysis=analysis,
         problem=problem,
         flow=flow,
-        notes=_notes(results, rows),
+        notes=(*plugin_notes, *_notes(results, rows)),
         trajectories=_trajectories(results, rows),
         bounds=bound_rows(results, rows, bounded_metrics(glossary)),
         glossary=glossary,
@@ -66,6 +68,24 @@ def content_of_store(store: Store) -> Content:
             **read_provenance(store.provenance),
         },
     )
+
+
+def _import_plugins(modules: Sequence[str]) -> tuple[str, ...]:
+    """Import what adds statistics and sections; a module that is absent here becomes a note.
+
+    A report is often made where the plugin of a metric or model, or torch, is not installed.
+    """
+    notes = []
+    for module in modules:
+        try:
+            import_plugins([module])
+        except ConfigError as error:
+            logger.warning("%s", error)
+            notes.append(
+                f"The plugin {module!r} could not be imported where this report was made; its "
+                "statistics and sections, if it has any, are missing."
+            )
+    return tuple(notes)
 
 
 def _used_rows(results: Results, flow: Flow) -> pl.DataFrame:

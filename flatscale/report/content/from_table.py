@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from flatscale.errors import StatsError
-from flatscale.report.content.content import Content
+from flatscale.report.content.report_content import Content
 from flatscale.stats import OutcomeJoin, StudyDesign, analyze_study, join_outcomes, read_table
 from flatscale.stats.sample import require_columns
 

@@ -8,10 +8,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from flatscale.report.charts import PaperFigure
-from flatscale.report.content.content import Content
-from flatscale.report.content.views import Cell, TableView
-from flatscale.report.words.prose import meta_of, summary_of
-from flatscale.report.words.reviewers import answers_of
+from flatscale.report.content.report_content import Content
+from flatscale.report.content.table_view import Cell, TableView
+from flatscale.report.words.reviewer_questions import answers_of
+from flatscale.report.words.summary import meta_of, summary_of
 
 MAX_ROWS = 40
 """Rows of a table in the paper's files; the whole table is on the page and in the data files."""

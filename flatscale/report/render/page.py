@@ -10,10 +10,10 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from flatscale.report.charts import datasets
-from flatscale.report.content.content import Content
-from flatscale.report.content.sections import Section
+from flatscale.report.content.report_content import Content
+from flatscale.report.content.section import Section
 from flatscale.report.render.vega_bundle import vega_bundle
-from flatscale.report.words.prose import headline_of, meta_of, summary_of
+from flatscale.report.words.summary import headline_of, meta_of, summary_of
 
 
 def render_page(content: Content, sections: tuple[Section, ...]) -> str:

@@ -14,13 +14,14 @@ import polars as pl
 
 from flatscale.errors import StoreError
 from flatscale.report.charts import paper_figures
-from flatscale.report.content.content import Content
+from flatscale.report.content import standard_sections  # noqa: F401  registers the report's own
 from flatscale.report.content.from_store import content_of_store
 from flatscale.report.content.from_table import content_of_table, join_table, with_key
-from flatscale.report.content.sections import sections_of
+from flatscale.report.content.report_content import Content
+from flatscale.report.content.section import sections_of
 from flatscale.report.render.latex import render_document, render_table
 from flatscale.report.render.page import render_page
-from flatscale.report.words.prose import summary_of
+from flatscale.report.words.summary import summary_of
 from flatscale.store.atomic import write_atomically
 from flatscale.store.layout import REPORT_PAGE
 from flatscale.store.results import Store

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 MISSING = "–"
 
@@ -35,12 +36,18 @@ def p_value(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def interval(low: float | None, high: float | None, *, digits: int | None = None) -> str:
-    """`[low, high]`, to two decimals, or to `digits` significant digits."""
+def tested(name: str, value: float | None) -> str:
+    """`q = 0.031`, or `q < 0.001`."""
+    return f"{name} = {p_value(value)}".replace("= <", "<")
+
+
+def interval(
+    low: float | None, high: float | None, *, show: Callable[[float | None], str] = correlation
+) -> str:
+    """`[low, high]`, each end as `show` prints it."""
     if low is None or high is None:
         return MISSING
-    ends = [correlation(v) if digits is None else number(v, digits) for v in (low, high)]
-    return f"[{ends[0]}, {ends[1]}]"
+    return f"[{show(low)}, {show(high)}]"
 
 
 def count(value: int | None) -> str:

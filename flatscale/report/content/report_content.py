@@ -40,8 +40,6 @@ BOUND_SCHEMA = pl.Schema(
 """One row per used trial and bound: log10(bound/metric), 0 is tight; and how often the inequality
 failed, for the unrolled layer and for the paper's weight-shared form, where that was counted."""
 
-GLOSSARY_KEYS = ("name", "formula", "passes", "invariances", "source", "group", "unit", "range")
-
 
 MAX_MARKERS = 28
 """Families that a reader can still tell apart by colour and marker."""
@@ -71,7 +69,7 @@ class Content:
         notes: what else a reader must know (how tables were joined, what did not match).
         trajectories: TRAJECTORY_SCHEMA; empty when measured only at the end.
         bounds: BOUND_SCHEMA; empty when no bound was measured.
-        glossary: one mapping per metric in GLOSSARY_KEYS; None when the store has none.
+        glossary: one mapping per metric, as a run wrote it; None when the store has none.
         provenance: name -> value, in order.
     """
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from flatscale.report.content.content import Content
-from flatscale.report.content.main_tables import headline_frame
-from flatscale.report.words import numbers
-from flatscale.report.words.prose import clusters_sentence, headline_row
+from flatscale.report.content.page_tables import headline_frame
+from flatscale.report.content.report_content import Content
+from flatscale.report.words import printed
+from flatscale.report.words.summary import clusters_sentence, headline_row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,8 @@ def _within_or_between(content: Content) -> str:
         return ""
     inside = "within" if abs(row["within"]) > abs(row["between"]) else "between"
     return (
-        f"Within families r = {numbers.correlation(row['within'])}, between family means "
-        f"r = {numbers.correlation(row['between'])}: it is stronger {inside} families. "
+        f"Within families r = {printed.correlation(row['within'])}, between family means "
+        f"r = {printed.correlation(row['between'])}: it is stronger {inside} families. "
         "The mixed model gives both slopes in one fit."
     )
 
@@ -50,14 +50,14 @@ def _within_or_between(content: Content) -> str:
 def _independence(content: Content) -> str:
     found = content.of_primary("findings").filter(pl.col("scope") == "pooled")
     by_method = {row["method"]: row for row in found.iter_rows(named=True)}
-    naive, honest = by_method.get("pearson"), by_method.get("pearson_jackknife")
-    if naive is None or honest is None or naive["conf_low"] is None or honest["conf_low"] is None:
+    naive, tested = by_method.get("pearson"), by_method.get("pearson_jackknife")
+    if naive is None or tested is None or naive["conf_low"] is None or tested["conf_low"] is None:
         return ""
-    families = numbers.plural(honest["num_families"], "family", "families")
-    as_rows = numbers.interval(naive["conf_low"], naive["conf_high"])
-    as_families = numbers.interval(honest["conf_low"], honest["conf_high"])
+    families = printed.plural(tested["num_families"], "family", "families")
+    as_rows = printed.interval(naive["conf_low"], naive["conf_high"])
+    as_families = printed.interval(tested["conf_low"], tested["conf_high"])
     return (
-        f"No. {numbers.count(honest['num_trials'])} networks come in {families}; those of one "
+        f"No. {printed.count(tested['num_trials'])} networks come in {families}; those of one "
         f"family resemble each other. Taken as independent, the interval of r would be {as_rows}; "
         f"with families as the independent units it is {as_families}, which is the one used here."
     )
@@ -86,8 +86,8 @@ def _generalization(content: Content) -> str:
         return (
             f"Outcomes are measured: of {tested.height} pairs of a metric and an outcome, {passed} "
             f"have q < 0.05. The closest is {best['x']} with {best['y']}, "
-            f"r = {numbers.correlation(best['estimate'])} (q = {numbers.p_value(best['q_value'])})."
-        ).replace("= <", "<")
+            f"r = {printed.correlation(best['estimate'])} ({printed.tested('q', best['q_value'])})."
+        )
     if not content.outcomes:
         return "No outcome was measured in this study, so nothing is claimed about generalization."
     return ""
@@ -101,7 +101,7 @@ def _bounds(content: Content) -> str:
         ratios.group_by("bound").agg(pl.col("log10_ratio").median()).sort("log10_ratio", "bound")
     )
     listed = ", ".join(
-        f"{bound} {numbers.number(10**value if value < 6 else None)}"
+        f"{bound} {printed.number(10**value if value < 6 else None)}"
         if value < 6
         else f"{bound} 10^{value:.0f}"
         for bound, value in medians.iter_rows()
@@ -133,7 +133,7 @@ def _choices(content: Content) -> str:
     if grid.is_empty():
         return ""
     values = grid["estimate"].to_list()
-    ends = numbers.interval(min(values), max(values))
+    ends = printed.interval(min(values), max(values))
     return (
         f"Over {len(values)} other sets of choices (scale, clusters in or out, converged only, "
         f"one network a family) pooled Pearson r ranges over {ends}."

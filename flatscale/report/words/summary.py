@@ -7,9 +7,9 @@ from typing import Any
 
 import polars as pl
 
-from flatscale.report.content.content import Content
-from flatscale.report.content.main_tables import headline_frame
-from flatscale.report.words import numbers
+from flatscale.report.content.page_tables import headline_frame
+from flatscale.report.content.report_content import Content
+from flatscale.report.words import printed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +60,13 @@ def headline_of(content: Content) -> tuple[Headline, ...]:
             ("r between families", "between", "between_low", "between_high"),
         ]
     made = [
-        Headline(title=title, value=numbers.correlation(row[key]), detail=_detail(row, low, high))
+        Headline(title=title, value=printed.correlation(row[key]), detail=_detail(row, low, high))
         for title, key, low, high in levels
     ]
     families = row["num_families"]
-    detail = f"in {numbers.plural(families, 'family', 'families')}" if families else ""
+    detail = f"in {printed.plural(families, 'family', 'families')}" if families else ""
     made.append(
-        Headline(title="networks used", value=numbers.count(row["num_trials"]), detail=detail)
+        Headline(title="networks used", value=printed.count(row["num_trials"]), detail=detail)
     )
     return tuple(made)
 
@@ -74,7 +74,7 @@ def headline_of(content: Content) -> tuple[Headline, ...]:
 def _detail(row: dict[str, Any], low: str, high: str) -> str:
     if row[low] is None:
         return "no interval"
-    return f"95% {numbers.interval(row[low], row[high])}"
+    return f"95% {printed.interval(row[low], row[high])}"
 
 
 def summary_of(content: Content) -> tuple[str, ...]:
@@ -110,16 +110,16 @@ def _unanswered(content: Content, row: dict[str, Any] | None) -> str:
 def _found(content: Content, row: dict[str, Any]) -> str:
     estimate, low, high = row["estimate"], row["conf_low"], row["conf_high"]
     says = (
-        f"Found: over {numbers.plural(row['num_trials'], 'network')}, "
-        f"r = {numbers.correlation(estimate)}"
+        f"Found: over {printed.plural(row['num_trials'], 'network')}, "
+        f"r = {printed.correlation(estimate)}"
     )
     if low is None or high is None:
         return f"{says}, without an interval: {row['reason'] or 'too few families'}."
     units = "families, not networks, count as independent" if content.family else "networks count"
     says += (
-        f" (95% interval {numbers.interval(low, high)}, p = {numbers.p_value(row['p_value'])}; "
+        f" (95% interval {printed.interval(low, high)}, {printed.tested('p', row['p_value'])}; "
         f"{units})."
-    ).replace("= <", "<")
+    )
     return f"{says} {verdict(estimate, low, high)}"
 
 
@@ -134,25 +134,25 @@ def verdict(estimate: float, low: float, high: float) -> str:
         return (
             "The interval contains zero: the collection as a whole does not show a correlation, "
             "and "
-            f"does not exclude one as strong as {numbers.correlation(max(low, high, key=abs))}."
+            f"does not exclude one as strong as {printed.correlation(max(low, high, key=abs))}."
         )
     weakest = low if estimate > 0 else high
     way = "together" if estimate > 0 else "in opposite directions"
     return (
-        f"The two go {way}; a correlation weaker than {numbers.correlation(weakest)} is unlikely."
+        f"The two go {way}; a correlation weaker than {printed.correlation(weakest)} is unlikely."
     )
 
 
 def _inside(content: Content, row: dict[str, Any]) -> str:
     if content.family is None or row["within"] is None:
         return ""
-    says = f"Inside families r = {numbers.correlation(row['within'])}"
+    says = f"Inside families r = {printed.correlation(row['within'])}"
     if row["within_low"] is not None:
-        says += f" {numbers.interval(row['within_low'], row['within_high'])}"
+        says += f" {printed.interval(row['within_low'], row['within_high'])}"
     if row["between"] is not None:
-        says += f"; between family means r = {numbers.correlation(row['between'])}"
+        says += f"; between family means r = {printed.correlation(row['between'])}"
         if row["between_low"] is not None:
-            says += f" {numbers.interval(row['between_low'], row['between_high'])}"
+            says += f" {printed.interval(row['between_low'], row['between_high'])}"
     says += "."
     if row["within"] * row["estimate"] < 0:
         says += " Pooling reverses the sign that holds inside families (Simpson's paradox)."
@@ -166,7 +166,7 @@ def _synthesis_sentence(content: Content) -> str:
     row = found.row(0, named=True)
     return (
         f" {row['i_squared']:.0%} of the differences between families is not noise (I²); in a new "
-        f"family r would fall in {numbers.interval(row['prediction_low'], row['prediction_high'])}."
+        f"family r would fall in {printed.interval(row['prediction_low'], row['prediction_high'])}."
     )
 
 
@@ -177,8 +177,8 @@ def clusters_sentence(content: Content) -> str:
         return ""
     flagged = scanned.filter("flagged")
     if flagged.is_empty():
-        least = numbers.p_value(min(scanned["q_value"]))
-        return f"No family departs from the common line (smallest q = {least}).".replace("= <", "<")
+        least = printed.tested("smallest q", min(scanned["q_value"]))
+        return f"No family departs from the common line ({least})."
     named = "; ".join(_flagged(row) for row in flagged.iter_rows(named=True))
     return f"The scan for outlier clusters flags {named}.{_without_clusters(content)}"
 
@@ -186,13 +186,13 @@ def clusters_sentence(content: Content) -> str:
 def _flagged(row: dict[str, Any]) -> str:
     """One flagged cluster; a part of a split family may be off its family, yet on the line."""
     members = f"{row['num_members']} of {row['num_trials']} {row['family']}"
-    q = f"q = {numbers.p_value(row['q_value'])}".replace("= <", "<")
+    q = printed.tested("q", row["q_value"])
     way = -1 if row["side"] == "below" else 1
     if row["mean_z"] is None or way * row["mean_z"] >= 1:
         return f"{members} {row['side']} the line ({q})"
     return (
         f"{members} {row['side']} the rest of their family but near the line "
-        f"(mean z = {numbers.number(row['mean_z'], 2)}, {q})"
+        f"(mean z = {printed.number(row['mean_z'], 2)}, {q})"
     )
 
 
@@ -205,8 +205,8 @@ def _without_clusters(content: Content) -> str:
         return ""
     row = pearson.sort("method", descending=True).row(0, named=True)
     return (
-        f" Without them r = {numbers.correlation(row['estimate'])} "
-        f"{numbers.interval(row['conf_low'], row['conf_high'])}; they stay in everything else here."
+        f" Without them r = {printed.correlation(row['estimate'])} "
+        f"{printed.interval(row['conf_low'], row['conf_high'])}; they stay in everything else here."
     )
 
 
@@ -215,7 +215,7 @@ def used_sentence(content: Content) -> str:
     if content.flow is None:
         return ""
     flow = content.flow
-    says = f"Of {numbers.plural(flow.count('planned'), 'planned trial')}, {len(flow.used)} are used"
+    says = f"Of {printed.plural(flow.count('planned'), 'planned trial')}, {len(flow.used)} are used"
     reasons = flow.unused.group_by("outcome", maintain_order=True).len()
     if reasons.height:
         listed = ", ".join(f"{n} {outcome}" for outcome, n in reasons.iter_rows())
@@ -223,7 +223,7 @@ def used_sentence(content: Content) -> str:
     says += "."
     if flow.unconverged.height:
         says += (
-            f" In {numbers.plural(flow.unconverged.height, 'used network')} an estimator did not "
+            f" In {printed.plural(flow.unconverged.height, 'used network')} an estimator did not "
             "converge."
         )
     return says

@@ -1,0 +1,138 @@
+"""A table as it is shown: the same cells on the page and in LaTeX, from its declaration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from flatscale.report.words import printed
+from flatscale.stats.tables.declaration import Column, Format, Table
+
+_METHOD_NAMES = {"pearson": "Pearson r", "spearman": "Spearman ρ", "kendall": "Kendall τ-b"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """What is printed, and what it sorts by (empty: last)."""
+
+    text: str
+    order: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """A column's head: its title, whether it holds numbers, and what it means."""
+
+    title: str
+    is_number: bool
+    meaning: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableView:
+    """A table ready to print.
+
+    Attributes:
+        key: names its anchor on the page and its file `tables/<key>.tex`.
+        title: what it is.
+        caption: how to read it, in plain words.
+        headers, rows: its content; all rows have as many cells as there are headers.
+        emphasised: numbers of the rows set in bold (the primary pair, flagged clusters).
+        folded: closed on the page until asked for.
+    """
+
+    key: str
+    title: str
+    caption: str
+    headers: tuple[Header, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    emphasised: frozenset[int] = frozenset()
+    folded: bool = False
+
+
+def table_view(table: Table, frame: pl.DataFrame) -> TableView:
+    """The rows of a frame as the table's declaration shows them.
+
+    Columns without a title are left out; so is a column of words with nothing in it (no reasons,
+    no notes).
+
+    Args:
+        table: which columns are shown, with their titles and formats.
+        frame: the rows; it has every column that is shown.
+    """
+    rows = list(frame.iter_rows(named=True))
+    titled = [column for column in table.columns if column.title]
+    shown = [(column, _cells(column, rows)) for column in titled]
+    shown = [
+        (column, cells)
+        for column, cells in shown
+        if column.printed_as in _NUMBERS or any(cell.text for cell in cells)
+    ]
+    return TableView(
+        key=table.key,
+        title=table.title,
+        caption=table.caption,
+        headers=tuple(
+            Header(title=c.title, is_number=c.printed_as in _NUMBERS, meaning=c.meaning)
+            for c, _ in shown
+        ),
+        rows=tuple(zip(*(cells for _, cells in shown), strict=True)),
+        emphasised=frozenset(i for i, row in enumerate(rows) if table.emphasis(row)),
+        folded=table.folded,
+    )
+
+
+def method_name(method: str) -> str:
+    """A statistic's usual name, with how its interval was made."""
+    base, _, rest = method.partition("_")
+    if base not in _METHOD_NAMES:
+        return method.replace("_", " ")
+    if not rest:
+        return _METHOD_NAMES[base]
+    how = "over families" if rest == "jackknife" else rest.replace("_", " ")
+    return f"{_METHOD_NAMES[base]} ({how})"
+
+
+_NUMBERS: Mapping[Format, Callable[[Any], str]] = {
+    "real": printed.number,
+    "whole": printed.count,
+    "correlation": printed.correlation,
+    "probability": printed.p_value,
+}
+_WORDS: Mapping[Format, Callable[[Any], str]] = {
+    "text": lambda value: "" if value is None else str(value),
+    "method": method_name,
+    "scale": lambda value: "log10" if value else "raw",
+    "yes": lambda value: "yes" if value else "",
+}
+
+
+def _cells(column: Column, rows: list[dict[str, Any]]) -> list[Cell]:
+    """A column's cells: numbers sort by their value (an interval by its lower end), words by text.
+
+    Truths sort before their absence.
+    """
+    values = [row[column.name] for row in rows]
+    ends = [row[column.end] for row in rows] if column.end else None
+    if column.printed_as in _NUMBERS:
+        show = _NUMBERS[column.printed_as]
+        texts = (
+            [show(value) for value in values]
+            if ends is None
+            else [printed.interval(*pair, show=show) for pair in zip(values, ends, strict=True)]
+        )
+        return [Cell(text=t, order=_order(v)) for t, v in zip(texts, values, strict=True)]
+    show = _WORDS[column.printed_as]
+    texts = [show(value) for value in values]
+    if ends is not None:
+        texts = [f"{text}, {show(end)}" for text, end in zip(texts, ends, strict=True)]
+    if column.printed_as == "yes":
+        return [Cell(text=text, order="0" if text else "1") for text in texts]
+    return [Cell(text=text, order=text) for text in texts]
+
+
+def _order(value: Any) -> str:
+    return "" if value is None else repr(value) if isinstance(value, float) else str(value)
