@@ -14,7 +14,7 @@ from flatscale.stats.tables.declaration import REAL, TEXT, declare
 
 
 @pytest.mark.parametrize(
-    ("value", "printed"),
+    ("value", "text"),
     [
         (None, "–"),
         (0.0, "0"),
@@ -28,13 +28,13 @@ from flatscale.stats.tables.declaration import REAL, TEXT, declare
         (0.9999, "1.000"),
     ],
 )
-def test_numbers(value: float | None, printed: str) -> None:
-    assert printed.number(value) == printed
+def test_numbers(value: float | None, text: str) -> None:
+    assert printed.number(value) == text
 
 
-@pytest.mark.parametrize(("p", "printed"), [(0.0, "< 0.001"), (0.0499, "0.050"), (1.0, "1.000")])
-def test_p_values(p: float, printed: str) -> None:
-    assert printed.p_value(p) == printed
+@pytest.mark.parametrize(("p", "text"), [(0.0, "< 0.001"), (0.0499, "0.050"), (1.0, "1.000")])
+def test_p_values(p: float, text: str) -> None:
+    assert printed.p_value(p) == text
 
 
 def test_counts_agree_with_their_noun() -> None:

@@ -22,7 +22,7 @@ def render_page(content: Content, sections: tuple[Section, ...]) -> str:
     Whatever comes from outside (names of families, columns, reasons) is escaped as text in the
     markup and as JSON in the scripts; a content policy in the page forbids every request.
     """
-    charts = [chart for section in sections for chart in section.charts]
+    charts = [chart for section in sections for chart in section.charts if chart is not None]
     specs = {chart.key: {"wide": chart.wide, "narrow": chart.narrow} for chart in charts}
     template = _environment().get_template("report.html.j2")
     return template.render(
