@@ -1,8 +1,9 @@
-"""A plugin's statistic and section, seen in the findings and on the page of a store."""
+"""A plugin's statistic and section, in the findings and on the page of a store; README's too."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from flatscale.study.plan import plan
 from tests.records_by_hand import record, study
 
 ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
 PLUGIN = '''
 import numpy as np
 import polars as pl
@@ -57,8 +59,8 @@ def nothing(content: Content) -> Section | None:
 '''
 
 
-def store_of(root: Path, plugin: str) -> Store:
-    config = study(plugins=[plugin])
+def store_of(root: Path, *plugins: str) -> Store:
+    config = study(plugins=list(plugins))
     store = Store(root / "store")
     store.prepare(config)
     for index, spec in enumerate(plan(config)):
@@ -68,7 +70,9 @@ def store_of(root: Path, plugin: str) -> Store:
 
 def test_a_statistic_and_a_section_of_a_plugin_are_in_the_report(tmp_path: Path) -> None:
     (tmp_path / "my_signs.py").write_text(PLUGIN)
-    store = store_of(tmp_path, "my_signs")
+    (of_readme,) = re.findall(r"```python\n(# my_report\.py\n.*?)```", README.read_text(), re.S)
+    (tmp_path / "my_report.py").write_text(of_readme)
+    store = store_of(tmp_path, "my_signs", "my_report")
     program = "import sys; from flatscale.report import write_study_report as w; w(sys.argv[1])"
     # A process of its own: what a plugin registers stays registered.
     ended = subprocess.run(
@@ -91,6 +95,8 @@ def test_a_statistic_and_a_section_of_a_plugin_are_in_the_report(tmp_path: Path)
     assert "<h2>Signs about the medians</h2>" in page
     assert "Over 12 networks &lt;counted&gt;." in page
     assert "Has nothing to say" not in page
+    assert "<h2>Networks of each family</h2>" in page
+    assert "<p>lenet: 6</p>" in page
     assert (folder / "tables" / "signs.tex").is_file()
 
 
