@@ -56,7 +56,15 @@ def prefer_family_intervals(frame: pl.DataFrame) -> pl.DataFrame:
     the data files.
     """
     measured = {"estimate", "std_error", "conf_low", "conf_high", "p_value", "q_value", "method"}
-    described = {"num_trials", "num_families", "num_removed", "declared", "reason"}
+    described = {
+        "num_trials",
+        "num_families",
+        "units",
+        "num_units",
+        "num_removed",
+        "declared",
+        "reason",
+    }
     keys = [name for name in frame.columns if name not in measured | described]
     marked = frame.with_columns(
         pl.col("method").str.strip_suffix("_jackknife").alias("_base"),
