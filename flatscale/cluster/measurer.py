@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 
 from flatscale.cluster.probe_pool import Network, ProbePool
 from flatscale.measurement import Measurement
-from flatscale.metrics import measure_observers
+from flatscale.metrics import measure_observers, with_inequalities
 from flatscale.store.atomic import write_atomically
 from flatscale.store.layout import snapshot_weights
 from flatscale.store.records import Snapshot
@@ -78,16 +79,19 @@ class Measurer:
     def _measure(self, step: int, weights: bytes, is_final: bool) -> tuple[Snapshot, float]:
         began = perf_counter()
         wanted = self._spec.measurement
+        names, options = list(wanted.metrics), dict[str, Mapping[str, Any]](wanted.options)
+        if wanted.check_bounds:
+            names, options = with_inequalities(names, options)
         measurements: Mapping[str, Measurement] = measure_observers(
             self._pool.observers(self._network, weights),
-            wanted.metrics,
-            options=wanted.options,
+            names,
+            options=options,
             seed=self._spec.seed("measurement"),
         )
         snapshot = Snapshot(
             step=step,
             is_final=is_final,
             probe_hash=self._pool.content_hashes["probe"],
-            measurements=tuple(measurements[name] for name in wanted.metrics),
+            measurements=tuple(measurements[name] for name in names),
         )
         return snapshot, perf_counter() - began

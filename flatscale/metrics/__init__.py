@@ -34,6 +34,7 @@ from flatscale.metrics.registration import (
     metric,
     metric_catalog,
     metric_info,
+    with_inequalities,
 )
 
 __all__ = [
@@ -56,4 +57,5 @@ __all__ = [
     "metric_catalog",
     "metric_info",
     "points_hash",
+    "with_inequalities",
 ]

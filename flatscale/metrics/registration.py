@@ -147,6 +147,26 @@ def metric_info(name: str) -> MetricInfo:
     return METRICS[name]
 
 
+def with_inequalities(
+    names: Iterable[str], options: Options | None = None
+) -> tuple[list[str], dict[str, Mapping[str, Any]]]:
+    """Names of metrics and of the inequalities that bound them, and options for all.
+
+    An inequality for which none are given has its metric's options, as far as it takes them.
+    """
+    asked, given = list(dict.fromkeys(names)), dict(options or {})
+    for info in METRICS.values():
+        if info.bounds not in asked or info.name in asked:
+            continue
+        asked.append(info.name)
+        functions = (info.function, *(PASSES[name].function for name in info.passes))
+        known = {key for function in functions for key in _defaults(function)}
+        taken = {k: v for k, v in given.get(info.bounds, {}).items() if k in known}
+        if taken and info.name not in given:
+            given[info.name] = taken
+    return asked, given
+
+
 def check_metric_names(names: Iterable[str] | None, options: Options | None = None) -> None:
     """Refuse unknown metrics, unknown options and bad option values, before any model exists.
 

@@ -37,11 +37,12 @@ _OF_0_1 = {
 }
 
 # Where the data lie, how families are labelled and how often a checkpoint is written change no
-# result: they are in no trial's id.
+# result, and checking bounds changes no metric asked for: they are in no trial's id.
 _WITHOUT_RESULT = {
     "TrialSpec": frozenset({"family"}),
     "DataConfig": frozenset({"path", "download"}),
     "TrainingConfig": frozenset({"checkpoint_every"}),
+    "MeasurementConfig": frozenset({"check_bounds"}),
 }
 
 

@@ -202,6 +202,9 @@ class MeasurementConfig(_Part):
     """1 measures at the end; more adds log-spaced steps up to `max_steps`, ending with the end."""
     options: dict[str, dict[str, OptionValue | None]] = Field(default_factory=dict)
     """Options of single metrics, such as `adaptive_sharpness: {rho: 0.1}`."""
+    check_bounds: bool = True
+    """Also check the inequalities that bound the metrics asked for, with the options of these; they
+    cost little beside them. Changes no trial's id."""
 
     @field_validator("metrics")
     @classmethod

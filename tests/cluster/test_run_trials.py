@@ -57,7 +57,8 @@ def test_every_trial_is_trained_measured_and_recorded(finished: Any) -> None:
     assert results.trials["stop"].to_list() == ["interpolated"] * 4
     assert results.trials["num_attempts"].to_list() == [1] * 4
     table = results.table()
-    for metric in config.measurement.metrics:
+    bounds = ("bound_a", "bound_b", "bound_c", "bound_d")
+    for metric in (*config.measurement.metrics, *bounds):
         assert table[metric].is_finite().all(), metric
     assert table["train_loss"].max() <= 0.05
     assert table["mls"].n_unique() == 4
@@ -77,7 +78,7 @@ def test_sharded_measurements_equal_those_of_one_process(finished: Any) -> None:
         local = measure(
             model,
             tensors["probe"],
-            metrics=config.measurement.metrics,
+            metrics=results.measurements["metric"].unique().to_list(),
             train=tensors["train"],
             test=tensors["test"],
             seed=spec.seed("measurement"),

@@ -6,8 +6,17 @@ import pytest
 
 from flatscale.errors import ConfigError
 from flatscale.measurement import Measurement
-from flatscale.metrics import measure, measurement_pass, metric, metric_info
+from flatscale.metrics import (
+    default_metrics,
+    measure,
+    measurement_pass,
+    metric,
+    metric_catalog,
+    metric_info,
+    with_inequalities,
+)
 from flatscale.metrics.registration import METRICS, PASSES, options_of, resolve_options
+from flatscale.study.schema import MeasurementConfig
 from tests.oracles.networks import case
 
 
@@ -78,3 +87,26 @@ def test_an_option_without_a_default_is_refused():
         @measurement_pass("needs_size")
         def needs_size(observers, seed, *, size: int):
             return size
+
+
+def test_one_default_set_for_studies_and_the_list_of_metrics():
+    marked = {info.name for info in metric_catalog() if info.default}
+    study = MeasurementConfig()
+    assert study.check_bounds
+    assert marked == set(with_inequalities(study.metrics)[0])
+    assert {"bound_a", "bound_d", "nmls_bound", "lvr_bound", "nvr_bound"} <= marked
+    assert "pac_bayes_bound" not in marked
+    measured = default_metrics(("probe", "train", "test"))
+    assert marked <= set(measured)
+    free = {"input_gradient", "normalized_mls", "input_invariant_mls", "loss_gap"}
+    assert set(measured) - marked == free | {"input_invariant_bound"}
+
+
+def test_an_inequality_is_checked_with_the_options_of_what_it_bounds():
+    asked = {"log_lvr": {"volume_rank": 3}, "mls": {"tolerance": 1e-2}}
+    names, options = with_inequalities(["log_lvr", "mls"], asked)
+    assert names == ["log_lvr", "mls", "bound_a", "bound_b", "bound_c", "bound_d", "lvr_bound"]
+    chain = {f"bound_{k}": {"tolerance": 1e-2} for k in "abcd"}
+    assert options == {**asked, **chain, "lvr_bound": {"volume_rank": 3}}
+    own = {"lvr_bound": {"volume_rank": 2}}
+    assert with_inequalities(["log_lvr"], {**asked, **own})[1] == {**asked, **own}

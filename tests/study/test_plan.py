@@ -81,6 +81,7 @@ def test_what_changes_a_result_changes_every_id(part: dict[str, Any]) -> None:
         {"tracking": {"enabled": False}},
         {"keep_checkpoints": True},
         {"training": {"checkpoint_every": 10}},
+        {"measurement": {"check_bounds": False}},
         {"models": [{"architecture": "mlp", "family": "a"}, {"architecture": "lenet"}]},
     ],
 )
