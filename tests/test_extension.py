@@ -1,7 +1,7 @@
-"""The contract of extension: one decorated function for each kind of thing a study runs.
+"""The contract of extension: one decorated function for each of the eight kinds of thing.
 
-A module named under `plugins:` adds one of each; a study is run for real, and each is seen in its
-record.
+A module named under `plugins:` adds one of each; a study is run for real, and each is seen where it
+must have reached: the record, the statistics, the page.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from flatscale.data import Source, array_split, dataset
 from flatscale.measurement import Measurement
 from flatscale.metrics import measurement_pass, metric
 from flatscale.models import model
+from flatscale.report import Section, section
+from flatscale.stats import Estimate, statistic
 from flatscale.training import loss, optimizer
 
 
@@ -78,6 +80,18 @@ def output_sizes(observers, seed, *, power: Annotated[int, Field(ge=1)] = 1):
 def output_size(sizes):
     """The largest output on the probe."""
     return Measurement(name="output_size", value=float(sizes.max()))
+
+
+@statistic("quadrant")
+def quadrant(x, y, confidence):
+    """Mean product of the signs about the medians."""
+    signs = np.sign(x - np.median(x)) * np.sign(y - np.median(y))
+    return Estimate(estimate=float(signs.mean()), num_trials=len(x))
+
+
+@section("greys", title="What the greys say")
+def greys(content):
+    return Section(paragraphs=(f"{content.rows.height} networks have seen two greys.",))
 '''
 STUDY = {
     "name": "every_kind",
@@ -156,6 +170,16 @@ def test_a_metric_has_the_value_its_pass_gave_it(results: Results) -> None:
     assert len(values) == 4
     assert values.is_finite().all()
     assert values.n_unique() == 4
+
+
+def test_a_statistic_is_in_the_findings_and_a_section_on_the_page(store: Path) -> None:
+    tables = json.loads((store / "report" / "findings.json").read_text())["tables"]
+    found = [row for row in tables["findings"] if row["method"] == "quadrant"]
+    assert [(row["x"], row["y"]) for row in found] == [("learning_rate", "output_size")]
+    assert -1 <= found[0]["estimate"] <= 1
+    page = (store / "report" / "report.html").read_text()
+    assert "<h2>What the greys say</h2>" in page
+    assert "4 networks have seen two greys." in page
 
 
 def test_every_fault_in_their_options_is_named_with_its_place(folder: Path) -> None:
