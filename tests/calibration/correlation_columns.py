@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from flatscale.stats.estimators.comparison import compare_metrics
 from flatscale.stats.estimators.correlation import estimate_correlation
+from flatscale.stats.estimators.equivalence import equivalence
 from flatscale.stats.estimators.families import (
     between_family,
     family_jackknife,
@@ -110,3 +111,9 @@ column("naive within", group="power")(naive_within)
 column("pooled", group="power")(pooled)
 column("within", group="power")(within)
 column("synthesis", group="power")(synthesis)
+
+
+@column("smaller than .2", group="equivalence")
+def smaller(table: Simulated) -> bool | None:
+    p_value = equivalence(within_family(table.sample()), bound=0.2).p_value
+    return None if p_value is None else p_value <= ALPHA

@@ -192,3 +192,11 @@ row("equal slopes, .2", group="power", limits={"within": (69, 100)})(power(0.2))
 row("equal slopes, .15", group="power", limits={"within": (50, 100)})(power(0.15))
 row("2 families x 16 configurations x 2 seeds, r = .6", group="power")(replicated(2, 16, 2, r=0.6))
 row("1 family, 9 configurations x 5 seeds, r = .6", group="power")(replicated(1, 9, 5, r=0.6))
+
+
+# At the bound of .2 itself the two one-sided tests say "smaller" in at most 5% of tables.
+AT_BOUND = {"smaller than .2": (0.0, 7.0)}
+row("r within families = .2", group="equivalence", limits=AT_BOUND)(power(0.2 / math.sqrt(0.96)))
+row("1 family, 40 configurations x 3 seeds, r = .2", group="equivalence", limits=AT_BOUND)(
+    replicated(1, 40, 3, r=0.2 / 0.7)
+)
