@@ -24,6 +24,8 @@ class StudyDesign:
         metrics: columns correlated with each other; the primary pair is always among them.
         pairs: further pairs analysed in depth (families, synthesis, line, scan), like the primary.
         family: column of the family of each row; None for independent rows.
+        configuration: columns that make a hyperparameter point, whose rows are replicates (seeds)
+            where they agree in all of them and the family; empty where there are no replicates.
         label: column that names each row, each name once; None numbers the rows.
         log: columns analysed as log10.
         covariates: columns held fixed in partial correlations; text becomes indicator variables.
@@ -48,6 +50,7 @@ class StudyDesign:
     metrics: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
     family: str | None = "family"
+    configuration: tuple[str, ...] = ()
     label: str | None = "trial_id"
     log: tuple[str, ...] = ()
     covariates: tuple[str, ...] = ()
@@ -103,6 +106,7 @@ def check_design(table: pl.DataFrame, design: StudyDesign) -> None:
         design.covariates,
         design.hyperparameters,
         design.environments,
+        design.configuration,
         design.subsets,
         *design.bounds,
     )
@@ -119,6 +123,7 @@ def pair_sample(table: pl.DataFrame, design: StudyDesign, x: str, y: str) -> Sam
         x,
         y,
         family=design.family,
+        configuration=design.configuration,
         label=design.label,
         log=design.log,
         x_error=errors.get(x),

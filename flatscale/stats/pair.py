@@ -16,6 +16,7 @@ from flatscale.stats.estimators.families import (
     between_family,
     family_jackknife,
     per_family,
+    repeated_measures,
     within_family,
 )
 from flatscale.stats.estimators.measurement_error import disattenuated
@@ -85,6 +86,7 @@ def analyze(
     y: str,
     *,
     family: str | None = "family",
+    configuration: Sequence[str] = (),
     se_x: str | None = None,
     se_y: str | None = None,
     log: Collection[str] = (),
@@ -99,16 +101,19 @@ def analyze(
     """Everything flatscale concludes about one pair of columns, as a tidy findings table.
 
     The headline is three rows: `pooled`/`pearson_jackknife`, `within`/`pearson`,
-    `between`/`pearson`. Further rows: the naive pooled values by each method, every other
-    registered statistic (percentage bend, winsorized, skipped), BCa and partial and
-    error-corrected values, the permutation test within families, the synthesis over families and
-    each family alone. Rows of one family carry q-values over the families; the others belong to a
-    pair declared in advance and have none.
+    `between`/`pearson`, with intervals over the independent units that `units` names: families
+    where there are at least 5, else configurations, else rows. Further rows: the naive pooled
+    values by each method, every other registered statistic (percentage bend, winsorized, skipped),
+    BCa and partial and error-corrected values, the repeated-measures correlation and the
+    permutation test within families, the synthesis over families and each family alone. Rows of
+    one family carry q-values over the families; the others belong to a pair declared in advance
+    and have none.
 
     Args:
         df: one row a network.
         x, y: the pair of columns.
         family: column of families, None for independent rows.
+        configuration: columns that make a hyperparameter point; rows that agree in all are seeds.
         se_x, se_y: columns of standard errors.
         log: columns replaced by log10.
         covariates: columns held fixed in the partial correlation.
@@ -125,7 +130,17 @@ def analyze(
         StatsError: a column does not exist or holds no numbers, or a label occurs twice.
     """
     require_columns(df, covariates)
-    sample = select_pair(df, x, y, family=family, label=label, log=log, x_error=se_x, y_error=se_y)
+    sample = select_pair(
+        df,
+        x,
+        y,
+        family=family,
+        configuration=configuration,
+        label=label,
+        log=log,
+        x_error=se_x,
+        y_error=se_y,
+    )
     rows = headline(sample, methods=methods, confidence=confidence)
     rows += depth_findings(
         sample,
@@ -182,6 +197,8 @@ def depth_findings(
     )
     rows.append(row("pooled", "pearson_bca", resampled))
     if sample.family is not None:
+        naive = repeated_measures(sample, confidence=confidence)
+        rows.append(row("within", "repeated_measures", naive))
         for method in further:
             found = family_jackknife(sample, method, confidence=confidence)
             rows.append(row("pooled", f"{method}_jackknife", found))

@@ -170,6 +170,7 @@ def select_pair(
     y: str,
     *,
     family: str | None = None,
+    configuration: Sequence[str] = (),
     label: str | None = None,
     log: Collection[str] = (),
     x_error: str | None = None,
@@ -184,6 +185,8 @@ def select_pair(
         table: one row a network.
         x, y: the pair of columns.
         family: column of families; None for independent rows.
+        configuration: columns that make a hyperparameter point; rows that agree in all of them
+            are replicates. Empty where there are none.
         label: column that names each row once; None numbers the rows.
         log: columns replaced by log10; their standard errors follow by the delta method.
         x_error, y_error: columns of standard errors.
@@ -191,7 +194,7 @@ def select_pair(
     Raises:
         StatsError: a column is missing or holds no numbers, or a label occurs twice.
     """
-    require_columns(table, [x, y, family, label, x_error, y_error])
+    require_columns(table, [x, y, family, *configuration, label, x_error, y_error])
     labels = check_labels(table, label)
     families = None if family is None else table[family].cast(pl.String).to_list()
     excluded: dict[int, Excluded] = {}
@@ -225,8 +228,18 @@ def select_pair(
         rows=rows,
         x_error=_errors(table, x, x_error, log=x in log, rows=rows),
         y_error=_errors(table, y, y_error, log=y in log, rows=rows),
+        configuration=_replicates(table, configuration, rows),
         excluded=tuple(excluded[index] for index in sorted(excluded)),
     )
+
+
+def _replicates(table: pl.DataFrame, columns: Sequence[str], rows: Ints) -> Ints | None:
+    """Codes of the distinct values of `columns` at `rows`, by first appearance there."""
+    if not columns:
+        return None
+    points = table.select(columns)[rows.tolist()].rows()
+    codes: dict[tuple[object, ...], int] = {}
+    return np.array([codes.setdefault(point, len(codes)) for point in points], dtype=np.int64)
 
 
 def _to_scale(raw: Floats, *, log: bool) -> tuple[Floats, dict[int, str]]:

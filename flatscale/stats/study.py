@@ -13,6 +13,7 @@ from flatscale.stats.tables import (  # noqa: F401  imported for the tables they
     all_findings,
     by_family,
     choices,
+    conclusions,
     flagged_clusters,
     line_and_band,
     metrics_together,

@@ -6,15 +6,20 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy import stats
 
 from flatscale.stats import (
     Sample,
+    StudyDesign,
+    analyze,
+    analyze_study,
     compare_metrics,
     family_jackknife,
     partial_correlation,
     per_family,
+    permutation_within,
     within_family,
 )
 from flatscale.stats.estimators.replication import (
@@ -206,3 +211,88 @@ def test_a_reversal_needs_both_signs_and_the_difference() -> None:
     assert unsure.verdict == "not established"
     same = sign_reversal(made(6, 8, 2, r=0.9))
     assert same.verdict == "same sign"
+
+
+def test_permutation_moves_whole_configurations() -> None:
+    rejected = {"configurations": 0, "rows": 0}
+    for seed in range(150):
+        sample = made(1, 9, 5, seed=seed, r=0.0)
+        for level, used in (
+            ("configurations", sample),
+            ("rows", replace(sample, configuration=None)),
+        ):
+            found = permutation_within(used, num_resamples=199)
+            assert found.units == level
+            rejected[level] += found.p_value <= 0.05
+    assert rejected["configurations"] <= 16
+    assert rejected["rows"] >= 25
+
+
+def test_permutation_of_unequal_configurations_is_exact() -> None:
+    """Two configurations of two rows can change places, the one of three rows cannot."""
+    table = Simulated(
+        x=np.array([0.0, 0, 1, 1, 5, 5, 5]),
+        y=np.array([0.0, 0, 1, 1, 2, 2, 2]),
+        family=np.zeros(7, dtype=int),
+        configuration=np.array([0, 0, 1, 1, 2, 2, 2]),
+    )
+    found = permutation_within(table.sample(), num_resamples=2000)
+    assert found.num_units == 3
+    assert found.p_value == pytest.approx(0.5, abs=0.05)
+
+
+def test_columns_that_make_a_configuration_are_read_from_the_table() -> None:
+    sample = made(2, 6, 3)
+    table = pl.DataFrame(
+        {
+            "x": sample.x,
+            "y": sample.y,
+            "family": [f"a{code}" for code in sample.family],
+            "lr": (sample.configuration % 6) // 2 / 10,
+            "batch": sample.configuration % 2,
+        }
+    )
+    found = analyze(table, "x", "y", configuration=["lr", "batch"], num_resamples=99)
+    rows = {(row["scope"], row["method"]): row for row in found.to_dicts()}
+    within, naive = rows["within", "pearson"], rows["within", "repeated_measures"]
+    assert (within["units"], within["num_units"]) == ("configurations", 12)
+    assert within["conf_low"] == pytest.approx(within_family(sample).conf_low)
+    assert naive["units"] == "rows"
+    assert naive["estimate"] == pytest.approx(within["estimate"])
+    alone = analyze(table, "x", "y", num_resamples=99)
+    assert alone.filter(scope="within", method="pearson")["units"].to_list() == ["rows"]
+
+
+def test_a_study_says_which_units_and_what_follows() -> None:
+    table = replicated(1, 9, 5, r=0.9)(np.random.default_rng(11))
+    frame = pl.DataFrame(
+        {
+            "x": np.exp(table.x),
+            "y": table.y,
+            "z": table.rival,
+            "family": ["vgg"] * 45,
+            "lr": table.configuration % 3,
+            "batch": table.configuration // 3,
+            "seed": np.arange(45) % 5,
+            "trial_id": [str(k) for k in range(45)],
+        }
+    )
+    design = StudyDesign(
+        primary=("x", "y"),
+        outcomes=("z",),
+        configuration=("lr", "batch"),
+        hyperparameters=("lr", "batch", "seed"),
+        num_resamples=99,
+    )
+    study = analyze_study(frame, design)
+    assert study.sign_reversal["verdict"].to_list() == ["same sign"]
+    assert study.required_numbers["configurations"].to_list()[1] > 9
+    assert "declare `log`" in study.scales.filter(column="x")["warning"][0]
+    assert study.scales.filter(column="y")["warning"][0] is None
+    assert study.comparisons["units"].to_list() == ["configurations"]
+    # the seed numbers replicates: 3 x 3 settings, each pair that differs in one hyperparameter
+    assert set(study.sign_errors["num_environments"]) == {18}
+    assert set(study.sign_errors["num_pairs"]) == {18 * 25}
+    won = study.negative_controls.filter(control="control: random", scope="pooled")
+    assert won["draws"].to_list() == [40]
+    assert won["wins"][0] <= 8

@@ -72,7 +72,7 @@ FIGURES = (
         name="levels",
         section="families",
         title="One pair, different questions",
-        caption="Pearson r with 95% intervals; families are the independent units. All networks: "
+        caption="Pearson r with 95% intervals; over the independent units. All networks: "
         "does the pair go together in this collection? Within families: does it when architecture "
         "is held fixed? Between families: do whole families line up? They need not agree.",
         data="levels",

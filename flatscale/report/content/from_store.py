@@ -39,7 +39,7 @@ def content_of_store(store: Store) -> Content:
     plugin_notes = _import_plugins(study.plugins)
     specs = plan(study)
     flow = trace_flow(specs, results)
-    rows = _used_rows(results, flow)
+    rows = _used_rows(results, flow, specs)
     glossary = read_glossary(store.glossary)
     design = _design(results, rows, specs, glossary)
     analysis, problem = _analyze(rows, design, flow)
@@ -88,7 +88,7 @@ def _import_plugins(modules: Sequence[str]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _used_rows(results: Results, flow: Flow) -> pl.DataFrame:
+def _used_rows(results: Results, flow: Flow, specs: Sequence[TrialSpec]) -> pl.DataFrame:
     order = pl.DataFrame({"trial_id": list(flow.used)}, schema={"trial_id": pl.String})
     rows = order.join(results.table(), on="trial_id", how="left", maintain_order="left")
     name = pl.format(
@@ -104,7 +104,19 @@ def _used_rows(results: Results, flow: Flow) -> pl.DataFrame:
         .then(pl.col("architecture"))
         .otherwise(pl.format("{} {}", "architecture", "options"))
     )
-    return rows.with_columns(name.alias("name"), network.alias("network"))
+    # Trials that agree in everything but the seed are replicates of one configuration.
+    points = {
+        spec.trial_id: spec.model_dump_json(exclude={"seed_index", "family"}) for spec in specs
+    }
+    number = {point: index for index, point in enumerate(dict.fromkeys(points.values()))}
+    configuration = pl.col("trial_id").replace_strict(
+        {trial_id: number[point] for trial_id, point in points.items()},
+        default=None,
+        return_dtype=pl.Int64,
+    )
+    return rows.with_columns(
+        name.alias("name"), network.alias("network"), configuration.alias("configuration")
+    )
 
 
 def _design(
@@ -131,6 +143,7 @@ def _design(
     )
     return StudyDesign(
         primary=analysis.primary,
+        configuration=("configuration",),
         metrics=tuple(name for name in present if name not in not_metrics),
         log=analysis.log,
         covariates=tuple(name for name in analysis.covariates if name in rows.columns),

@@ -125,13 +125,14 @@ _CORRELATIONS = declare(
     *interval("", low="between_low", high="between_high"),
     number_of_trials("networks"),
     Column("num_families", COUNT, "families used", "families"),
+    Column("units", TEXT, "what counts as independent in the pooled interval", "independent"),
     REASON,
     Column("is_primary", FLAG, "the pair declared in advance"),
     title="Correlations of all pairs",
-    caption="Pooled: all networks together; interval and p-value treat families, not networks, as "
-    "the independent units. Within: family means removed. Between: family means only. q is p after "
-    "the Benjamini–Hochberg correction over all pairs; the primary pair (bold) was declared in "
-    "advance and is not corrected.",
+    caption="Pooled: all networks together; intervals and p-values are over independent units: "
+    "families where there are five or more, else configurations, else networks. Within: family "
+    "means removed. Between: family means only. q is p after the Benjamini–Hochberg correction "
+    "over all pairs; the primary pair (bold) was declared in advance and is not corrected.",
     emphasis=lambda row: bool(row["is_primary"]),
 )
 

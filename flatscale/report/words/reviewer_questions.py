@@ -40,10 +40,17 @@ def _within_or_between(content: Content) -> str:
     if row is None or row["within"] is None or row["between"] is None:
         return ""
     inside = "within" if abs(row["within"]) > abs(row["between"]) else "between"
+    ends = [row[f"{level}_{end}"] for level in ("within", "between") for end in ("low", "high")]
+    apart = None not in ends and (ends[1] < ends[2] or ends[3] < ends[0])
     return (
         f"Within families r = {printed.correlation(row['within'])}, between family means "
-        f"r = {printed.correlation(row['between'])}: it is stronger {inside} families. "
-        "The mixed model gives both slopes in one fit."
+        f"r = {printed.correlation(row['between'])}"
+        + (
+            f": it is stronger {inside} families. "
+            if apart
+            else ". Which of the two is stronger is not established: their intervals overlap. "
+        )
+        + "The mixed model gives both slopes in one fit."
     )
 
 
@@ -53,13 +60,14 @@ def _independence(content: Content) -> str:
     naive, tested = by_method.get("pearson"), by_method.get("pearson_jackknife")
     if naive is None or tested is None or naive["conf_low"] is None or tested["conf_low"] is None:
         return ""
-    families = printed.plural(tested["num_families"], "family", "families")
+    families = printed.plural(tested["num_families"] or 1, "family", "families")
     as_rows = printed.interval(naive["conf_low"], naive["conf_high"])
     as_families = printed.interval(tested["conf_low"], tested["conf_high"])
     return (
         f"No. {printed.count(tested['num_trials'])} networks come in {families}; those of one "
         f"family resemble each other. Taken as independent, the interval of r would be {as_rows}; "
-        f"with families as the independent units it is {as_families}, which is the one used here."
+        f"with {tested['units']} as the independent units it is {as_families}, which is the one "
+        "used here."
     )
 
 

@@ -115,19 +115,27 @@ def _found(content: Content, row: dict[str, Any]) -> str:
     )
     if low is None or high is None:
         return f"{says}, without an interval: {row['reason'] or 'too few families'}."
-    units = "families, not networks, count as independent" if content.family else "networks count"
-    says += (
-        f" (95% interval {printed.interval(low, high)}, {printed.tested('p', row['p_value'])}; "
-        f"{units})."
-    )
-    return f"{says} {verdict(estimate, low, high)}"
+    test = "" if row["p_value"] is None else f", {printed.tested('p', row['p_value'])}"
+    says += f" (95% interval {printed.interval(low, high)}{test}; {units_of(row)})."
+    note = f" It {row['reason']}." if row["reason"] else ""
+    return f"{says} {verdict(estimate, low, high)}{note}"
+
+
+def units_of(row: dict[str, Any]) -> str:
+    """What counts as independent in an interval."""
+    count = row["num_units"]
+    if row["units"] == "families":
+        return f"the {count} families, not networks, count as independent"
+    if row["units"] == "configurations":
+        return f"the {count} configurations, not their seeds, count as independent"
+    return "networks count as independent"
 
 
 def verdict(estimate: float, low: float, high: float) -> str:
     """What an interval allows one to say."""
     if low <= 0 <= high and high - low > 1:
         return (
-            "The interval contains zero and is wide: these families are too few, or too "
+            "The interval contains zero and is wide: these networks are too few, or too "
             "different, to say whether the two go together."
         )
     if low <= 0 <= high:
@@ -154,9 +162,21 @@ def _inside(content: Content, row: dict[str, Any]) -> str:
         if row["between_low"] is not None:
             says += f" {printed.interval(row['between_low'], row['between_high'])}"
     says += "."
-    if row["within"] * row["estimate"] < 0:
-        says += " Pooling reverses the sign that holds inside families (Simpson's paradox)."
-    return says + _synthesis_sentence(content)
+    return says + _reversal_sentence(content) + _synthesis_sentence(content)
+
+
+def _reversal_sentence(content: Content) -> str:
+    """Simpson's paradox, where the signs differ: established or not."""
+    found = content.of_primary("sign_reversal").drop_nulls("verdict")
+    verdict_of_signs = found["verdict"].to_list()
+    if verdict_of_signs == ["established"]:
+        return " Pooling reverses the sign that holds inside families (Simpson's paradox)."
+    if verdict_of_signs == ["not established"]:
+        return (
+            " The signs differ, but that pooling reverses one (Simpson's paradox) is not "
+            "established: an interval, of a sign or of their difference, contains zero."
+        )
+    return ""
 
 
 def _synthesis_sentence(content: Content) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from flatscale.stats.estimators.counts import pearson_counts
+from flatscale.stats.estimators.replication import Units, choose_units
 from flatscale.stats.findings import Estimate, null_estimate
-from flatscale.stats.sample import Floats, Ints, Sample
+from flatscale.stats.sample import Floats, Sample
 
 _MIN_DEFINED = 0.95
 
@@ -44,11 +45,11 @@ def disattenuated(
     """Pearson r corrected for measurement error, r / sqrt(rel_x rel_y), with a percentile
     bootstrap interval.
 
-    A column without standard errors counts as exact. Families are resampled where there are at
-    least 5, else rows. The value may exceed 1 in absolute size; it is reported as it is. Null
-    when a reliability is not positive, when neither column has standard errors, and when both
-    metrics share their sampling error (named by `shared_source`), because the formula assumes
-    independent errors.
+    A column without standard errors counts as exact. The independent units are resampled:
+    families where there are at least 5, else configurations, else rows. The value may exceed 1 in
+    absolute size; it is reported as it is. Null when a reliability is not positive, when neither
+    column has standard errors, and when both metrics share their sampling error (named by
+    `shared_source`), because the formula assumes independent errors.
     """
     n = sample.num_trials
     refused = sample.problem()
@@ -66,9 +67,9 @@ def disattenuated(
             refused = "reliability is not positive: sampling error accounts for all the variance"
     if refused:
         return null_estimate(refused, num_trials=n, num_families=sample.num_families)
+    units = choose_units(n, sample.family, sample.configuration)
     blocks = [
-        _corrected(c, sample.x, sample.y, *squares)
-        for c in unit_counts(n, sample.family, num_resamples, seed)
+        _corrected(c, sample.x, sample.y, *squares) for c in unit_counts(units, num_resamples, seed)
     ]
     values = np.concatenate(blocks)
     values = values[~np.isnan(values)]
@@ -88,20 +89,21 @@ def disattenuated(
         conf_high=float(high),
         num_trials=n,
         num_families=sample.num_families,
+        units=units.level,
+        num_units=units.count,
     )
 
 
-def unit_counts(n: int, family: Ints | None, num_resamples: int, seed: int) -> Iterator[Floats]:
-    """Row counts of bootstrap resamples of families (at least 5), else of rows, in blocks."""
+def unit_counts(units: Units, num_resamples: int, seed: int) -> Iterator[Floats]:
+    """Row counts of bootstrap resamples of the units, in blocks."""
     rng = np.random.default_rng(seed)
-    units = np.arange(n) if family is None or family.max() < 4 else family
-    count = int(units.max()) + 1
-    block = max(1, 4_000_000 // n)
+    count = units.count
+    block = max(1, 4_000_000 // len(units.codes))
     for start in range(0, num_resamples, block):
         size = min(block, num_resamples - start)
         drawn = rng.integers(0, count, size=(size, count)) + np.arange(size)[:, None] * count
         counts = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
-        yield counts[:, units].astype(np.float64)
+        yield counts[:, units.codes].astype(np.float64)
 
 
 def _squared_errors(errors: Floats | None, n: int) -> Floats:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from scipy import stats
-from statsmodels.regression.mixed_linear_model import MixedLM
 
 from flatscale.stats.estimators.families import family_means, is_constant_within
 from flatscale.stats.estimators.replication import CONFIGURATIONS, ROWS, choose_units, recode
+from flatscale.stats.estimators.restricted_likelihood import RestrictedFit, fit_by_reml
 from flatscale.stats.sample import Floats, Sample, is_constant
 
 _BOUNDARY = 1e-4
@@ -69,34 +67,33 @@ def mixed_model(sample: Sample, *, center: bool = True, confidence: float = 0.95
     centre_y = float(np.mean(sample.y)) if center else 0.0
     endog, exog = (sample.y - centre_y) / scale_y, design / scale_x
     notes = [dropped] if dropped else []
-    result, singular = _fit(endog, exog, exog[:, [0, slope_column]], sample)
+    result = fit_by_reml(endog, exog, exog[:, [0, slope_column]], sample.family)
+    singular = result is None or _at_boundary(result)
     random_names = ["sd_intercept", f"sd_{names[1]}"]
     if result is None or singular:
-        singular = True
         notes.append("the random slope's fit is singular: random intercept only")
-        result, flat = _fit(endog, exog, exog[:, [0]], sample)
+        result = fit_by_reml(endog, exog, exog[:, [0]], sample.family)
         random_names = random_names[:1]
         if result is None:
             return replace(counted, singular=True, reason="; ".join([*notes, "no fit converged"]))
-        if flat:
+        if _at_boundary(result):
             notes.append("the intercept's variance is estimated as zero")
     back = scale_y / scale_x
     families = len(sample.family_names)
     between = families - sum(name in ("intercept", "between") for name in names)
     inside = sample.num_trials - families - 1 if singular else families - 1
+    errors = np.sqrt(np.diag(result.covariance))
     terms = []
     for k, name in enumerate(names):
-        estimate = float(result.fe_params[k] * back[k]) + (centre_y if k == 0 else 0.0)
-        error = float(result.bse_fe[k] * back[k])
+        estimate = float(result.effects[k] * back[k]) + (centre_y if k == 0 else 0.0)
+        error = float(errors[k] * back[k])
         degrees = between if name in ("intercept", "between") else inside
         terms.append(_coefficient(name, estimate, error, degrees, confidence))
-    deviations = np.sqrt(np.maximum(np.diag(np.asarray(result.cov_re)), 0))
+    deviations = np.sqrt(np.diag(result.random))
     for k, name in enumerate(random_names):
         terms.append(Term(term=name, estimate=float(deviations[k] * back[k])))
     terms.append(Term(term="sd_residual", estimate=float(np.sqrt(result.scale) * scale_y)))
-    return replace(
-        counted, terms=tuple(terms), singular=bool(singular), reason="; ".join(notes) or None
-    )
+    return replace(counted, terms=tuple(terms), singular=singular, reason="; ".join(notes) or None)
 
 
 def _problem(sample: Sample, center: bool) -> str | None:
@@ -141,30 +138,9 @@ def _design(sample: Sample, center: bool) -> tuple[list[str], Floats, str | None
     return ["intercept", "within", "between"], np.column_stack([ones, within, between]), None
 
 
-def _fit(endog: Floats, exog: Floats, random: Floats, sample: Sample) -> tuple[Any, bool]:
-    """The REML fit, and whether it lies on the boundary; (None, True) when none converges.
-
-    Two optimizers are tried and the better converged fit kept: on boundary cases either one alone
-    may stop early, or at an infinite likelihood.
-    """
-    best: Any = None
-    for optimizer in ("bfgs", "powell"):
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            # the checks below say what these warnings would
-            warnings.simplefilter("ignore")
-            try:
-                model = MixedLM(endog, exog, groups=sample.family, exog_re=random)
-                result = model.fit(reml=True, method=[optimizer])
-                finite = np.isfinite(result.llf) and np.all(np.isfinite(result.bse_fe))
-            except (np.linalg.LinAlgError, ValueError):
-                continue
-        usable = result.converged and finite and result.scale > 0
-        if usable and (best is None or result.llf > best.llf + 1e-6):
-            best = result
-    if best is None:
-        return None, True
-    smallest = np.linalg.eigvalsh(np.asarray(best.cov_re) / best.scale).min()
-    return best, bool(smallest < _BOUNDARY)
+def _at_boundary(fit: RestrictedFit) -> bool:
+    """Whether a random term, or a combination of two, has no variance to speak of."""
+    return bool(np.linalg.eigvalsh(fit.random / fit.scale).min() < _BOUNDARY)
 
 
 def _coefficient(name: str, estimate: float, error: float, degrees: int, confidence: float) -> Term:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from flatscale.errors import StatsError
-from flatscale.stats.estimators.families import NO_FAMILIES, demean, within_family
+from flatscale.stats.estimators.families import NO_FAMILIES, demean, repeated_measures
+from flatscale.stats.estimators.replication import CONFIGURATIONS, ROWS, recode
 from flatscale.stats.findings import Estimate, null_estimate
 from flatscale.stats.sample import Floats, Sample
 
@@ -14,19 +15,29 @@ _TIE = 1e-12
 
 
 def permutation_within(sample: Sample, *, num_resamples: int = 9999, seed: int = 0) -> Estimate:
-    """Within-family correlation tested by shuffling y inside each family; p = (1 + #)/(B + 1),
-    two-sided.
+    """Within-family correlation tested by shuffling y inside families; p = (1 + #)/(B + 1).
 
-    # counts shuffles whose |r| reaches the observed one (to rounding, so that ties count). Exact
-    for rows that are exchangeable inside their family; families of one row contribute nothing.
+    # counts shuffles whose |r| reaches the observed one (to rounding, so that ties count).
+    Two-sided, exact for units that are exchangeable inside their family: rows, or, where there
+    are replicates, configurations, which change places whole with others of as many rows.
+    Families of one unit contribute nothing.
     """
     if sample.family is None:
         return null_estimate(NO_FAMILIES, num_trials=sample.num_trials)
-    found = within_family(sample)
+    found = repeated_measures(sample)
     if found.estimate is None:
         return found
-    # rows sorted by family, so that sorting random keys + family code shuffles inside families
-    order = np.argsort(sample.family, kind="stable")
+    own = np.arange(sample.num_trials) if sample.configuration is None else sample.configuration
+    cells = recode(np.stack([sample.family, own], axis=1))
+    size = np.bincount(cells)
+    # units of one stratum (family and size) stand together, so that sorting random keys plus the
+    # stratum's code shuffles them inside it
+    stratum = recode(np.stack([sample.family, size[cells]], axis=1))
+    order = np.lexsort((cells, stratum))
+    _, first, unit = np.unique(cells[order], return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(first))
+    unit, start = rank[unit], np.sort(first)
+    offset, stratum_of_unit = np.arange(len(order)) - start[unit], stratum[order][start]
     family = sample.family[order]
     x, y = demean(sample.x[order], family), demean(sample.y[order], family)
     x, y = (v / np.max(np.abs(v)) for v in (x, y))
@@ -35,15 +46,19 @@ def permutation_within(sample: Sample, *, num_resamples: int = 9999, seed: int =
     rng = np.random.default_rng(seed)
     block = max(1, _BLOCK // len(x))
     reached = 0
-    for start in range(0, num_resamples, block):
-        keys = rng.random((min(block, num_resamples - start), len(x))) + family
-        shuffled = y[np.argsort(keys, axis=1)]
+    for begin in range(0, num_resamples, block):
+        keys = rng.random((min(block, num_resamples - begin), len(start))) + stratum_of_unit
+        moved = start[np.argsort(keys, axis=1)]
+        shuffled = y[moved[:, unit] + offset]
         reached += int(np.sum(np.abs(shuffled @ x) >= observed - _TIE))
+    replicated = len(start) < len(order)
     return Estimate(
         estimate=found.estimate,
         p_value=(1 + reached) / (num_resamples + 1),
         num_trials=sample.num_trials,
         num_families=sample.num_families,
+        units=CONFIGURATIONS if replicated else ROWS,
+        num_units=len(start),
     )
 
 

@@ -87,10 +87,15 @@ def reml_tau_squared(z: Floats, variance: Floats) -> float:
     logarithmic grid is refined, and the best of them and of 0 is taken.
     """
 
+    def scores(tau_squared: Floats) -> Floats:
+        w = 1 / (variance + tau_squared[:, None])
+        total = w.sum(axis=1)
+        mean = w @ z / total
+        squares = np.sum((w * (z - mean[:, None])) ** 2, axis=1)
+        return np.asarray(squares - total + (w**2).sum(axis=1) / total)
+
     def score(tau_squared: float) -> float:
-        w = 1 / (variance + tau_squared)
-        mean = w @ z / w.sum()
-        return float(w**2 @ (z - mean) ** 2 - w.sum() + (w**2).sum() / w.sum())
+        return float(scores(np.array([tau_squared]))[0])
 
     def log_likelihood(tau_squared: float) -> float:
         w = 1 / (variance + tau_squared)
@@ -99,11 +104,10 @@ def reml_tau_squared(z: Floats, variance: Floats) -> float:
 
     upper = 10 * (float(np.var(z, ddof=1)) + float(variance.max()))
     grid = np.concatenate([[0.0], np.geomspace(upper * 1e-8, upper, 80)])
-    scores = [score(value) for value in grid]
+    rising = scores(grid) > 0
     candidates = [0.0]
-    for low, high, left, right in zip(grid[:-1], grid[1:], scores[:-1], scores[1:], strict=True):
-        if left > 0 >= right:
-            candidates.append(float(brentq(score, low, high, xtol=1e-14)))
+    for k in np.flatnonzero(rising[:-1] & ~rising[1:]):
+        candidates.append(float(brentq(score, grid[k], grid[k + 1], xtol=1e-14)))
     return max(candidates, key=log_likelihood)
 
 

@@ -102,12 +102,12 @@ def comparisons(study: StudyData) -> list[Row]:
             left = pair_sample(study.table, design, first, outcome)
             right = pair_sample(study.table, design, other, outcome)
             _, at_left, at_right = np.intersect1d(left.rows, right.rows, return_indices=True)
-            codes = None if left.family is None else left.family[at_left]
             result = compare_metrics(
                 left.x[at_left],
                 right.x[at_right],
                 left.y[at_left],
-                family=None if codes is None else np.unique(codes, return_inverse=True)[1],
+                family=None if left.family is None else left.family[at_left],
+                configuration=(None if left.configuration is None else left.configuration[at_left]),
                 confidence=design.confidence,
             )
             names = {"metric_a": first, "metric_b": other, "outcome": outcome}
@@ -240,7 +240,7 @@ def sign_error_summaries(study: StudyData) -> Iterator[Row]:
             metric,
             outcome,
             environments=design.environments,
-            hyperparameters=design.hyperparameters,
+            hyperparameters=_without_replicates(table, design),
             num_test_samples=samples,
         )
         for name, estimate in (
@@ -261,3 +261,12 @@ def sign_error_summaries(study: StudyData) -> Iterator[Row]:
 def _is_rate(table: pl.DataFrame, outcome: str) -> bool:
     values = numeric_column(table, outcome)
     return bool(np.nanmax(np.abs(np.where(np.isfinite(values), values, np.nan)), initial=0) <= 1)
+
+
+def _without_replicates(table: pl.DataFrame, design: StudyDesign) -> list[str]:
+    """The hyperparameters that do not vary between the replicates of a configuration (no seeds)."""
+    if not design.configuration:
+        return list(design.hyperparameters)
+    point = [*design.configuration, *([design.family] if design.family else [])]
+    values = table.group_by(point).agg(pl.col(design.hyperparameters).n_unique().name.prefix("#"))
+    return [name for name in design.hyperparameters if (values[f"#{name}"] == 1).all()]
