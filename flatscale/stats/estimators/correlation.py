@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from flatscale.errors import StatsError
 from flatscale.stats.estimators.counts import kendall_counts, pearson_counts, spearman_counts
@@ -137,7 +137,7 @@ def fisher_estimate(
         reason = f"{num_trials} rows are too few for a confidence interval"
         return Estimate(estimate=r, p_value=p_value, num_trials=num_trials, reason=reason)
     error = math.sqrt(variance)
-    low, high = fisher_interval(r, error * float(stats.norm.ppf(0.5 + confidence / 2)))
+    low, high = fisher_interval(r, error * float(special.ndtri(0.5 + confidence / 2)))
     return Estimate(
         estimate=r,
         std_error=error,
@@ -161,4 +161,4 @@ def t_test_of_r(r: float, degrees: float) -> float:
     """
     if abs(r) >= 1 or degrees <= 0:
         return 0.0 if degrees > 0 else 1.0
-    return float(2 * stats.t.sf(abs(r) * math.sqrt(degrees / ((1 - r) * (1 + r))), degrees))
+    return float(2 * special.stdtr(degrees, -abs(r) * math.sqrt(degrees / ((1 - r) * (1 + r)))))

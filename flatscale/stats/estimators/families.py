@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from flatscale.stats.estimators.correlation import (
     STATISTICS,
@@ -176,7 +176,7 @@ def repeated_measures(sample: Sample, *, confidence: float = 0.95) -> Estimate:
     error = 1 / math.sqrt(degrees - 1) if degrees > 1 else None
     low, high = None, None
     if error is not None:
-        low, high = fisher_interval(r, error * float(stats.norm.ppf(0.5 + confidence / 2)))
+        low, high = fisher_interval(r, error * float(special.ndtri(0.5 + confidence / 2)))
     return Estimate(
         estimate=r,
         std_error=error,
@@ -242,24 +242,29 @@ def per_family(
     found = {}
     for code, name in sorted(enumerate(sample.family_names), key=lambda item: item[1]):
         rows = sample.family == code
-        found[name] = _one_family(sample.keep(rows), method, confidence)
+        points = None if sample.configuration is None else sample.configuration[rows]
+        found[name] = _one_family(sample.x[rows], sample.y[rows], points, method, confidence)
     return found
 
 
-def _one_family(sample: Sample, method: str, confidence: float) -> Estimate:
-    units = choose_units(sample.num_trials, None, sample.configuration)
-    naive = estimate_correlation(sample.x, sample.y, method, confidence=confidence)
-    if naive.estimate is None or units.level == ROWS:
+def _one_family(
+    x: Floats, y: Floats, configuration: Ints | None, method: str, confidence: float
+) -> Estimate:
+    naive = estimate_correlation(x, y, method, confidence=confidence)
+    if naive.estimate is None or configuration is None:
+        return naive
+    units = choose_units(len(x), None, configuration)
+    if units.level == ROWS:
         return naive
     if units.count < 4:
         reason = f"{units.count} {units.level}, at least 4 needed for an interval"
-        return Estimate(estimate=naive.estimate, num_trials=sample.num_trials, reason=reason)
+        return Estimate(estimate=naive.estimate, num_trials=len(x), reason=reason)
     return jackknife(
         naive.estimate,
-        leave_one_out(units, method, sample.x, sample.y),
+        leave_one_out(units, method, x, y),
         units=units,
         degrees=units.count - 2,
-        num_trials=sample.num_trials,
+        num_trials=len(x),
         confidence=confidence,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from flatscale.stats.estimators.families import family_means, is_constant_within
 from flatscale.stats.estimators.replication import CONFIGURATIONS, ROWS, choose_units, recode
@@ -146,13 +146,13 @@ def _at_boundary(fit: RestrictedFit) -> bool:
 def _coefficient(name: str, estimate: float, error: float, degrees: int, confidence: float) -> Term:
     if degrees < 1:
         return Term(term=name, estimate=estimate, std_error=error)
-    half = error * float(stats.t.ppf(0.5 + confidence / 2, degrees))
+    half = error * float(special.stdtrit(degrees, 0.5 + confidence / 2))
     return Term(
         term=name,
         estimate=estimate,
         std_error=error,
         conf_low=estimate - half,
         conf_high=estimate + half,
-        p_value=float(2 * stats.t.sf(abs(estimate) / error, degrees)),
+        p_value=float(2 * special.stdtr(degrees, -abs(estimate) / error)),
         degrees=float(degrees),
     )

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from flatscale.stats.estimators.correlation import STATISTICS
 from flatscale.stats.findings import Estimate
@@ -189,13 +189,13 @@ def jackknife(
     error = math.sqrt((count - 1) / count * float(np.sum((z - z.mean()) ** 2)))
     if error == 0:
         return without_interval(f"leaving out any {one} changes nothing: no test")
-    half = error * float(stats.t.ppf(0.5 + confidence / 2, degrees))
+    half = error * float(special.stdtrit(degrees, 0.5 + confidence / 2))
     low, high = centre - half, centre + half
     return Estimate(
         estimate=value,
         std_error=error,
         conf_low=math.tanh(low) if fisher else low,
         conf_high=math.tanh(high) if fisher else high,
-        p_value=float(2 * stats.t.sf(abs(centre) / error, degrees)),
+        p_value=float(2 * special.stdtr(degrees, -abs(centre) / error)),
         **described,  # type: ignore[arg-type]
     )

@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 
 from flatscale.stats.sample import Floats, Ints
 
-_STARTS = (1.0, 0.1, 3.0)
+_STARTS = (1.0, 0.1)
 _SMALLEST = 1e-12
 
 
@@ -49,8 +49,8 @@ def fit_by_reml(y: Floats, fixed: Floats, random: Floats, group: Ints) -> Restri
         """(X, y)'V^-1 (X, y), log |V| and L."""
         root = np.zeros((q, q))
         root[places] = theta
-        middle = np.eye(q) + root.T @ inner @ root
-        scaled = root.T @ across
+        middle = np.eye(q) + np.matmul(np.matmul(root.T, inner), root)
+        scaled = np.matmul(root.T, across)
         explained = np.einsum("gik,gil->kl", scaled, np.linalg.solve(middle, scaled))
         return whole - explained, float(np.linalg.slogdet(middle)[1].sum()), root
 
@@ -65,16 +65,17 @@ def fit_by_reml(y: Floats, fixed: Floats, random: Floats, group: Ints) -> Restri
     if n <= p or np.linalg.matrix_rank(whole[:p, :p]) < p:
         return None
     bounds = [(0.0, 1e4) if i == j else (-1e4, 1e4) for i, j in zip(*places, strict=True)]
-    best = None
+    best, lowest = None, np.inf
     for start in _STARTS:
         first = start * np.eye(q)[places]
         found = minimize(deviance, first, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-13})
-        if np.isfinite(found.fun) and (best is None or found.fun < best.fun - 1e-9):
-            best = found
+        reached = float(found.fun)
+        if reached < lowest - 1e-9:
+            best, lowest = np.asarray(found.x, dtype=np.float64), reached
     if best is None:
         return None
-    matrix, _, root = reduced(best.x)
-    effects = np.linalg.solve(matrix[:p, :p], matrix[:p, p])
+    matrix, _, root = reduced(best)
+    effects: Floats = np.linalg.solve(matrix[:p, :p], matrix[:p, p]).astype(np.float64)
     scale = float(matrix[p, p] - matrix[p, :p] @ effects) / (n - p)
     if scale <= _SMALLEST:
         return None

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 from scipy.optimize import brentq
 
 from flatscale.stats.findings import Estimate
@@ -57,7 +57,7 @@ def synthesize(z: Floats, variance: Floats, *, confidence: float = 0.95) -> Synt
     mean = float(weights @ z / weights.sum())
     scatter = float(weights @ (z - mean) ** 2) / (count - 1)
     error = math.sqrt(scatter / weights.sum())
-    quantile = float(stats.t.ppf(0.5 + confidence / 2, count - 1))
+    quantile = float(special.stdtrit(count - 1, 0.5 + confidence / 2))
     spread = quantile * math.sqrt(tau_squared + error**2)
     fixed = 1 / variance
     q_statistic = float(fixed @ (z - fixed @ z / fixed.sum()) ** 2)
@@ -71,10 +71,10 @@ def synthesize(z: Floats, variance: Floats, *, confidence: float = 0.95) -> Synt
         conf_high=mean + quantile * error,
         prediction_low=mean - spread,
         prediction_high=mean + spread,
-        p_value=float(2 * stats.t.sf(abs(mean) / error, count - 1)) if error > 0 else None,
+        p_value=float(2 * special.stdtr(count - 1, -abs(mean) / error)) if error > 0 else None,
         tau_squared=tau_squared,
         q_statistic=q_statistic,
-        q_p_value=float(stats.chi2.sf(q_statistic, count - 1)),
+        q_p_value=float(special.chdtrc(count - 1, q_statistic)),
         i_squared=float(tau_squared / (tau_squared + typical)),
         weights=weights / weights.sum(),
     )
