@@ -7,6 +7,7 @@ enters by Z'Z, Z'X, Z'y only.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,7 +61,7 @@ def fit_by_reml(y: Floats, fixed: Floats, random: Floats, group: Ints) -> Restri
         if sign <= 0:
             return np.inf
         rest = matrix[p, p] - matrix[p, :p] @ np.linalg.solve(matrix[:p, :p], matrix[:p, p])
-        return log_v + float(log_x) + (n - p) * float(np.log(max(rest, _SMALLEST)))
+        return log_v + float(log_x) + (n - p) * math.log(max(float(rest), _SMALLEST))
 
     if n <= p or np.linalg.matrix_rank(whole[:p, :p]) < p:
         return None
