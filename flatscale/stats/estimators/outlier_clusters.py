@@ -1,5 +1,5 @@
-"""Outlier clusters: subsets of a family that lie off the robust line, beyond ordinary family
-differences.
+"""Outlier clusters: families, and subsets of them, that lie off the relation beyond ordinary
+family differences.
 """
 
 from __future__ import annotations
@@ -8,166 +8,225 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import bdtrc, ndtr
 
+from flatscale.stats.estimators.family_effects import (
+    family_moments,
+    level_deviations,
+    level_slopes,
+    slope_deviations,
+)
+from flatscale.stats.estimators.family_scale import family_scales
+from flatscale.stats.estimators.linearity import Linearity, check_linearity
+from flatscale.stats.estimators.near_copies import near_copies
 from flatscale.stats.estimators.standard_residuals import StandardResiduals, standard_residuals
-from flatscale.stats.estimators.variance_components import Components, components, draw_tau
+from flatscale.stats.estimators.subset_scan import Subsets, scan_subsets
+from flatscale.stats.estimators.working_scale import working_scale
 from flatscale.stats.sample import Floats, Ints, Sample
 
-SIDES = ("above", "below")
-OUTLIER_Z = 3.5
-_SIGNS = (1.0, -1.0)
-_EFFECT_CAP = 2.5
+SIDES = ("above", "below", "across")
+TESTS = ("subset", "family in y", "family in x", "slope")
 _MAX_RESAMPLES = 20_000
-_BLOCK = 4_000_000
-_STAGE = 2000
-_CLEAR = 40
+_SUBSET_SHARE = 0.6
+_LEVEL_SHARE = 0.2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scan:
-    """Result of `scan_families`. Arrays of shape (F, 2), one column a side of `SIDES`; NaN p
+    """Result of `scan_families`. Arrays of shape (F, 3), one column a side of `SIDES`; NaN p
     where not scanned.
 
-    `members[f][side]` are row positions in the sample. `reason` says why nothing was scanned.
+    `members[f][side]` are row positions in the sample, `test[f][side]` the test of `TESTS` with
+    the smaller p, `log_score` (F, 2) -log10 S of the subset test. `family_scale` (F,) is
+    each family's standard deviation over the common one, `num_copies` (F,) how many of its rows
+    were counted as near copies of another. `log_scale` says whether x and y were scanned in log10,
+    `linearity` what the check of linearity found. `reason` says why nothing was scanned.
     """
 
     residuals: StandardResiduals | None
-    parts: Components | None
+    linearity: Linearity | None
+    log_scale: tuple[bool, bool]
     log_score: Floats
     p_value: Floats
     members: list[list[Ints]]
+    test: list[list[str | None]]
+    family_scale: Floats
+    num_copies: Ints
     reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Prepared:
+    """What is scanned: x and y on the working scale, straightened, with the residuals."""
+
+    x: Floats
+    y: Floats
+    log_scale: tuple[bool, bool] = (False, False)
+    linearity: Linearity | None = None
+    residuals: StandardResiduals | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Joined:
+    """The rows with near copies joined to one; `group` gives each row of the sample its row."""
+
+    x: Floats
+    y: Floats
+    z: Floats
+    spread: Floats
+    family: Ints
+    group: Ints
 
 
 def scan_families(
     sample: Sample, *, num_resamples: int = 1999, seed: int = 0, alpha: float = 0.05
 ) -> Scan:
-    """Scan every family of at least two rows, on both sides of the robust line.
+    """Scan every family of at least two rows, on both sides of the relation and for its slope.
 
-    Each residual is taken relative to its family's predicted effect: the family median shrunk by
-    tau^2/(tau^2 + s_f^2) and capped at 2.5 tau, so that ordinary differences between families are
-    set aside while a family far outside them is not. With p_(k) the k-th smallest normal tail
-    probability in a family, its score is S = min over k >= 2 of P(Bin(n, p_(k)) >= k); the
-    minimising k names the members.
+    Before anything is tested, a check of linearity decides whether residuals are taken from the
+    robust line or from a monotone curve, and near copies inside a family are joined to one row.
+    Above and below the relation three tests share the level, 0.6, 0.2 and 0.2 of it:
 
-    A null family draws within-family-centred residuals from the rows of the other families (a
-    cluster must not serve as its own null) and adds a normal family effect with standard
-    deviation tau*, drawn with its own uncertainty; p = (1 + #{null >= observed})/(B + 1). B is
-    raised until one family alone can reach q <= alpha, up to 20,000; a family of which more than
-    40 of 2,000 null scores reach the observed one on both sides stops there.
+    - subset: some rows of the family off its others (`scan_subsets`).
+    - family in y, family in x: the family's mean against the random-effects line through the
+      other families' means, of y on x and of x on y (`level_deviations`). The second counts only
+      where the first is below 0.1, so that a family far along the line is not off it.
+    - slope (side `across`): its slope within the family against the other families' slopes.
+
+    B, the draws of the subset test's null, is raised until one family alone can reach q <= alpha,
+    up to 20,000.
     """
-    count = len(sample.family_names) if sample.family is not None else 0
-    residuals, parts, reason = _prepare(sample)
-    scores = np.full((count, 2), np.nan)
-    if reason or residuals is None or parts is None or sample.family is None:
-        none = [[np.zeros(0, dtype=np.int64)] * 2 for _ in range(count)]
-        return Scan(
-            residuals=residuals,
-            parts=parts,
-            log_score=scores,
-            p_value=scores,
-            members=none,
-            reason=reason,
-        )
-    members = []
-    for code in range(count):
-        where = np.flatnonzero(sample.family == code)
-        relative = _relative(residuals.z[where][None, :], parts, code)[0]
-        found = [best_subset(sign * relative) for sign in _SIGNS]
-        scores[code] = [score for score, _ in found]
-        members.append([where[chosen] for _, chosen in found])
-    enough = math.ceil(2 * np.isfinite(scores).sum() / alpha)
+    made = _prepare(sample)
+    if made.reason or made.residuals is None or sample.family is None:
+        return _nothing(sample, made)
+    rows = _join_copies(made, made.residuals, sample.family)
+    z, extra = level_slopes(rows.x, rows.z, rows.family)
+    scales = family_scales(z, rows.family)
+    if scales is None:
+        return _nothing(sample, made, "residuals do not vary within families")
+    count = len(sample.family_names)
+    enough = math.ceil(len(SIDES) * count / _SUBSET_SHARE / alpha)
     draws = min(max(num_resamples, enough), max(num_resamples, _MAX_RESAMPLES))
-    p_value = _null_p_values(residuals.z, sample.family, parts, scores, draws, seed)
+    subsets = scan_subsets(
+        z, rows.spread, extra, rows.family, scales, num_resamples=draws, seed=seed
+    )
+    p_value, test = _combine(rows, subsets)
+    joined = np.bincount(rows.family, minlength=count)
     return Scan(
-        residuals=residuals,
-        parts=parts,
-        log_score=scores,
+        residuals=made.residuals,
+        linearity=made.linearity,
+        log_scale=made.log_scale,
+        log_score=subsets.log_score,
         p_value=p_value,
-        members=members,
+        members=_members(sample.family, rows.group, subsets, test),
+        test=test,
+        family_scale=scales.scale / scales.common,
+        num_copies=np.bincount(sample.family, minlength=count) - joined,
         reason=None,
     )
 
 
-def best_subset(z: Floats) -> tuple[float, Ints]:
-    """-log10 S of one family and side, and which of its rows minimise it; NaN below two rows."""
-    n = len(z)
-    if n < 2:
-        return math.nan, np.zeros(0, dtype=np.int64)
-    order = np.argsort(-z, kind="stable")
-    log_tail = _log_binomial_tails(z[order][None, :])[0]
-    k = int(np.argmax(log_tail)) + 2
-    return float(log_tail[k - 2]), np.sort(order[:k])
-
-
-def _log_binomial_tails(descending: Floats) -> Floats:
-    """-log10 P(Bin(n, p_(k)) >= k) for k = 2..n; input (B, n) sorted from far out to far in."""
-    n = descending.shape[1]
-    k = np.arange(2, n + 1)
-    tails = bdtrc(k - 1, n, ndtr(-descending[:, 1:]))
-    return -np.log10(np.maximum(tails, 1e-300))
-
-
-def _relative(z: Floats, parts: Components, code: int) -> Floats:
-    """Residuals (B, n_f) of one family relative to its predicted effect, in units of their own
-    spread.
-    """
-    share = parts.tau**2 / (parts.tau**2 + parts.sampling[code])
-    effect = share * np.median(z, axis=1, keepdims=True)
-    spread = math.sqrt(parts.sigma**2 + parts.tau**2 * (1 - share))
-    return (z - np.clip(effect, -_EFFECT_CAP * parts.tau, _EFFECT_CAP * parts.tau)) / spread
-
-
-def _null_p_values(
-    z: Floats, family: Ints, parts: Components, scores: Floats, num_resamples: int, seed: int
-) -> Floats:
-    rng = np.random.default_rng(seed)
-    sizes = np.bincount(family)
-    centred, owner = _centred_residuals(z, family, parts)
-    effects = rng.standard_normal(num_resamples) * draw_tau(parts, num_resamples, rng)
-    p_value = np.full(scores.shape, np.nan)
-    for code in map(int, np.flatnonzero(np.isfinite(scores[:, 0]))):
-        pool = centred[owner != code]
-        reached, block, start = np.ones(2), max(1, min(_STAGE, _BLOCK // int(sizes[code]))), 0
-        while start < num_resamples and (start < _STAGE or reached.min() <= _CLEAR):
-            effect = effects[start : start + block, None]
-            drawn = pool[rng.integers(0, len(pool), size=(len(effect), sizes[code]))]
-            ordered = np.sort(_relative(drawn + effect, parts, code), axis=1)
-            for side, values in enumerate((ordered[:, ::-1], -ordered)):
-                best = _log_binomial_tails(values).max(axis=1)
-                reached[side] += np.sum(best >= scores[code, side] - 1e-9)
-            start += len(effect)
-        p_value[code] = reached / (start + 1)
-    return p_value
-
-
-def _centred_residuals(z: Floats, family: Ints, parts: Components) -> tuple[Floats, Ints]:
-    """Residuals less their family's median, widened to undo the centring, with their families.
-
-    Families of one row are left out: centred, they are zero.
-    """
-    sizes = np.bincount(family)[family]
-    keep = sizes > 1
-    centred = (z - parts.centers[family])[keep] / np.sqrt(1 - 1 / sizes[keep])
-    return centred, family[keep]
-
-
-def _prepare(sample: Sample) -> tuple[StandardResiduals | None, Components | None, str | None]:
-    """Residuals and their components, or the reason there is no scan."""
+def _prepare(sample: Sample) -> _Prepared:
+    """The working scale, the check of linearity and the residuals, or why there is no scan."""
+    x, y = sample.x, sample.y
     reason = sample.problem()
     if reason:
-        return None, None, reason
-    residuals = standard_residuals(sample.x, sample.y)
+        return _Prepared(x=x, y=y, reason=reason)
+    log_scale, linearity, reason = (False, False), None, _refusal(sample)
+    if sample.family is not None and not reason:
+        x, y, log_scale = working_scale(x, y, sample.family)
+        linearity = check_linearity(x, y, sample.family)
+        if linearity is not None and linearity.curved:
+            # along the fitted curve the relation is a line again, and all that follows applies
+            x = linearity.fitted(x)
+    residuals = standard_residuals(x, y)
     if residuals is None:
-        return None, None, "more than half of the rows lie on the line: residuals have no scale"
-    reason = _refusal(sample)
-    if reason or sample.family is None:
-        return residuals, None, reason
-    parts = components(residuals.z, sample.family, len(sample.family_names))
-    if parts is None or parts.sigma == 0:
-        return residuals, None, "residuals do not vary within families"
-    return residuals, parts, None
+        reason = "more than half of the rows lie on the line: residuals have no scale"
+    return _Prepared(
+        x=x, y=y, log_scale=log_scale, linearity=linearity, residuals=residuals, reason=reason
+    )
+
+
+def _members(
+    family: Ints, group: Ints, subsets: Subsets, test: list[list[str | None]]
+) -> list[list[Ints]]:
+    """Rows of the sample that make each cluster: those of the subset, or the whole family."""
+    members = []
+    for code, names in enumerate(test):
+        whole = np.flatnonzero(family == code)
+        chosen = []
+        for side, name in enumerate(names):
+            if name == TESTS[0]:
+                chosen.append(np.flatnonzero(np.isin(group, subsets.members[code][side])))
+            else:
+                chosen.append(whole if name else whole[:0])
+        members.append(chosen)
+    return members
+
+
+def _combine(rows: _Joined, subsets: Subsets) -> tuple[Floats, list[list[str | None]]]:
+    """p-value of each family and side over its tests, and which test gave it."""
+    subset = subsets.p_value
+    moments = family_moments(rows.x, rows.y, rows.family)
+    in_y = level_deviations(
+        moments.mean_x, moments.mean_y, moments.var_y / moments.sizes, moments.sizes
+    )
+    in_x = level_deviations(
+        moments.mean_y, moments.mean_x, moments.var_x / moments.sizes, moments.sizes
+    )
+    # where y rises with x, a family too far right lies below the line
+    rising = np.corrcoef(moments.mean_x, moments.mean_y)[0, 1] >= 0
+    y_sides = (in_y.above(), in_y.below())
+    x_sides = (in_x.below(), in_x.above()) if rising else (in_x.above(), in_x.below())
+    slope = slope_deviations(moments)
+    count = len(moments.sizes)
+    p_value = np.full((count, 3), np.nan)
+    test: list[list[str | None]] = [[None] * 3 for _ in range(count)]
+    for code in np.flatnonzero(np.isfinite(subset[:, 0])):
+        for side in range(2):
+            in_x_too = x_sides[side][code] if y_sides[side][code] <= 0.1 else 1.0
+            parts = [
+                subset[code, side] / _SUBSET_SHARE,
+                y_sides[side][code] / _LEVEL_SHARE,
+                in_x_too / _LEVEL_SHARE,
+            ]
+            chosen = int(np.nanargmin(parts))
+            # a permutation p cannot be smaller than its floor: there the named members decide
+            if subset[code, side] <= 1.5 * subsets.floor:
+                chosen = 0
+            p_value[code, side] = min(1.0, np.nanmin(parts))
+            test[code][side] = TESTS[chosen]
+        if np.isfinite(slope.t[code]):
+            p_value[code, 2] = 2 * min(slope.above()[code], slope.below()[code])
+            test[code][2] = TESTS[3]
+    return p_value, test
+
+
+def _join_copies(made: _Prepared, residuals: StandardResiduals, family: Ints) -> _Joined:
+    x, y = made.x, made.y
+    group = near_copies(x, y, residuals.residual, family)
+    size = np.bincount(group)
+    columns = (x, y, residuals.z, residuals.spread)
+    mean_x, mean_y, mean_z, spread = (np.bincount(group, values) / size for values in columns)
+    codes = np.zeros(len(size), dtype=np.int64)
+    codes[group] = family
+    return _Joined(x=mean_x, y=mean_y, z=mean_z, spread=spread, family=codes, group=group)
+
+
+def _nothing(sample: Sample, made: _Prepared, reason: str | None = None) -> Scan:
+    count = len(sample.family_names) if sample.family is not None else 0
+    return Scan(
+        residuals=made.residuals,
+        linearity=made.linearity,
+        log_scale=made.log_scale,
+        log_score=np.full((count, 2), np.nan),
+        p_value=np.full((count, 3), np.nan),
+        members=[[np.zeros(0, dtype=np.int64)] * 3 for _ in range(count)],
+        test=[[None] * 3 for _ in range(count)],
+        family_scale=np.full(count, np.nan),
+        num_copies=np.zeros(count, dtype=np.int64),
+        reason=reason or made.reason,
+    )
 
 
 def _refusal(sample: Sample) -> str | None:

@@ -24,14 +24,15 @@ _MAX_PAIRS = 500_000
 class StandardResiduals:
     """Robust line y = intercept + slope x and the residuals about it, each array of shape (n,).
 
-    z is the residual over its local scale, with median 0 and MAD scale 1. `trend` is the slope of
-    log|residual| along x, 0 where the spread is constant.
+    z is the residual over its local scale `spread`, with median 0 and MAD scale 1. `trend` is the
+    slope of log|residual| along x, 0 where the spread is constant.
     """
 
     slope: float
     intercept: float
     residual: Floats
     z: Floats
+    spread: Floats
     trend: float
 
 
@@ -47,9 +48,15 @@ def standard_residuals(x: Floats, y: Floats) -> StandardResiduals | None:
         return None
     trend, spread = _spread_trend(x, residual, scale)
     local = residual / spread
-    z = local / mad_scale(local)
+    unit = mad_scale(local)
+    z = local / unit
     return StandardResiduals(
-        slope=slope, intercept=intercept, residual=residual, z=z - np.median(z), trend=trend
+        slope=slope,
+        intercept=intercept,
+        residual=residual,
+        z=z - np.median(z),
+        spread=spread * unit,
+        trend=trend,
     )
 
 

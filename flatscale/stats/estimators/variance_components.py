@@ -1,4 +1,4 @@
-"""Robust spread of residuals within and between families, for the null of the family scan."""
+"""Robust spread of a quantity between families, with the uncertainty of its estimate."""
 
 from __future__ import annotations
 
@@ -14,78 +14,97 @@ _NORMAL_PAIR_MEDIAN = 0.6744897501960817 * np.sqrt(2)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Components:
-    """sigma: standard deviation within families; tau: between. Functions below draw tau with its
-    uncertainty.
+class Between:
+    """One quantity of F families: its estimates, their sampling variances and their true spread.
+
+    `spread` is the standard deviation between families beyond sampling, `center` the weighted
+    median; arrays have shape (F,).
     """
 
-    sigma: float
-    tau: float
-    centers: Floats
+    center: float
+    spread: float
+    values: Floats
     sampling: Floats
     weights: Floats
 
+    @property
+    def share(self) -> Floats:
+        """Part of each family's deviation that is its own rather than sampling, 0 to 1."""
+        total = self.spread**2 + self.sampling
+        return np.divide(self.spread**2, total, out=np.zeros_like(total), where=total > 0)
 
-def components(z: Floats, family: Ints, num_families: int) -> Components | None:
-    """sigma from within-family pair differences (each pair weighted 1/n_f), tau by a robust
-    Paule-Mandel equation.
 
-    sigma is the weighted median of |z_i - z_j| over 0.6745 sqrt 2. tau^2 solves
-    sum_f w_f min(u_f, c) = sum_f w_f E[min(chi^2_1, c)], u_f = (m_f - m)^2/(tau^2 + s_f^2), w_f =
-    n_f/(n_f + 4), c = 2.5^2, with m_f the family's median (mean below 3 rows), s_f^2 its sampling
-    variance and m the weighted median of the m_f. None when no family has two rows.
+def between_families(values: Floats, sampling: Floats, weights: Floats) -> Between:
+    """Spread between families from a robust Paule-Mandel equation.
+
+    spread^2 = t solves sum_f w_f min(u_f, c) = sum_f w_f E[min(chi^2_1, c)] with
+    u_f = (v_f - m)^2/(t + s_f^2), c = 2.5^2 and m the weighted median of the values v_f.
+    Source: Paule & Mandel 1982, capped so that one family far off does not set the spread.
     """
-    groups = [z[family == code] for code in range(num_families)]
+    found = Between(
+        center=weighted_median(values, weights),
+        spread=0.0,
+        values=values,
+        sampling=sampling,
+        weights=weights,
+    )
+    squares = (values - found.center) ** 2
+    target = np.array([_EXPECTED * weights.sum()])
+    spread = float(_solve(squares, sampling, weights, target)[0])
+    return Between(
+        center=found.center, spread=spread, values=values, sampling=sampling, weights=weights
+    )
+
+
+def leave_out_spreads(squares: Floats, sampling: Floats, weights: Floats, lost: int) -> Floats:
+    """Spread of the other families for each family left out, shape (F,).
+
+    `squares` (F, F) holds in row f the squared deviations without family f; `lost` counts the
+    parameters fitted to them.
+    """
+    others = np.where(np.eye(len(weights), dtype=bool), 0.0, weights)
+    kept = 1 - lost / (len(weights) - 1)
+    top = 100 * (float(squares.max()) + float(sampling.max()))
+    grid = np.concatenate([[0.0], np.geomspace(top * 1e-7, top, 120)])
+    ratio = squares[None] / (grid[:, None, None] + sampling)
+    sums = np.einsum("gfj,fj->gf", np.minimum(ratio, _CAP), others)
+    target = kept * _EXPECTED * others.sum(axis=1)
+    return np.sqrt([np.interp(-t, -s, grid) for t, s in zip(target, sums.T, strict=True)])
+
+
+def pair_scale(z: Floats, family: Ints) -> float | None:
+    """Robust standard deviation within families: the weighted median of |z_i - z_j| over pairs
+    within families over 0.6745 sqrt 2, each pair weighted 1/n_f; None without any pair.
+    """
     differences, pair_weights = [], []
-    for values in groups:
+    for code in range(int(family.max()) + 1):
+        values = z[family == code]
         if len(values) > 1:
             first, second = np.triu_indices(len(values), k=1)
             differences.append(np.abs(values[first] - values[second]))
             pair_weights.append(np.full(len(first), 1 / len(values)))
     if not differences:
         return None
-    sigma = weighted_median(np.concatenate(differences), np.concatenate(pair_weights))
-    sigma /= float(_NORMAL_PAIR_MEDIAN)
-    sizes = np.array([len(values) for values in groups], dtype=np.float64)
-    centers = np.array([np.median(values) for values in groups])
-    # variance of a normal median over that of the mean: pi/2 in large families, 1 up to two rows
-    inefficiency = np.where(sizes <= 2, 1.0, 1 + (np.pi / 2 - 1) * (1 - 1.5 / sizes))
-    found = Components(
-        sigma=sigma,
-        tau=0.0,
-        centers=centers,
-        sampling=inefficiency * sigma**2 / sizes,
-        weights=sizes / (sizes + 4),
-    )
-    tau = _solve(found, np.array([_expected(found.weights)]))[0]
-    return Components(
-        sigma=sigma, tau=float(tau), centers=centers, sampling=found.sampling, weights=found.weights
-    )
+    middle = weighted_median(np.concatenate(differences), np.concatenate(pair_weights))
+    return middle / float(_NORMAL_PAIR_MEDIAN)
 
 
-def draw_tau(found: Components, size: int, rng: np.random.Generator) -> Floats:
-    """`size` values of tau from its confidence distribution.
-
-    The left-hand side of the equation for tau^2 is, at the true value, distributed as
-    sum_f w_f min(g_f^2, c) with g_f standard normal; solving it for draws of that sum gives tau.
-    """
-    normal = rng.standard_normal((size, len(found.weights)))
-    return _solve(found, np.minimum(normal**2, _CAP) @ found.weights)
-
-
-def _expected(weights: Floats) -> float:
+def _expected() -> float:
     # E[min(g^2, c)] of a standard normal g, c = 2.5^2
     c = np.sqrt(_CAP)
-    inside = 1 - 2 * norm.sf(c) - 2 * c * norm.pdf(c)
-    return float(weights.sum() * (inside + 2 * _CAP * norm.sf(c)))
+    return float(1 - 2 * norm.sf(c) - 2 * c * norm.pdf(c) + 2 * _CAP * norm.sf(c))
 
 
-def _solve(found: Components, targets: Floats) -> Floats:
-    """tau at which the capped, weighted sum of squares meets each target; 0 where it never does."""
-    spread = (found.centers - weighted_median(found.centers, found.weights)) ** 2
-    top = 100 * (float(spread.max()) + found.sigma**2)
+_EXPECTED = _expected()
+
+
+def _solve(squares: Floats, sampling: Floats, weights: Floats, targets: Floats) -> Floats:
+    """Spread at which the capped, weighted sum of squares meets each target; 0 where it never
+    does.
+    """
+    top = 100 * (float(squares.max()) + float(sampling.max()))
     grid = np.concatenate([[0.0], np.geomspace(top * 1e-7, top, 400)])
-    sums = np.minimum(spread / (grid[:, None] + found.sampling), _CAP) @ found.weights
+    sums = np.minimum(squares / (grid[:, None] + sampling), _CAP) @ weights
     return np.sqrt(np.interp(-targets, -sums, grid))
 
 

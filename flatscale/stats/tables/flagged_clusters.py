@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 
 from flatscale.stats.design import CONVERGED_SUFFIX, StudyDesign
-from flatscale.stats.estimators.outlier_clusters import OUTLIER_Z, SIDES, Scan, scan_families
+from flatscale.stats.estimators.outlier_clusters import SIDES, Scan, scan_families
+from flatscale.stats.estimators.subset_scan import OUTLIER_Z
 from flatscale.stats.pair import headline
 from flatscale.stats.sample import Sample, select_pair
 from flatscale.stats.tables.declaration import (
@@ -31,6 +32,7 @@ from flatscale.stats.tables.declaration import (
 from flatscale.stats.tables.study_data import StudyData, pair_of, with_q_values
 
 SMALL_CLUSTER = "two rows: at the limit of what a permutation test can tell, not a family effect"
+ONE_ROW = "one row, or near copies of one: nothing to scan"
 _FAMILY = Column("family", TEXT, "the family", "family")
 _LABEL = Column("label", TEXT, "the row's label", "network")
 
@@ -69,7 +71,7 @@ def find_clusters(sample: Sample, design: StudyDesign) -> Clusters:
     )
     found: list[tuple[Row, np.ndarray]] = []
     for index, p in enumerate(scan.p_value.ravel()):
-        code, side = divmod(index, 2)
+        code, side = divmod(index, len(SIDES))
         members = scan.members[code][side]
         row = pair_of(sample) | {
             "family": sample.family_names[code],
@@ -77,13 +79,18 @@ def find_clusters(sample: Sample, design: StudyDesign) -> Clusters:
             "num_trials": int(np.sum(sample.family == code)),
             "num_members": len(members),
             "members": [str(label) for label in sample.labels[members]],
+            "test": scan.test[code][side],
+            "num_copies": int(scan.num_copies[code]),
             "p_value": None if math.isnan(p) else float(p),
         }
         if math.isnan(p):
-            row["reason"] = scan.reason or "one row: nothing to scan"
+            few = "too few rows or families for a slope of its own" if side == 2 else ONE_ROW
+            row["reason"] = scan.reason or few
         elif scan.residuals is not None:
             row["mean_z"] = float(scan.residuals.z[members].mean())
-            row["statistic"] = float(scan.log_score[code, side])
+            row["family_scale"] = float(scan.family_scale[code])
+            if side < 2:
+                row["statistic"] = float(scan.log_score[code, side])
             row["reason"] = SMALL_CLUSTER if len(members) == 2 else None
         found.append((row, members))
     rows = with_q_values(row for row, _ in found)
@@ -104,7 +111,20 @@ def find_clusters(sample: Sample, design: StudyDesign) -> Clusters:
     X,
     Y,
     _FAMILY,
-    Column("side", TEXT, "above or below the robust line", "side"),
+    Column(
+        "side",
+        TEXT,
+        "above or below the line (the curve where the check of linearity fails), or across: the "
+        "family's slope",
+        "side",
+    ),
+    Column(
+        "test",
+        TEXT,
+        "which test gave the smaller p: subset (some of its rows), family in y or family in x (its "
+        "mean against the other families'), slope (its slope against theirs)",
+        "test",
+    ),
     number_of_trials("networks", "rows of the family"),
     Column("num_members", COUNT, "rows of the family that make the cluster", "in the cluster"),
     Column("members", pl.List(pl.String()), "labels of the members"),
@@ -112,23 +132,68 @@ def find_clusters(sample: Sample, design: StudyDesign) -> Clusters:
     Column(
         "statistic",
         REAL,
-        "-log10 S, S = min over k >= 2 of P(Bin(n, p_(k)) >= k)",
+        "-log10 S of the subset test, S = min over k >= 2 of P(Bin(n, p_(k)) >= k)",
         "statistic",
     ),
-    replace(P_VALUE, meaning="(1 + #{null >= observed}) / (B + 1)"),
+    Column(
+        "family_scale",
+        REAL,
+        "standard deviation inside the family over that of all, shrunken toward 1",
+        "scale",
+    ),
+    Column("num_copies", COUNT, "rows counted as near copies of another", "near copies"),
+    replace(
+        P_VALUE,
+        meaning="smallest p over the tests of this side, each over its share of the level: subset "
+        "(1 + #{null >= observed}) / (B + 1) over 0.6, family in y and in x t tests over 0.2; "
+        "across: two-sided t test",
+    ),
     Column("q_value", REAL, "Benjamini-Hochberg over families x sides", "q", "probability"),
     Column("flagged", FLAG, "q <= alpha"),
     Column("reason", TEXT, "why the family was not scanned, or what limits the claim", "note"),
     title="Outlier clusters: the family scan",
-    caption="One row per family and side of the robust line. q: Benjamini–Hochberg over families "
-    "and sides, against a null in which families differ as families do. Flagged rows are bold; "
-    "all others were looked at, too.",
+    caption="One row per family and side of the line, and one for its slope (across). q: "
+    "Benjamini–Hochberg over families and sides, against a null in which families differ in level "
+    "and in scatter as families do. Flagged rows are bold; all others were looked at, too.",
     emphasis=lambda row: bool(row["flagged"]),
 )
 def clusters(study: StudyData) -> Iterator[Row]:
     """Every family and side of each pair, flagged or not."""
     for sample in study.in_depth:
         yield from study.once(clusters_of, sample).rows
+
+
+@study_table(
+    "linearity",
+    "the check of linearity of one pair, made before the scan",
+    X,
+    Y,
+    Column("score_square", REAL, "second-degree score over its standard error", "square"),
+    Column("score_cube", REAL, "third-degree score over its standard error", "cube"),
+    replace(P_VALUE, meaning="of the larger score, families as units, random signs of families"),
+    Column("curved", FLAG, "p <= 0.05: residuals are taken from a monotone curve", "curved"),
+    Column("log_x", FLAG, "the scan replaced x by log10 x, as residuals are skewed"),
+    Column("log_y", FLAG, "the scan replaced y by log10 y, as residuals are skewed"),
+    Column("reason", TEXT, "why there is no check", "note"),
+    title="Is the relation a line?",
+    caption="Second- and third-degree terms beside the line, families as units. Where the check "
+    "fails, the scan below takes residuals from a robust monotone curve.",
+    emphasis=lambda row: bool(row["curved"]),
+)
+def linearity(study: StudyData) -> Iterator[Row]:
+    """The check of linearity of each pair, and the scale the scan works on."""
+    for sample in study.in_depth:
+        scan = study.once(clusters_of, sample).scan
+        row = pair_of(sample) | {"log_x": scan.log_scale[0], "log_y": scan.log_scale[1]}
+        if scan.linearity is None:
+            yield row | {"reason": scan.reason or "fewer than 5 families or 5 different x"}
+            continue
+        yield row | {
+            "score_square": scan.linearity.score_square,
+            "score_cube": scan.linearity.score_cube,
+            "p_value": scan.linearity.p_value,
+            "curved": scan.linearity.curved,
+        }
 
 
 @study_table(
@@ -171,7 +236,12 @@ def cluster_effects(study: StudyData) -> Iterator[Row]:
     _FAMILY,
     Column("x_value", REAL, "x on the scale analysed"),
     Column("y_value", REAL, "y on the scale analysed"),
-    Column("residual", REAL, "y minus the robust line"),
+    Column(
+        "residual",
+        REAL,
+        "y minus the robust line, on the scale the scan works on; minus the monotone curve where "
+        "the check of linearity fails",
+    ),
     Column("z", REAL, "residual over its local robust standard deviation"),
     Column("flagged", FLAG, "member of a cluster with q <= alpha"),
     Column("outlier", FLAG, "|z| > 3.5"),
