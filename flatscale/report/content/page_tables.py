@@ -43,6 +43,7 @@ _PRIMARY = frozenset(
         "mixed_model",
         "clusters",
         "cluster_effects",
+        "linearity",
         "outlier_rows",
     }
 )

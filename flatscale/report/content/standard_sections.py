@@ -47,8 +47,10 @@ def families(content: Content) -> Section:
 @section("outliers", title="Networks that depart from the line")
 def outliers(content: Content) -> Section:
     """The family scan, and single networks far from the line."""
-    clusters, effects, rows = page_tables(content, "clusters", "cluster_effects", "outlier_rows")
-    shown = (clusters, tables.members_table(content), effects, rows)
+    clusters, effects, line, rows = page_tables(
+        content, "clusters", "cluster_effects", "linearity", "outlier_rows"
+    )
+    shown = (clusters, tables.members_table(content), effects, line, rows)
     return Section(
         paragraphs=(TINY_CLUSTERS,) if any(view.rows for view in shown) else (),
         tables=shown,

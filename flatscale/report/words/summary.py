@@ -191,24 +191,41 @@ def _synthesis_sentence(content: Content) -> str:
 
 
 def clusters_sentence(content: Content) -> str:
-    """Which families the scan flags, and what the correlation is without them."""
+    """Whether the relation is a line, which families the scan flags, and r without them."""
     scanned = content.of_primary("clusters").drop_nulls("q_value")
     if scanned.is_empty():
         return ""
+    before = _curved(content)
     flagged = scanned.filter("flagged")
     if flagged.is_empty():
         least = printed.tested("smallest q", min(scanned["q_value"]))
-        return f"No family departs from the common line ({least})."
+        common = "curve" if before else "line"
+        return f"{before}No family departs from the common {common} ({least})."
     named = "; ".join(_flagged(row) for row in flagged.iter_rows(named=True))
-    return f"The scan for outlier clusters flags {named}.{_without_clusters(content)}"
+    return f"{before}The scan for outlier clusters flags {named}.{_without_clusters(content)}"
+
+
+def _curved(content: Content) -> str:
+    checked = content.of_primary("linearity").filter("curved")
+    if checked.is_empty():
+        return ""
+    p = printed.tested("p", checked["p_value"][0])
+    return (
+        f"The relation is curved (check of linearity with families as units: {p}); outliers are "
+        "sought about a monotone curve. "
+    )
 
 
 def _flagged(row: dict[str, Any]) -> str:
     """One flagged cluster; a part of a split family may be off its family, yet on the line."""
-    members = f"{row['num_members']} of {row['num_trials']} {row['family']}"
     q = printed.tested("q", row["q_value"])
+    if row["test"] == "slope":
+        return f"{row['family']}, whose slope differs from the other families' ({q})"
+    members = f"{row['num_members']} of {row['num_trials']} {row['family']}"
+    if row["test"] != "subset":
+        members = f"the whole family {row['family']} ({row['num_trials']} networks),"
     way = -1 if row["side"] == "below" else 1
-    if row["mean_z"] is None or way * row["mean_z"] >= 1:
+    if row["test"] != "subset" or row["mean_z"] is None or way * row["mean_z"] >= 1:
         return f"{members} {row['side']} the line ({q})"
     return (
         f"{members} {row['side']} the rest of their family but near the line "
@@ -217,9 +234,12 @@ def _flagged(row: dict[str, Any]) -> str:
 
 
 def _without_clusters(content: Content) -> str:
+    """The correlation without all flagged clusters, or without the only one."""
     effects = content.of_primary("cluster_effects").filter(
-        pl.col("removed") == "all flagged", pl.col("scope") == "pooled"
+        pl.col("removed") != "none", pl.col("scope") == "pooled"
     )
+    if (effects["removed"] == "all flagged").any():
+        effects = effects.filter(pl.col("removed") == "all flagged")
     pearson = effects.filter(pl.col("method").str.starts_with("pearson")).drop_nulls("estimate")
     if pearson.is_empty():
         return ""
