@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,81 +19,9 @@ import yaml
 from flatscale.store.results import Results, load_results
 
 ROOT = Path(__file__).parents[1]
-PLUGIN = '''
-"""One of each kind."""
-
-from typing import Annotated
-
-import numpy as np
-import torch
-from pydantic import Field
-from torch import nn
-
-from flatscale.data import Source, array_split, dataset
-from flatscale.measurement import Measurement
-from flatscale.metrics import measurement_pass, metric
-from flatscale.models import model
-from flatscale.report import Section, section
-from flatscale.stats import Estimate, statistic
-from flatscale.training import loss, optimizer
-
-
-@dataset("two_greys")
-def two_greys(config, *, dark: Annotated[float, Field(ge=0, le=0.5)] = 0.25):
-    """Two classes of 3x3 images, each of one grey."""
-    labels = np.arange(24) % 2
-    images = np.where(labels == 0, dark, 1 - dark)[:, None, None, None] * np.ones((1, 1, 3, 3))
-    split = array_split(images, labels, "the grey images", config.image_size)
-    return Source(train=split, test=split, class_names=("dark", "light"))
-
-
-@model("affine", family="lines")
-def affine(input_shape, num_classes, *, bias: bool = True):
-    return nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(input_shape)), num_classes, bias))
-
-
-Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-@optimizer("smoothed")
-def smoothed(parameters, learning_rate, *, smoothing: Share = 0.99, centered: bool = False):
-    return torch.optim.RMSprop(parameters, learning_rate, smoothing, centered=centered)
-
-
-@loss("fourth_power")
-def fourth_power(outputs, targets):
-    """sum_k (f_k - t_k)^4, per point (B,)."""
-    return (outputs - nn.functional.one_hot(targets, outputs.shape[1])).pow(4).sum(dim=1)
-
-
-def output_rows(shard, *, power):
-    with torch.no_grad():
-        return {"size": shard.outputs(shard.x).abs().pow(power).sum(dim=1).double().numpy()}
-
-
-@measurement_pass("output_sizes")
-def output_sizes(observers, seed, *, power: Annotated[int, Field(ge=1)] = 1):
-    """sum_k |f_k|^power of every probe point (n,)."""
-    return observers["probe"].gather(output_rows, power=power)["size"]
-
-
-@metric("output_size", passes=("output_sizes",), formula="max_i sum_k |f_k|^p", group="compression")
-def output_size(sizes):
-    """The largest output on the probe."""
-    return Measurement(name="output_size", value=float(sizes.max()))
-
-
-@statistic("quadrant")
-def quadrant(x, y, confidence):
-    """Mean product of the signs about the medians."""
-    signs = np.sign(x - np.median(x)) * np.sign(y - np.median(y))
-    return Estimate(estimate=float(signs.mean()), num_trials=len(x))
-
-
-@section("greys", title="What the greys say")
-def greys(content):
-    return Section(paragraphs=(f"{content.rows.height} networks have seen two greys.",))
-'''
+DOCUMENT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+PLUGIN = "\n\n".join(re.findall(r"```python\n(.*?)```", DOCUMENT, flags=re.DOTALL))
+"""The eight functions of docs/architecture.md, as one module."""
 STUDY = {
     "name": "every_kind",
     "plugins": ["every_kind"],

@@ -95,3 +95,12 @@ def test_light_imports_stay_light(statement: str, allowed: set[str]) -> None:
 def test_modules_stay_small() -> None:
     lengths = {p.relative_to(PACKAGE): len(p.read_text().splitlines()) for p in MODULES}
     assert {p: n for p, n in lengths.items() if n > 400} == {}
+
+
+def test_no_two_modules_have_one_name_or_are_anagrams() -> None:
+    named: dict[str, list[str]] = {}
+    for path in MODULES:
+        if not path.stem.startswith("__"):
+            letters = "".join(sorted(path.stem.replace("_", "")))
+            named.setdefault(letters, []).append(str(path.relative_to(PACKAGE)))
+    assert [same for same in named.values() if len(same) > 1] == []

@@ -25,7 +25,7 @@ from flatscale.stats.estimators.robust_line import RobustLine, robust_line
 from flatscale.stats.estimators.sign_error import SignErrors, sign_errors
 from flatscale.stats.estimators.synthesis import Synthesis, synthesize
 from flatscale.stats.findings import FINDINGS_SCHEMA, Estimate, Finding, findings_frame
-from flatscale.stats.outcomes import OutcomeJoin, family_from_name, join_outcomes, read_table
+from flatscale.stats.joined_tables import OutcomeJoin, family_from_name, join_outcomes, read_table
 from flatscale.stats.pair import analyze, correlate
 from flatscale.stats.sample import Sample, select_pair
 from flatscale.stats.study import StudyAnalysis, analyze_study
