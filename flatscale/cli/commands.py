@@ -238,6 +238,10 @@ def analyze(
         typer.Option(help="Column of names whose beginning is the family, instead of --family."),
     ] = None,
     family_pattern: PatternOption = None,
+    configuration: Annotated[
+        str,
+        typer.Option(help="Columns that replicates (seeds) agree in, with commas between."),
+    ] = "",
     se_x: Annotated[str | None, typer.Option(help="Column of the standard error of x.")] = None,
     se_y: Annotated[str | None, typer.Option(help="Column of the standard error of y.")] = None,
     label: LabelOption = None,
@@ -274,6 +278,7 @@ def analyze(
         y=y,
         out=to,
         family=family,
+        configuration=_columns(configuration),
         label=_columns(label) or None,
         se_x=se_x,
         se_y=se_y,

@@ -162,11 +162,13 @@ def headline(
     """Pooled (naive and family jackknife), within-family and between-family correlations."""
     x, y = sample.x_name, sample.y_name
     rows = [finding(x, y, "pooled", m, pooled_estimate(sample, m, confidence)) for m in methods]
-    if sample.family is None:
+    if sample.family is None and sample.configuration is None:
         return rows
     for method in methods:
         found = family_jackknife(sample, method, confidence=confidence)
         rows.append(finding(x, y, "pooled", f"{method}_jackknife", found))
+    if sample.family is None:
+        return rows
     rows.append(finding(x, y, "within", "pearson", within_family(sample, confidence=confidence)))
     rows.append(finding(x, y, "between", "pearson", between_family(sample, confidence=confidence)))
     return rows

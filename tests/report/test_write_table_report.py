@@ -52,6 +52,19 @@ def test_the_pair_is_found_with_and_without_families(table: pl.DataFrame, tmp_pa
     assert "b&lt;i&gt;" in grouped["page"]
 
 
+@pytest.mark.parametrize("family", [None, "family"])
+def test_replicates_are_one_configuration(
+    table: pl.DataFrame, tmp_path: Path, family: str | None
+) -> None:
+    one = table.filter(family="a").with_columns(rate=pl.int_range(12) // 3)
+    document = write(one, tmp_path, family=family, configuration=["rate"])
+    rows = {(r["scope"], r["method"]): r for r in document["tables"]["findings"]}
+    pooled = rows["pooled", "pearson_jackknife"]
+    assert (pooled["units"], pooled["num_units"]) == ("configurations", 4)
+    assert pooled["conf_low"] < pooled["estimate"] < pooled["conf_high"]
+    assert "the 4 configurations, not their seeds, count as independent" in document["page"]
+
+
 def test_joined_outcomes_say_what_matched(table: pl.DataFrame, tmp_path: Path) -> None:
     outcomes = pl.DataFrame(
         {"model": [*table["model"][:40], "stranger"], "score": np.linspace(0, 1, 41)}

@@ -43,6 +43,7 @@ def content_of_table(
     y: str,
     title: str,
     family: str | None,
+    configuration: Sequence[str] = (),
     label: str | None,
     se_x: str | None,
     se_y: str | None,
@@ -58,13 +59,16 @@ def content_of_table(
         StatsError: the table is empty, a column is missing or holds no numbers, a label occurs
             twice.
     """
-    require_columns(table, [x, y, family, label, se_x, se_y, *log, *covariates, *outcomes])
+    require_columns(
+        table, [x, y, family, *configuration, label, se_x, se_y, *log, *covariates, *outcomes]
+    )
     if table.is_empty():
         raise StatsError("the table has no rows; at least 3 are needed")
     rows = _named_rows(table, x=x, y=y, se_x=se_x, se_y=se_y, label=label)
     design = StudyDesign(
         primary=(x, y),
         family=family,
+        configuration=tuple(configuration),
         label=label or ROW,
         log=tuple(log),
         covariates=tuple(covariates),

@@ -141,11 +141,12 @@ _CORRELATIONS = declare(
 def headline_frame(content: Content) -> pl.DataFrame:
     """One row per pair and statistic: pooled with its jackknife interval, within, between.
 
-    The within- and between-family r stand in the row of Pearson's r. Where rows have no families,
-    the pooled interval takes them as independent.
+    The within- and between-family r stand in the row of Pearson's r. Where rows have neither
+    families nor replicates, the pooled interval takes them as independent.
     """
     found = content.table("findings")
-    suffix = "_jackknife" if content.family is not None else ""
+    over_units = found["method"].str.ends_with("_jackknife").any()
+    suffix = "_jackknife" if over_units else ""
     methods = [name + suffix for name in ("pearson", "spearman", "kendall")]
     pooled = found.filter(
         pl.col("scope") == "pooled", pl.col("method").is_in(methods)

@@ -74,6 +74,7 @@ def write_table_report(
     y: str,
     out: str | Path,
     family: str | None = None,
+    configuration: Sequence[str] = (),
     label: str | Sequence[str] | None = None,
     se_x: str | None = None,
     se_y: str | None = None,
@@ -92,6 +93,8 @@ def write_table_report(
         x, y: the primary pair of columns.
         out: the folder to write to; made if it does not exist.
         family: column of the family of each row; without it rows count as independent.
+        configuration: columns of the hyperparameters; rows that agree in all of them (and the
+            family) are replicates, and the configuration, not the row, counts as independent.
         label: column that names each row, or several that name it together; `on` where outcomes are
             joined by it, else row numbers.
         se_x, se_y: columns with the standard errors of x and y.
@@ -123,6 +126,7 @@ def write_table_report(
         y=y,
         title=title,
         family=family,
+        configuration=configuration,
         label=label,
         se_x=se_x,
         se_y=se_y,
