@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -45,25 +46,27 @@ def lanczos(product: Callable[[Tensor], Tensor], start: Tensor) -> Iterator[Kryl
         product: v (B, N) to A v (B, N), A symmetric, one a row; in float64.
         start: (B, N), any length.
     """
-    basis = [unit(start)]
-    diagonal: list[Tensor] = []
-    off: list[Tensor] = []
-    while True:
-        image = product(basis[-1])
-        diagonal.append((image * basis[-1]).sum(dim=1))
-        earlier = torch.stack(basis, dim=1)
+    basis, diagonal, off = unit(start)[:, None], *start.new_empty(2, len(start), 1)
+    for count in itertools.count(1):
+        earlier, newest = basis[:, :count], basis[:, count - 1]
+        image = product(newest)
+        diagonal[:, count - 1] = (image * newest).sum(dim=1)
         for _ in range(2):  # twice is enough (Parlett 1998)
-            along = torch.einsum("bsn,bn->bs", earlier, image)
-            image = image - torch.einsum("bsn,bs->bn", earlier, along)
+            along = torch.bmm(earlier, image[:, :, None])
+            image = image - torch.bmm(along.mT, earlier)[:, 0]
         length = image.norm(dim=1)
         yield Krylov(
             basis=earlier,
-            diagonal=torch.stack(diagonal, dim=1),
-            off_diagonal=torch.stack(off, dim=1) if off else start.new_zeros(len(start), 0),
+            diagonal=diagonal[:, :count],
+            off_diagonal=off[:, : count - 1],
             residual_norm=length,
         )
-        off.append(length)
-        basis.append(unit(image))
+        if count == basis.shape[1]:  # room for as many vectors again
+            basis, diagonal, off = (
+                torch.cat([kept, torch.empty_like(kept)], dim=1) for kept in (basis, diagonal, off)
+            )
+        off[:, count - 1] = length
+        basis[:, count] = unit(image)
 
 
 def unit(v: Tensor) -> Tensor:
