@@ -71,24 +71,18 @@ def compare_metrics(
         reason = f"{units.count} {units.level} are too few to compare two correlations"
     if reason:
         return Comparison(num_trials=n, reason=reason)
-    statistic = STATISTICS[method]
-    ones = np.ones((1, n))
-    r_a, r_b = (float(statistic.resampled(ones, metric, outcome)[0]) for metric in (a, b))
+    r_a, r_b = (
+        float(STATISTICS[method].resampled(np.ones((1, n)), metric, outcome)[0])
+        for metric in (a, b)
+    )
     without_a, without_b = (leave_one_out(units, method, metric, outcome) for metric in (a, b))
-    signed, sizes = (
-        jackknife(
-            value,
-            left_out,
-            units=units,
-            degrees=degrees,
-            num_trials=n,
-            confidence=confidence,
-            fisher=False,
-        )
-        for value, left_out in (
-            (r_a - r_b, without_a - without_b),
-            (abs(r_a) - abs(r_b), np.abs(without_a) - np.abs(without_b)),
-        )
+    shared = {"units": units, "degrees": degrees, "num_trials": n, "confidence": confidence}
+    signed = jackknife(r_a - r_b, without_a - without_b, fisher=False, **shared)  # type: ignore[arg-type]
+    sizes = jackknife(
+        abs(r_a) - abs(r_b),
+        np.abs(without_a) - np.abs(without_b),
+        fisher=False,
+        **shared,  # type: ignore[arg-type]
     )
     # two copies of one metric never differ, whatever is left out
     same = bool(np.all(without_a == without_b)) and r_a == r_b

@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from flatscale.stats.estimators.replication import MIN_FAMILIES, recode
-from flatscale.stats.findings import null_estimate
 from flatscale.stats.sample import Floats, Ints, Sample
 
 _MOST = 100_000
@@ -55,42 +54,75 @@ def required_number(
     if not 0 < half_width < 1:
         raise ValueError(f"a half width of r is between 0 and 1, found {half_width}")
     n = sample.num_trials
-    problem = sample.problem()
     family = np.zeros(n, dtype=np.int64) if sample.family is None else recode(sample.family)
     own = np.arange(n) if sample.configuration is None else sample.configuration
     configuration = recode(np.stack([family, own], axis=1))
     num_families, cells = int(family.max(initial=0)) + 1, int(configuration.max(initial=0)) + 1
+    problem = sample.problem()
     if not problem and cells - num_families < 3:
         problem = f"{cells} configurations in {num_families} families are too few for a pilot"
-    x, y = sample.x - sample.x.mean(), sample.y - sample.y.mean()
-    if not problem:
-        x, y = x / x.std(), y / y.std()
-        r = float(np.mean(x * y))
-        problem = "a perfect correlation needs no larger study" if abs(r) > 1 - 1e-9 else None
     if problem:
-        return RequiredNumber(half_width=half_width, reason=null_estimate(problem).reason)
+        return RequiredNumber(half_width=half_width, reason=problem)
+    x, y = sample.x - sample.x.mean(), sample.y - sample.y.mean()
+    x, y = x / x.std(), y / y.std()
+    r = float(np.mean(x * y))
+    if abs(r) > 1 - 1e-9:
+        reason = "a perfect correlation needs no larger study"
+        return RequiredNumber(half_width=half_width, reason=reason)
     influence = (x * y - r * (x**2 + y**2) / 2) / (1 - r**2)
-    fixed = num_families < MIN_FAMILIES
-    found = variance_of_levels(influence, family, configuration)
-    parts = (0.0 if fixed else found[0], found[1], found[2])
-    size = (num_families, cells / num_families, n / cells)
+    top, inside, seed = variance_of_levels(influence, family, configuration)
+    pilot = _Pilot(
+        r=r,
+        size=(num_families, cells / num_families, n / cells),
+        variance=(0.0 if num_families < MIN_FAMILIES else top, inside, seed),
+        confidence=confidence,
+    )
+    now = pilot.half_width(*pilot.size)
+    return RequiredNumber(
+        half_width=half_width,
+        now=now if math.isfinite(now) else None,
+        families=None if pilot.fixed else pilot.smallest(half_width, level=0, start=MIN_FAMILIES),
+        configurations=pilot.smallest(half_width, level=1, start=1),
+        seeds=pilot.smallest(half_width, level=2, start=1),
+        variance=pilot.variance,
+    )
 
-    def width(families: float, configurations: float, seeds: float) -> float:
+
+@dataclass(frozen=True, kw_only=True)
+class _Pilot:
+    """r, the numbers of families, configurations and seeds, and the variance of each level."""
+
+    r: float
+    size: tuple[float, float, float]
+    variance: tuple[float, float, float]
+    confidence: float
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the families are held fixed."""
+        return self.size[0] < MIN_FAMILIES
+
+    def half_width(self, families: float, configurations: float, seeds: float) -> float:
+        """Expected half width of r's interval in a balanced study of this size."""
         count = families * configurations
-        variance = parts[0] / families + parts[1] / count + parts[2] / (count * seeds)
-        units, degrees = (count, count - families - 1) if fixed else (families, families - 1)
+        top, inside, seed = self.variance
+        variance = top / families + inside / count + seed / (count * seeds)
+        units = count if self.fixed else families
+        degrees = count - families - 1 if self.fixed else families - 1
         if degrees < 1 or units <= 2:
             return math.inf
         # leaving a unit out moves r by more than its influence, the fewer units the more
         variance *= (units / (units - 2)) ** 2
-        half = float(stats.t.ppf(0.5 + confidence / 2, degrees)) * math.sqrt(variance)
-        centre = math.atanh(r)
+        half = float(special.stdtrit(degrees, 0.5 + self.confidence / 2)) * math.sqrt(variance)
+        centre = math.atanh(self.r)
         return (math.tanh(centre + half) - math.tanh(centre - half)) / 2
 
-    def smallest(level: int, start: int) -> int | None:
+    def smallest(self, half_width: float, *, level: int, start: int) -> int | None:
+        """The smallest number of one level, from `start` on, that is enough; None where none is."""
+
         def enough(number: int) -> bool:
-            changed = [float(number) if k == level else size[k] for k in range(3)]
-            return width(changed[0], changed[1], changed[2]) <= half_width
+            size = [float(number) if k == level else self.size[k] for k in range(3)]
+            return self.half_width(size[0], size[1], size[2]) <= half_width
 
         low, high = start - 1, max(2, start)
         while not enough(high):
@@ -101,16 +133,6 @@ def required_number(
             middle = (low + high) // 2
             low, high = (low, middle) if enough(middle) else (middle, high)
         return high
-
-    now = width(*size)
-    return RequiredNumber(
-        half_width=half_width,
-        now=now if math.isfinite(now) else None,
-        families=None if fixed else smallest(0, MIN_FAMILIES),
-        configurations=smallest(1, 1),
-        seeds=smallest(2, 1),
-        variance=parts,
-    )
 
 
 def variance_of_levels(

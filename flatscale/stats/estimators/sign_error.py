@@ -78,28 +78,30 @@ def sign_errors(
             else _axis_sums(table, hyperparameters, x, y, num_test_samples)
         )
         found = list(source)
-    kept = [e for e in found if e.effective_pairs >= min_effective_pairs - 1e-9]
+    return _summarised(found, int(usable.sum()), reason, min_effective_pairs)
+
+
+def _summarised(
+    found: Sequence[Environment], num_trials: int, reason: str | None, least: float
+) -> SignErrors:
+    """Mean, 90th percentile and maximum over the environments of enough effective pairs."""
+    kept = [e for e in found if e.effective_pairs >= least - 1e-9]
     schema = {"environment": pl.String, "estimate": pl.Float64, "num_pairs": pl.Int64}
     rows = [(e.name, e.wrong / e.total, e.pairs) for e in kept]
     frame = pl.DataFrame(rows, schema=schema, orient="row")
-    left_out, num_trials = len(found) - len(kept), int(usable.sum())
-    if not kept:
-        reason = reason or _nothing_left(found, min_effective_pairs)
-        null = null_estimate(reason, num_trials=num_trials)
-        return SignErrors(
-            environments=frame,
-            mean=null,
-            percentile_90=null,
-            maximum=null,
-            num_left_out=left_out,
+    left_out = len(found) - len(kept)
+    if kept:
+        # the published code sees every environment in both directions, which moves the percentile
+        values = np.repeat(frame["estimate"].to_numpy(), 2)
+        note = f"{left_out} environments of too few effective pairs left out" if left_out else None
+        mean, high, top = (
+            Estimate(estimate=float(v), num_trials=num_trials, reason=note)
+            for v in (values.mean(), np.percentile(values, 90), values.max())
         )
-    # the published code sees every environment in both directions, which moves the percentile
-    values = np.repeat(frame["estimate"].to_numpy(), 2)
-    note = f"{left_out} environments of too few effective pairs left out" if left_out else None
-    mean, high, top = (
-        Estimate(estimate=float(v), num_trials=num_trials, reason=note)
-        for v in (values.mean(), np.percentile(values, 90), values.max())
-    )
+    else:
+        mean = high = top = null_estimate(
+            reason or _nothing_left(found, least), num_trials=num_trials
+        )
     return SignErrors(
         environments=frame, mean=mean, percentile_90=high, maximum=top, num_left_out=left_out
     )
