@@ -11,8 +11,7 @@ from flatscale.metrics import check_metric_names, metric_catalog
 from flatscale.models import build_model, model_options
 from flatscale.store.records import TRIAL_SCHEMA
 from flatscale.study.plan import TrialSpec, plan
-from flatscale.study.plugins import import_plugins
-from flatscale.study.registry import unknown_name
+from flatscale.study.registry import import_plugins, unknown_name
 from flatscale.study.schema import StudyConfig, TrainingConfig
 from flatscale.training import LOSSES, build_optimizer, optimizer_constants
 

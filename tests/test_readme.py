@@ -12,8 +12,8 @@ import yaml
 from flatscale.metrics import measure
 from flatscale.models import build_model
 from flatscale.study.plan import plan
-from flatscale.study.plugins import import_plugins
 from flatscale.study.reading import parse_config
+from flatscale.study.registry import import_plugins
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 

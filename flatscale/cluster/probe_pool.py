@@ -31,7 +31,7 @@ from flatscale.metrics.probe.observers import (
     merge_sums,
 )
 from flatscale.models import build_model
-from flatscale.study.plugins import import_plugins
+from flatscale.study.registry import import_plugins
 from flatscale.study.schema import ResourcesConfig
 from flatscale.training import weights_from_bytes
 

@@ -25,7 +25,7 @@ from flatscale.models import architecture_family, build_model
 from flatscale.store.layout import Layout, training_checkpoint
 from flatscale.store.records import DIVERGED, FAILED, FINISHED, TrialRecord
 from flatscale.study.plan import TrialSpec
-from flatscale.study.plugins import import_plugins
+from flatscale.study.registry import import_plugins
 from flatscale.study.schema import StudyConfig
 from flatscale.training import load_weights, log_spaced_steps, own_constants, save_weights, train
 

@@ -4,8 +4,7 @@ from flatscale.data.digits import digits
 from flatscale.data.folder import folder
 from flatscale.data.loading import Dataset, load_dataset
 from flatscale.data.parquet import parquet
-from flatscale.data.points import Points, load_points
-from flatscale.data.probe_set import Probe, select_probe
+from flatscale.data.points import Points, Probe, load_points, select_probe
 from flatscale.data.source import DATASETS, Source, Split, array_split, dataset
 from flatscale.data.torchvision_sets import cifar10, cifar100, fashion_mnist, mnist
 

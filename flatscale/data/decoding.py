@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,22 +16,13 @@ _GREY_MODES = frozenset({"1", "L", "LA"})
 _COLOUR_MODES = frozenset({"RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV"})
 
 
-@dataclass(frozen=True, kw_only=True)
-class EncodedImage:
-    """An image as it was found: `position` is its place in the result, `where` names it."""
-
-    position: int
-    where: str
-    content: bytes | Path
-
-
 def decode_images(
-    images: Iterable[EncodedImage], num_images: int, image_size: int | None
+    images: Iterable[tuple[str, bytes | Path]], num_images: int, image_size: int | None
 ) -> NDArray[np.uint8]:
     """Decode images one at a time into one array.
 
     Args:
-        images: all of them, in any order.
+        images: of each, in order, what names it in an error and its bytes or file.
         num_images: how many they are.
         image_size: height and width to resize to (bilinear, antialiased); None keeps the size,
             which must then be the same for all.
@@ -45,42 +35,40 @@ def decode_images(
     """
     pixels: NDArray[np.uint8] | None = None
     first, all_grey = "", True
-    for image in images:
-        decoded, is_grey = _decode(image, image_size)
+    for position, (where, content) in enumerate(images):
+        decoded, is_grey = _decode(where, content, image_size)
         all_grey = all_grey and is_grey
         if pixels is None:
-            pixels, first = np.empty((num_images, *decoded.shape), dtype=np.uint8), image.where
+            pixels, first = np.empty((num_images, *decoded.shape), dtype=np.uint8), where
         if decoded.shape != pixels.shape[1:]:
             height, width = decoded.shape[1:]
             raise DataError(
-                f"{image.where}: the image is {height}x{width}, but {first} is "
+                f"{where}: the image is {height}x{width}, but {first} is "
                 f"{pixels.shape[2]}x{pixels.shape[3]}; set data.image_size to resize all of them"
             )
-        pixels[image.position] = decoded
+        pixels[position] = decoded
     if pixels is None:
         raise DataError("there is no image to decode")
     return pixels[:, :1] if all_grey else pixels
 
 
-def _decode(image: EncodedImage, image_size: int | None) -> tuple[NDArray[np.uint8], bool]:
+def _decode(
+    where: str, content: bytes | Path, image_size: int | None
+) -> tuple[NDArray[np.uint8], bool]:
     """One image as (3, height, width), and whether it is grey."""
     try:
-        file = io.BytesIO(image.content) if isinstance(image.content, bytes) else image.content
-        with Image.open(file) as opened:
+        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as opened:
             mode = opened.mode
             if mode not in _GREY_MODES | _COLOUR_MODES:
                 raise DataError(
-                    f"{image.where}: pixels of mode {mode!r} are not supported, only 8-bit grey "
-                    "or colour"
+                    f"{where}: pixels of mode {mode!r} are not supported, only 8-bit grey or colour"
                 )
             # Grey with an alpha channel drops the alpha, as colour does.
-            pixels = (
-                opened.convert("L").convert("RGB") if mode in _GREY_MODES else opened.convert("RGB")
-            )
+            pixels = (opened.convert("L") if mode in _GREY_MODES else opened).convert("RGB")
         if image_size is not None and pixels.size != (image_size, image_size):
             pixels = pixels.resize((image_size, image_size), Image.Resampling.BILINEAR)
     except DataError:
         raise
     except Exception as error:  # decoders meet broken bytes with errors of every kind
-        raise DataError(f"{image.where}: the image cannot be decoded: {error}") from error
+        raise DataError(f"{where}: the image cannot be decoded: {error}") from error
     return np.asarray(pixels).transpose(2, 0, 1), mode in _GREY_MODES

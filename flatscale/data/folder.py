@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flatscale.data.decoding import EncodedImage, decode_images
+from flatscale.data.decoding import decode_images
 from flatscale.data.source import Source, Split, dataset, required_path
 from flatscale.errors import DataError
 from flatscale.study.registry import nearest
@@ -21,7 +21,7 @@ def folder(config: DataConfig) -> Source:
     """Classes are the folders of `train`, sorted by name; `val` or `validation` may stand for
     `test`. Files that are no images by their suffix, and hidden ones, are left alone.
     """
-    root = Path(required_path(config))
+    root = required_path(config)
     train = _split_folder(root, ("train",))
     test = _split_folder(root, ("test", "val", "validation"))
     class_names = _class_folders(train)
@@ -57,25 +57,17 @@ def _class_folders(split: Path) -> tuple[str, ...]:
 
 
 def _split(split: Path, class_names: tuple[str, ...], image_size: int | None) -> Split:
-    paths = [_image_files(split / name) for name in class_names]
-    files = [path for of_class in paths for path in of_class]
-    labels = np.repeat(np.arange(len(class_names)), [len(of_class) for of_class in paths])
+    found = [
+        (path, label)
+        for label, name in enumerate(class_names)
+        for path in sorted((split / name).glob("*"))
+        if path.suffix.lower() in _SUFFIXES and path.name[0] != "." and path.is_file()
+    ]
+    files = [path for path, _ in found]
 
     def read(rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        images = (
-            EncodedImage(position=position, where=str(files[row]), content=files[row])
-            for position, row in enumerate(rows)
-        )
+        images = ((str(files[row]), files[row]) for row in rows)
         return decode_images(images, len(rows), image_size)
 
-    return Split(labels=labels.astype(np.int64), read=read, where=f"the images in {split}")
-
-
-def _image_files(class_folder: Path) -> list[Path]:
-    if not class_folder.is_dir():
-        return []
-    return sorted(
-        path
-        for path in class_folder.iterdir()
-        if path.suffix.lower() in _SUFFIXES and path.name[0] != "." and path.is_file()
-    )
+    labels = np.array([label for _, label in found], dtype=np.int64)
+    return Split(labels=labels, read=read, where=f"the images in {split}")

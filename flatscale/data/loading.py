@@ -17,25 +17,22 @@ from flatscale.study.seeds import derive_seed
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Training and test images of a study; the arrays are read-only.
-
-    Attributes:
-        name: the source.
-        x_train: training images, float32 in [0, 1], (n, channels, height, width).
-        y_train: their classes, int64, (n,), indices into `class_names`.
-        x_test: test images.
-        y_test: their classes.
-        class_names: names of the classes kept, in order.
-        content_hash: SHA-256 over arrays and names, 16 hex digits.
-    """
+    """Training and test images of a study; the arrays are read-only."""
 
     name: str
+    """The source."""
     x_train: NDArray[np.float32]
+    """Training images, float32 in [0, 1], (n, channels, height, width)."""
     y_train: NDArray[np.int64]
+    """Their classes, int64, (n,), indices into `class_names`."""
     x_test: NDArray[np.float32]
+    """Test images."""
     y_test: NDArray[np.int64]
+    """Their classes."""
     class_names: tuple[str, ...]
+    """Names of the classes kept, in order."""
     content_hash: str
+    """SHA-256 over arrays and names, 16 hex digits."""
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -62,23 +59,25 @@ def load_dataset(config: DataConfig, *, seed: int) -> Dataset:
     """
     options = DATASETS.checked_options(config.source, config.options)
     source: Source = DATASETS[config.source].function(config, **options)
+    for split in (source.train, source.test):
+        _check_labels(split, len(source.class_names))
     classes = select_classes(source.class_names, config.classes)
     if len(classes) < 2:
         raise DataError(
             f"{source.train.where}: found {len(classes)} classes, at least 2 are needed"
         )
-    x_train, y_train = _images(
-        source, source.train, classes, config.train_size, derive_seed(seed, "data", "train")
-    )
-    x_test, y_test = _images(
-        source, source.test, classes, config.test_size, derive_seed(seed, "data", "test")
-    )
-    x_train, x_test = _same_channels(x_train, x_test)
+    train_seed, test_seed = (derive_seed(seed, "data", name) for name in ("train", "test"))
+    x_train, y_train = _images(source, source.train, classes, config.train_size, train_seed)
+    x_test, y_test = _images(source, source.test, classes, config.test_size, test_seed)
+    if {x_train.shape[1], x_test.shape[1]} == {1, 3}:  # grey beside coloured becomes grey RGB
+        x_train, x_test = (np.repeat(x, 3 // x.shape[1], axis=1) for x in (x_train, x_test))
     if x_train.shape[1:] != x_test.shape[1:]:
         raise DataError(
             f"training images are {x_train.shape[1:]}, test images {x_test.shape[1:]} (channels, "
             "height, width); set data.image_size"
         )
+    for array in (x_train, y_train, x_test, y_test):
+        array.flags.writeable = False
     class_names = tuple(source.class_names[index] for index in classes)
     return Dataset(
         name=config.source,
@@ -105,7 +104,6 @@ def _images(
     source: Source, split: Split, classes: tuple[int, ...], size: int | None, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The kept images of one split with their new class indices."""
-    _check_labels(source, split)
     new_index = np.full(len(source.class_names), -1, dtype=np.int64)
     new_index[list(classes)] = np.arange(len(classes))
     labels = new_index[split.labels]
@@ -118,39 +116,18 @@ def _images(
         )
     kept = balanced_rows(labels[rows], len(classes), size, seed=seed, where=split.where)
     rows = rows[kept]
-    images = unit_range(split.read(rows))
+    images = np.ascontiguousarray(unit_range(split.read(rows)))
     if not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
         raise DataError(f"{split.where}: pixel values must be finite and in [0, 1]")
-    classes_kept = labels[rows]
-    images = np.ascontiguousarray(images)
-    images.flags.writeable = False
-    classes_kept.flags.writeable = False
-    return images, classes_kept
+    return images, labels[rows]
 
 
-def _check_labels(source: Source, split: Split) -> None:
-    outside = np.flatnonzero((split.labels < 0) | (split.labels >= len(source.class_names)))
+def _check_labels(split: Split, num_classes: int) -> None:
+    outside = np.flatnonzero((split.labels < 0) | (split.labels >= num_classes))
     if outside.size:
         row = int(outside[0])
+        where = split.name_of_row(row) if split.name_of_row else f"{split.where}, row {row}"
         raise DataError(
-            f"{split.where}, row {row}: label {split.labels[row]} is out of range; "
-            f"there are {len(source.class_names)} classes, 0..{len(source.class_names) - 1}"
+            f"{where}: label {split.labels[row]} is out of range; there are {num_classes} classes, "
+            f"0..{num_classes - 1}"
         )
-
-
-def _same_channels(
-    x_train: NDArray[np.float32], x_test: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Grey images beside coloured ones become grey RGB."""
-    channels = max(x_train.shape[1], x_test.shape[1])
-    if channels == 3:
-        return _as_rgb(x_train), _as_rgb(x_test)
-    return x_train, x_test
-
-
-def _as_rgb(images: NDArray[np.float32]) -> NDArray[np.float32]:
-    if images.shape[1] != 1:
-        return images
-    coloured = np.ascontiguousarray(np.repeat(images, 3, axis=1))
-    coloured.flags.writeable = False
-    return coloured

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from flatscale.data.decoding import EncodedImage, decode_images
+from flatscale.data.decoding import decode_images
 from flatscale.data.source import Source, Split, dataset, required_path
 from flatscale.errors import DataError
 from flatscale.study.schema import DataConfig
@@ -27,12 +28,11 @@ _MOST_CLASSES = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class _File:
-    """One parquet file: where its rows are in its split, and its columns."""
+    """One parquet file of a split, its labels read."""
 
     path: Path
-    num_rows: int
     image_column: str
-    label_column: str
+    labels: NDArray[np.int64]
     class_names: tuple[str, ...] | None
 
 
@@ -46,31 +46,34 @@ def parquet(config: DataConfig) -> Source:
     serves as test where there is no `test-*`. Labels are read first; images only of the rows kept,
     a few hundred at a time.
     """
-    folder = Path(required_path(config))
-    files = {name: _files(folder, name) for name in _SPLITS}
-    labels = {name: [_labels(file) for file in found] for name, found in files.items()}
-    class_names = _class_names([file for found in files.values() for file in found])
-    if class_names is None:
-        highest = max(int(part.max()) for parts in labels.values() for part in parts if part.size)
-        class_names = tuple(str(index) for index in range(min(highest + 1, _MOST_CLASSES)))
-    for name, found in files.items():
-        for file, part in zip(found, labels[name], strict=True):
-            _check_range(file, part, len(class_names))
+    folder = required_path(config)
+    splits = {name: _files(folder, name) for name in _SPLITS}
+    reference, *others = (file for files in splits.values() for file in files)
+    for file in others:
+        if file.class_names != reference.class_names:
+            raise DataError(
+                f"{file.path} and {reference.path} do not name the same classes in their metadata"
+            )
     train, test = (
-        _split(folder, name, files[name], labels[name], config.image_size) for name in _SPLITS
+        _split(files, f"the {name} images in {folder}", config.image_size)
+        for name, files in splits.items()
     )
+    class_names = reference.class_names
+    if class_names is None:
+        highest = max(int(train.labels.max()), int(test.labels.max()))
+        class_names = tuple(str(index) for index in range(min(highest + 1, _MOST_CLASSES)))
     return Source(train=train, test=test, class_names=class_names)
 
 
 def _files(folder: Path, split: str) -> list[_File]:
-    """The files of a split in order of their names, opened far enough to know their columns."""
+    """The files of a split in order of their names."""
     if not folder.is_dir():
         raise DataError(f"data.path {folder} is not a folder")
     prefixes = _SPLITS[split]
     for prefix in prefixes:
         paths = sorted(folder.glob(f"{prefix}*.parquet"))
         files = [_open(path) for path in paths]
-        if sum(file.num_rows for file in files):
+        if any(file.labels.size for file in files):
             return files
     found = sorted(path.name for path in folder.iterdir())
     expected = " or ".join(f"{prefix}*.parquet" for prefix in prefixes)
@@ -83,27 +86,22 @@ def _files(folder: Path, split: str) -> list[_File]:
 def _open(path: Path) -> _File:
     with _readable(path):
         schema = pq.read_schema(path)
-        num_rows = pq.read_metadata(path).num_rows
-    image_column = _column(path, schema, _IMAGE_COLUMNS, "images")
-    label_column = _column(path, schema, _LABEL_COLUMNS, "labels")
-    if not pa.types.is_integer(schema.field(label_column).type):
+    images = _column(path, schema, _IMAGE_COLUMNS, "images")
+    labels = _column(path, schema, _LABEL_COLUMNS, "labels")
+    if not pa.types.is_integer(kind := schema.field(labels).type):
+        raise DataError(f"{path}: column {labels!r} must hold integers, found {kind}")
+    if not _is_encoded_image(kind := schema.field(images).type):
         raise DataError(
-            f"{path}: column {label_column!r} must hold integers, found "
-            f"{schema.field(label_column).type}"
+            f"{path}: column {images!r} must be a struct with a binary field 'bytes', found {kind}"
         )
-    image_type = schema.field(image_column).type
-    if not _is_encoded_image(image_type):
-        raise DataError(
-            f"{path}: column {image_column!r} must be a struct with a binary field 'bytes', found "
-            f"{image_type}"
-        )
-    return _File(
-        path=path,
-        num_rows=num_rows,
-        image_column=image_column,
-        label_column=label_column,
-        class_names=_names_in_metadata(path, schema, label_column),
-    )
+    class_names = _names_in_metadata(path, schema, labels)
+    with _readable(path):
+        column = pq.read_table(path, columns=[labels]).column(0)
+        valid = column.is_valid().to_numpy(zero_copy_only=False)
+        if not valid.all():
+            raise DataError(f"{path}, row {int(np.argmin(valid))}: the label is missing")
+        values = column.cast(pa.int64()).to_numpy()
+    return _File(path=path, image_column=images, labels=values, class_names=class_names)
 
 
 def _column(path: Path, schema: pa.Schema, candidates: tuple[str, ...], what: str) -> str:
@@ -144,91 +142,50 @@ def _names_in_metadata(path: Path, schema: pa.Schema, label_column: str) -> tupl
     return tuple(names)
 
 
-def _class_names(files: list[_File]) -> tuple[str, ...] | None:
-    """The one list of class names all files agree on."""
-    reference = files[0]
-    for file in files:
-        if file.class_names != reference.class_names:
-            raise DataError(
-                f"{file.path} and {reference.path} do not name the same classes in their metadata"
-            )
-    return reference.class_names
+def _split(files: list[_File], where: str, image_size: int | None) -> Split:
+    starts = np.cumsum([0, *(len(file.labels) for file in files)])
 
-
-def _labels(file: _File) -> NDArray[np.int64]:
-    with _readable(file.path):
-        column = pq.read_table(file.path, columns=[file.label_column]).column(0)
-        valid = column.is_valid().to_numpy(zero_copy_only=False)
-        if not valid.all():
-            raise DataError(f"{file.path}, row {int(np.argmin(valid))}: the label is missing")
-        return column.cast(pa.int64()).to_numpy()
-
-
-def _check_range(file: _File, labels: NDArray[np.int64], num_classes: int) -> None:
-    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if outside.size:
-        row = int(outside[0])
-        raise DataError(
-            f"{file.path}, row {row}: label {labels[row]} is out of range; there are "
-            f"{num_classes} classes, 0..{num_classes - 1}"
-        )
-
-
-def _split(
-    folder: Path,
-    name: str,
-    files: list[_File],
-    labels: list[NDArray[np.int64]],
-    image_size: int | None,
-) -> Split:
     def read(rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return decode_images(_encoded(files, rows), len(rows), image_size)
+        encoded = (
+            image
+            for file, start, end in zip(files, starts[:-1], starts[1:], strict=True)
+            for image in _encoded(file, rows[(rows >= start) & (rows < end)] - start)
+        )
+        return decode_images(encoded, len(rows), image_size)
 
-    return Split(labels=np.concatenate(labels), read=read, where=f"the {name} images in {folder}")
+    def name_of_row(row: int) -> str:
+        index = int(np.searchsorted(starts, row, side="right")) - 1
+        return f"{files[index].path}, row {row - starts[index]}"
+
+    labels = np.concatenate([file.labels for file in files])
+    return Split(labels=labels, read=read, where=where, name_of_row=name_of_row)
 
 
-def _encoded(files: list[_File], rows: NDArray[np.int64]) -> Iterator[EncodedImage]:
-    """The images of ascending rows of a split; row groups without any are not read."""
-    first_row, position = 0, 0
-    for file in files:
-        inside = rows[(rows >= first_row) & (rows < first_row + file.num_rows)] - first_row
-        yield from _encoded_in_file(file, inside, position)
-        first_row += file.num_rows
-        position += len(inside)
-
-
-def _encoded_in_file(file: _File, rows: NDArray[np.int64], position: int) -> Iterator[EncodedImage]:
+def _encoded(file: _File, rows: NDArray[np.int64]) -> Iterator[tuple[str, bytes]]:
+    """The images of ascending rows of a file, named; row groups without any are not read."""
     with _readable(file.path), pq.ParquetFile(file.path) as opened:
-        first_row = 0
-        for group in range(opened.metadata.num_row_groups):
-            end = first_row + opened.metadata.row_group(group).num_rows
-            if not ((rows >= first_row) & (rows < end)).any():
-                first_row = end
-                continue
+        groups = [opened.metadata.row_group(i).num_rows for i in range(opened.num_row_groups)]
+        starts = np.cumsum([0, *groups])
+        for group in np.unique(np.searchsorted(starts, rows, side="right") - 1):
+            start = int(starts[group])
             for batch in opened.iter_batches(
-                batch_size=_BATCH_ROWS, row_groups=[group], columns=[f"{file.image_column}.bytes"]
+                batch_size=_BATCH_ROWS,
+                row_groups=[int(group)],
+                columns=[f"{file.image_column}.bytes"],
             ):
-                last_row = first_row + batch.num_rows
                 content = batch.column(0).field("bytes")
-                for row in rows[(rows >= first_row) & (rows < last_row)]:
-                    where = f"{file.path}, row {row}"
-                    encoded = content[int(row) - first_row].as_py()
+                for row in rows[(rows >= start) & (rows < start + batch.num_rows)]:
+                    encoded = content[int(row) - start].as_py()
                     if encoded is None:
-                        raise DataError(f"{where}: the image has no bytes")
-                    yield EncodedImage(position=position, where=where, content=encoded)
-                    position += 1
-                first_row = last_row
+                        raise DataError(f"{file.path}, row {row}: the image has no bytes")
+                    yield f"{file.path}, row {row}", encoded
+                start += batch.num_rows
 
 
-class _readable:
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     """Turns what pyarrow raises on a broken file into a DataError that names it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, pa.ArrowException | OSError | ValueError):
-            raise DataError(f"{self._path} is not a readable parquet file: {error}") from error
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path} is not a readable parquet file: {error}") from error

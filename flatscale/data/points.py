@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flatscale.data.loading import Dataset, load_dataset
-from flatscale.data.probe_set import select_probe
+from flatscale.data.loading import Dataset, array_hash, load_dataset
+from flatscale.data.selection import balanced_rows
 from flatscale.study.schema import StudyConfig
 from flatscale.study.seeds import derive_seed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """The data of a study.
-
-    Attributes:
-        dataset: the images.
-        point_sets: images and classes by the name metrics call them: probe, train, test.
-        content_hashes: what names the content of each of these.
-    """
+    """The data of a study."""
 
     dataset: Dataset
+    """The images."""
     point_sets: dict[str, tuple[NDArray[np.float32], NDArray[np.int64]]]
+    """Images and classes by the name metrics call them: probe, train, test."""
     content_hashes: dict[str, str]
+    """What names the content of each of these."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """The fixed images on which every network of a study is measured; the arrays are read-only."""
+
+    x: NDArray[np.float32]
+    """Images, float32, (n, channels, height, width)."""
+    y: NDArray[np.int64]
+    """Classes, int64, (n,)."""
+    indices: NDArray[np.int64]
+    """Rows of the split they come from, ascending, (n,)."""
+    content_hash: str
+    """SHA-256 over images and classes, 16 hex digits; goes into every result row."""
 
 
 def load_points(config: StudyConfig) -> Points:
@@ -51,3 +63,33 @@ def load_points(config: StudyConfig) -> Points:
             "test": f"{dataset.content_hash}-test",
         },
     )
+
+
+def select_probe(
+    dataset: Dataset, size: int, split: Literal["train", "test"], *, seed: int
+) -> Probe:
+    """Draw the probe, as evenly over the classes as they allow.
+
+    Args:
+        dataset: the study's images.
+        size: number of images.
+        split: `train` or `test`.
+        seed: the draw derives from it.
+
+    Raises:
+        DataError: the split has fewer images than that.
+    """
+    images, labels = (
+        (dataset.x_train, dataset.y_train) if split == "train" else (dataset.x_test, dataset.y_test)
+    )
+    indices = balanced_rows(
+        labels,
+        dataset.num_classes,
+        size,
+        seed=derive_seed(seed, "probe", split),
+        where=f"the {split} images of {dataset.name!r}",
+    )
+    x, y = images[indices], labels[indices]
+    for array in (x, y, indices):
+        array.flags.writeable = False
+    return Probe(x=x, y=y, indices=indices, content_hash=array_hash(x, y))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,17 +21,16 @@ floating point in [0, 1]."""
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """The training or the test images of a source.
-
-    Attributes:
-        labels: class index of each row, (n,).
-        read: fetches images by row.
-        where: what to call the split in an error (a folder, a file).
-    """
+    """The training or the test images of a source."""
 
     labels: NDArray[np.int64]
+    """Class index of each row, (n,)."""
     read: ReadImages
+    """Fetches images by row."""
     where: str
+    """What to call the split in an error (a folder, a file)."""
+    name_of_row: Callable[[int], str] | None = None
+    """What to call a row in an error, where its number in the split is not what a reader knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def resized(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     )
 
 
-def required_path(config: DataConfig) -> str:
+def required_path(config: DataConfig) -> Path:
     """The `path` of a source that needs one.
 
     Raises:
@@ -100,4 +100,4 @@ def required_path(config: DataConfig) -> str:
     """
     if config.path is None:
         raise DataError(f"data.source {config.source!r} needs data.path: where are the files?")
-    return config.path
+    return Path(config.path)

@@ -41,21 +41,18 @@ def _source(config: DataConfig, class_name: str) -> Source:
     import torchvision.datasets  # after the line above, and only where it is needed: it is slow
 
     root = required_path(config)
-    loaded: dict[bool, Any] = {}
-    for is_train in (True, False):
-        try:
-            loaded[is_train] = getattr(torchvision.datasets, class_name)(
-                root, train=is_train, download=config.download
-            )
-        except Exception as error:  # missing or broken files and failed downloads raise all sorts
-            hint = "" if config.download else "; set data.download: true to fetch it"
-            raise DataError(
-                f"{class_name} cannot be read from data.path {root}: {error}{hint}"
-            ) from error
+    load = getattr(torchvision.datasets, class_name)
+    try:
+        train, test = (load(root, train=part, download=config.download) for part in (True, False))
+    except Exception as error:  # missing or broken files and failed downloads raise all sorts
+        hint = "" if config.download else "; set data.download: true to fetch it"
+        raise DataError(
+            f"{class_name} cannot be read from data.path {root}: {error}{hint}"
+        ) from error
     return Source(
-        train=_split(loaded[True], f"{class_name}'s training images", config.image_size),
-        test=_split(loaded[False], f"{class_name}'s test images", config.image_size),
-        class_names=tuple(loaded[True].classes),
+        train=_split(train, f"{class_name}'s training images", config.image_size),
+        test=_split(test, f"{class_name}'s test images", config.image_size),
+        class_names=tuple(train.classes),
     )
 
 

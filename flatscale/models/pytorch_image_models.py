@@ -40,10 +40,9 @@ def timm_model(
     timm = _timm()
     settings = timm.get_pretrained_cfg(name)
     native = settings.input_size[1:] if settings is not None else None
-    sizes: list[dict[str, Any]] = [{}]
-    if native != (height, width):
-        sizes = [{"img_size": (height, width)}, {}]
-    for size in sizes:
+    sized = native != (height, width)
+    while True:
+        size = {"img_size": (height, width)} if sized else {}
         try:
             return timm.create_model(
                 name,
@@ -53,13 +52,12 @@ def timm_model(
                 **size,
                 **options,
             )
-        except TypeError as error:
-            if size and "img_size" in str(error):
-                continue
-            raise _cannot_build(architecture, input_shape, error) from error
         except Exception as error:  # a constructor of another library may raise anything
-            raise _cannot_build(architecture, input_shape, error) from error
-    raise AssertionError("the last size always returns or raises")
+            if not (sized and isinstance(error, TypeError) and "img_size" in str(error)):
+                raise ModelError(
+                    f"timm cannot build {architecture!r} for images {input_shape}: {error}"
+                ) from error
+        sized = False
 
 
 def timm_family(architecture: str) -> str:
@@ -107,9 +105,3 @@ def _timm() -> Any:
     import timm
 
     return timm
-
-
-def _cannot_build(
-    architecture: str, input_shape: tuple[int, int, int], error: Exception
-) -> ModelError:
-    return ModelError(f"timm cannot build {architecture!r} for images {input_shape}: {error}")

@@ -17,7 +17,6 @@ from flatscale.study.schema import (
     GridDesign,
     MeasurementConfig,
     Options,
-    SobolDesign,
     StudyConfig,
     TrainingConfig,
 )
@@ -73,16 +72,11 @@ def plan(config: StudyConfig) -> list[TrialSpec]:
         ConfigError: two entries of `models` describe the same trial.
     """
     trials: dict[str, TrialSpec] = {}
-    per_model = [
-        (model, design_points(model.design or config.design, config.seed))
-        for model in config.models
-    ]
-    seeds = [(model.design or config.design).num_seeds for model in config.models]
-    for seed_index in range(max(seeds)):
-        for (model, points), num_seeds in zip(per_model, seeds, strict=True):
-            if seed_index >= num_seeds:
-                continue
-            for learning_rate, batch_size in points:
+    designs = [model.design or config.design for model in config.models]
+    points = [design_points(design, config.seed) for design in designs]
+    for seed_index in range(max(design.num_seeds for design in designs)):
+        for model, design, of_design in zip(config.models, designs, points, strict=True):
+            for learning_rate, batch_size in of_design if seed_index < design.num_seeds else ():
                 spec = TrialSpec(
                     study_seed=config.seed,
                     data=config.data,
@@ -109,23 +103,16 @@ def design_points(design: Design, seed: int) -> list[tuple[float, int]]:
     """The (learning rate, batch size) points of a design, learning rates to 6 digits."""
     if isinstance(design, GridDesign):
         return list(itertools.product(design.learning_rate, design.batch_size))
-    return _sobol_points(design, seed)
-
-
-def _sobol_points(design: SobolDesign, seed: int) -> list[tuple[float, int]]:
     from scipy.stats import qmc
 
     engine = qmc.Sobol(d=2, scramble=True, rng=np.random.default_rng(derive_seed(seed, "design")))
     # Sobol's balance needs a power of two; a prefix of such a design is still a design.
     unit = engine.random_base2(int(np.ceil(np.log2(max(design.num_points, 2)))))
-    unit = unit[: design.num_points]
-    rates = _log_interpolate(unit[:, 0], design.learning_rate.low, design.learning_rate.high)
-    sizes = _log_interpolate(unit[:, 1], design.batch_size.low, design.batch_size.high)
-    return [
-        (float(f"{rate:.6g}"), max(1, round(size)))
-        for rate, size in zip(rates.tolist(), sizes.tolist(), strict=True)
-    ]
-
-
-def _log_interpolate(unit: np.ndarray, low: float, high: float) -> np.ndarray:
-    return np.exp(np.log(low) + unit * (np.log(high) - np.log(low)))
+    rates, sizes = (
+        np.exp(np.log(span.low) + position * (np.log(span.high) - np.log(span.low))).tolist()
+        for span, position in zip(
+            (design.learning_rate, design.batch_size), unit[: design.num_points].T, strict=True
+        )
+    )
+    rates = [float(f"{rate:.6g}") for rate in rates]
+    return list(zip(rates, [max(1, round(size)) for size in sizes], strict=True))

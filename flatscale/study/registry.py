@@ -8,11 +8,14 @@ allowed (pydantic's, so `Annotated[int, Field(ge=1)]` states a range), their def
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -22,15 +25,12 @@ from flatscale.errors import ConfigError, FlatscaleError
 
 @dataclass(frozen=True, kw_only=True)
 class Registered:
-    """One registered thing; each kind adds what is known about its own.
-
-    Attributes:
-        name: what a study file calls it.
-        function: what was decorated.
-    """
+    """One registered thing; each kind adds what is known about its own."""
 
     name: str
+    """What a study file calls it."""
     function: Callable[..., Any]
+    """What was decorated."""
 
     @property
     def meaning(self) -> str:
@@ -144,6 +144,25 @@ def checked_options(
         )
         raise error(f"{where}: {faults}" if where else faults) from None
     return {name: getattr(found, name) for name in options}
+
+
+def import_plugins(modules: Iterable[str]) -> None:
+    """Import every named module, for what its decorators register; the current folder counts.
+
+    Raises:
+        ConfigError: a module cannot be imported.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise ConfigError(
+                f"plugins: cannot import {name!r} ({type(error).__name__}: {error}). It must be an "
+                "importable module: installed, or in the folder the command is run from"
+            ) from error
 
 
 def option_parameters(*functions: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -10,15 +10,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from flatscale.study.identity import content_hash, identifying_content
 from flatscale.study.redaction import without_password
 
+PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 OptionValue = bool | int | FiniteFloat | str | tuple[bool | int | FiniteFloat | str, ...]
 Options = dict[str, OptionValue]
 SLUG = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
+
+
+def _distinct(kind: str) -> AfterValidator:
+    def check(value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"a {kind} is listed twice")
+        return value
+
+    return AfterValidator(check)
 
 
 class _Part(BaseModel):
@@ -35,7 +45,7 @@ class DataConfig(_Part):
     path: str | None = None
     """Where the files are, for every source but `digits`; relative to the current folder. It is
     not part of a trial's id: the data's content hash guards a store against different data."""
-    classes: tuple[int | str, ...] | None = Field(default=None, min_length=2)
+    classes: Annotated[tuple[int | str, ...], Field(min_length=2), _distinct("class")] | None = None
     """Which classes to keep, by name or index, in this order; all of them by default."""
     train_size: int | None = Field(default=None, ge=2)
     """How many training images to keep, drawn evenly over the classes; all by default."""
@@ -47,13 +57,6 @@ class DataConfig(_Part):
     """Let torchvision fetch a missing dataset into `path`."""
     options: Options = Field(default_factory=dict)
     """Options of a plugin's source."""
-
-    @field_validator("classes")
-    @classmethod
-    def _distinct_classes(cls, value: tuple[int | str, ...] | None) -> tuple[int | str, ...] | None:
-        if value is not None and len(set(value)) != len(value):
-            raise ValueError("a class is listed twice")
-        return value
 
 
 class LogRange(_Part):
@@ -76,19 +79,12 @@ class GridDesign(_Part):
 
     kind: Literal["grid"] = "grid"
     """A regular grid."""
-    learning_rate: tuple[PositiveFloat, ...] = Field(min_length=1)
+    learning_rate: Annotated[tuple[PositiveFloat, ...], Field(min_length=1), _distinct("level")]
     """Learning rates."""
-    batch_size: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    batch_size: Annotated[tuple[PositiveInt, ...], Field(min_length=1), _distinct("level")]
     """Batch sizes."""
     num_seeds: int = Field(default=1, ge=1, le=10_000)
     """Networks per grid point, differing in initialisation and data order."""
-
-    @field_validator("learning_rate", "batch_size")
-    @classmethod
-    def _distinct_levels(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("a level is listed twice")
-        return value
 
 
 class SobolDesign(_Part):
@@ -187,7 +183,7 @@ DEFAULT_METRICS = (
 class MeasurementConfig(_Part):
     """What is measured, on what, and when."""
 
-    metrics: tuple[str, ...] = Field(default=DEFAULT_METRICS, min_length=1)
+    metrics: Annotated[tuple[str, ...], Field(min_length=1), _distinct("metric")] = DEFAULT_METRICS
     """Metric names; `flatscale metrics` lists them."""
     probe_size: int = Field(default=100, ge=2)
     """Images in the probe set, drawn evenly over the classes from the training images (one paired
@@ -205,13 +201,6 @@ class MeasurementConfig(_Part):
     check_bounds: bool = True
     """Also check the inequalities that bound the metrics asked for, with the options of these; they
     cost little beside them. Changes no trial's id."""
-
-    @field_validator("metrics")
-    @classmethod
-    def _distinct_metrics(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("a metric is listed twice")
-        return value
 
 
 class ResourcesConfig(_Part):

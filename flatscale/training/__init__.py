@@ -1,6 +1,14 @@
 """Training: one loop, losses and optimizers by name, checkpoints and weights as safetensors."""
 
-from flatscale.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from flatscale.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    save_weights,
+    weights_from_bytes,
+    weights_to_bytes,
+)
 from flatscale.training.loop import TrainingResult, train
 from flatscale.training.losses import LOSSES, loss, point_loss
 from flatscale.training.optimizers import (
@@ -11,12 +19,6 @@ from flatscale.training.optimizers import (
     own_constants,
 )
 from flatscale.training.order import log_spaced_steps
-from flatscale.training.weights import (
-    load_weights,
-    save_weights,
-    weights_from_bytes,
-    weights_to_bytes,
-)
 
 __all__ = [
     "LOSSES",

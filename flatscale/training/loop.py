@@ -29,30 +29,27 @@ from flatscale.training.order import BatchOrder
 
 logger = logging.getLogger(__name__)
 
-Status = Literal["interpolated", "step_limit", "diverged", "stopped"]
+Status = Literal["interpolated", "step_limit", "diverged"]
 _EVALUATION_CHUNK = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """How a training ended.
-
-    Attributes:
-        status: `interpolated` (the training loss reached `stop_loss`), `step_limit`, `diverged` (a
-            loss that is not finite), or `stopped` (`should_stop` said so).
-        num_steps: optimizer steps taken, those before a resumption included.
-        train_loss: mean loss over the whole training set at the end; NaN or infinite if diverged.
-        history: (step, train_loss) of every evaluation, all finite.
-        seconds: wall-clock time of this call, without what came before a resumption.
-        reason: one line that says why it ended so.
-    """
+    """How a training ended."""
 
     status: Status
+    """`interpolated` (the training loss reached `stop_loss`), `step_limit`, or `diverged` (a loss
+    that is not finite)."""
     num_steps: int
+    """Optimizer steps taken, those before a resumption included."""
     train_loss: float
+    """Mean loss over the whole training set at the end; NaN or infinite if diverged."""
     history: tuple[tuple[int, float], ...]
+    """(step, train_loss) of every evaluation, all finite."""
     seconds: float
+    """Wall-clock time of this call, without what came before a resumption."""
     reason: str
+    """One line that says why it ended so."""
 
 
 def train(
@@ -67,7 +64,6 @@ def train(
     snapshot_steps: Iterable[int] = (),
     on_snapshot: Callable[[int, nn.Module], None] | None = None,
     checkpoint: Path | None = None,
-    should_stop: Callable[[], bool] | None = None,
 ) -> TrainingResult:
     """Train a network in place, on the device it is on.
 
@@ -92,8 +88,6 @@ def train(
         on_snapshot: called with the step and the network, which it must not change.
         checkpoint: a file to resume from where it exists, and written every
             `config.checkpoint_every` steps.
-        should_stop: asked at every evaluation; true ends the training as `stopped`, with a
-            checkpoint written if there is a `checkpoint`.
 
     Raises:
         ModelError: images, classes and network do not fit together, or memory runs out with one
@@ -109,6 +103,7 @@ def train(
             f"and {len(classes)} classes"
         )
     run = _Run(
+        started=started,
         model=model,
         images=images,
         classes=classes,
@@ -118,37 +113,28 @@ def train(
         config=config,
         seed=seed,
         checkpoint=checkpoint,
-        settings=_settings(config, learning_rate, batch_size, seed, len(images)),
+        settings={
+            "training": result_content(config),
+            "learning_rate": learning_rate,
+            "batch_size": batch_size,
+            "seed": seed,
+            "num_images": len(images),
+        },
         microbatches=Microbatches(model),
         evaluation_batches=Microbatches(model),
     )
-    snapshots = frozenset(snapshot_steps) if on_snapshot is not None else frozenset()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        end = _descend(run, snapshots, on_snapshot, should_stop)
+        result = _descend(run, frozenset(snapshot_steps), on_snapshot)
     model.train()
-    logger.info("training ended as %s: %s", end.status, end.reason)
-    return TrainingResult(
-        status=end.status,
-        num_steps=end.step,
-        train_loss=end.train_loss,
-        history=tuple(run.history),
-        seconds=time.perf_counter() - started,
-        reason=end.reason,
-    )
-
-
-@dataclass(frozen=True)
-class _End:
-    status: Status
-    step: int
-    train_loss: float
-    reason: str
+    logger.info("training ended as %s: %s", result.status, result.reason)
+    return result
 
 
 @dataclass(kw_only=True)
 class _Run:
-    """What one training works with."""
+    """What one training works with; a checkpoint must share its `settings` to be resumed from."""
 
+    started: float
     model: nn.Module
     images: Tensor
     classes: Tensor
@@ -162,26 +148,6 @@ class _Run:
     microbatches: Microbatches
     evaluation_batches: Microbatches
     history: list[tuple[int, float]] = field(default_factory=list)
-
-    def resume(self) -> int:
-        """The step the checkpoint was written at; 0 without one."""
-        if self.checkpoint is None or not self.checkpoint.exists():
-            return 0
-        saved = load_checkpoint(self.checkpoint, self.model, self.optimizer, settings=self.settings)
-        self.history = list(saved.history)
-        return saved.step
-
-    def save(self, step: int) -> None:
-        """Write the checkpoint, if one was asked for."""
-        if self.checkpoint is not None:
-            save_checkpoint(
-                self.checkpoint,
-                self.model,
-                self.optimizer,
-                step,
-                self.history,
-                settings=self.settings,
-            )
 
     def step(self, step: int) -> Tensor:
         """One optimizer step; the batch's mean loss before it."""
@@ -210,9 +176,10 @@ class _Run:
         """Mean loss over the whole training set, in eval mode; training mode again after it."""
         self.model.eval()
         total = torch.zeros((), dtype=torch.float64)
-        for start in range(0, len(self.images), _EVALUATION_CHUNK):
-            images = self.images[start : start + _EVALUATION_CHUNK]
-            classes = self.classes[start : start + _EVALUATION_CHUNK]
+        chunks = zip(
+            self.images.split(_EVALUATION_CHUNK), self.classes.split(_EVALUATION_CHUNK), strict=True
+        )
+        for images, classes in chunks:
             total += self.evaluation_batches.until_it_fits(
                 len(images), partial(self._sum_of_losses, images, classes), training=False
             )
@@ -226,13 +193,20 @@ class _Run:
             total += values.double().sum().cpu()
         return total
 
+    def ended(self, status: Status, step: int, train_loss: float, reason: str) -> TrainingResult:
+        return TrainingResult(
+            status=status,
+            num_steps=step,
+            train_loss=train_loss,
+            history=tuple(self.history),
+            seconds=time.perf_counter() - self.started,
+            reason=reason,
+        )
+
 
 def _descend(
-    run: _Run,
-    snapshots: frozenset[int],
-    on_snapshot: Callable[[int, nn.Module], None] | None,
-    should_stop: Callable[[], bool] | None,
-) -> _End:
+    run: _Run, snapshots: frozenset[int], on_snapshot: Callable[[int, nn.Module], None] | None
+) -> TrainingResult:
     """Steps until one of the ends is reached.
 
     What belongs to a step is done in the order: update, evaluation, snapshot, checkpoint; a resumed
@@ -242,7 +216,10 @@ def _descend(
     evaluate_every = config.evaluate_every or run.order.steps_per_epoch
     # Asking a GPU for every loss would make each step wait for it: there, evaluation finds out.
     watch_batches = run.images.device.type == "cpu"
-    step = run.resume()
+    step = 0
+    if run.checkpoint is not None and run.checkpoint.exists():
+        saved = load_checkpoint(run.checkpoint, run.model, run.optimizer, settings=run.settings)
+        step, run.history = saved.step, list(saved.history)
     run.model.train()
     fresh = step == 0
     while True:
@@ -250,40 +227,37 @@ def _descend(
             batch_loss = run.step(step)
             step += 1
             if watch_batches and not math.isfinite(value := batch_loss.item()):
-                return _diverged(step, value, "the batch's training loss")
+                reason = f"the batch's training loss became {value} at step {step}"
+                return run.ended("diverged", step, value, reason)
         if step % evaluate_every == 0 or step == config.max_steps:
             end = _look(run, step)
-            if end is None and should_stop is not None and should_stop():
-                run.save(step)
-                end = _End("stopped", step, run.history[-1][1], f"asked to stop at step {step}")
             if end is not None:
                 return end
         if step in snapshots and on_snapshot is not None:
             on_snapshot(step, run.model)
             run.model.train()
-        if not fresh and config.checkpoint_every and step % config.checkpoint_every == 0:
-            run.save(step)
+        due = config.checkpoint_every and step % config.checkpoint_every == 0
+        if run.checkpoint is not None and due and not fresh:
+            state = (run.model, run.optimizer, step, run.history)
+            save_checkpoint(run.checkpoint, *state, settings=run.settings)
         fresh = False
 
 
-def _look(run: _Run, step: int) -> _End | None:
+def _look(run: _Run, step: int) -> TrainingResult | None:
     """Evaluate, note it in the history, and say whether training ends here."""
     train_loss = run.evaluate()
     if not math.isfinite(train_loss):
-        return _diverged(step, train_loss, "the training loss")
+        reason = f"the training loss became {train_loss} at step {step}"
+        return run.ended("diverged", step, train_loss, reason)
     run.history.append((step, train_loss))
     stop_loss, max_steps = run.config.stop_loss, run.config.max_steps
     if train_loss <= stop_loss:
         reason = f"training loss {train_loss:.4g} reached {stop_loss:g} at step {step}"
-        return _End("interpolated", step, train_loss, reason)
+        return run.ended("interpolated", step, train_loss, reason)
     if step >= max_steps:
         reason = f"training loss {train_loss:.4g} is above {stop_loss:g} after {step} steps"
-        return _End("step_limit", step, train_loss, reason)
+        return run.ended("step_limit", step, train_loss, reason)
     return None
-
-
-def _diverged(step: int, value: float, what: str) -> _End:
-    return _End("diverged", step, value, f"{what} became {value} at step {step}")
 
 
 def _seed_layers(seed: int, step: int, device: torch.device) -> None:
@@ -293,19 +267,6 @@ def _seed_layers(seed: int, step: int, device: torch.device) -> None:
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.manual_seed(layer_seed)
-
-
-def _settings(
-    config: TrainingConfig, learning_rate: float, batch_size: int, seed: int, num_images: int
-) -> dict[str, Any]:
-    """What a checkpoint must share with the training that resumes from it."""
-    return {
-        "training": result_content(config),
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "seed": seed,
-        "num_images": num_images,
-    }
 
 
 def _device(model: nn.Module) -> torch.device:

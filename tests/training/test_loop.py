@@ -214,26 +214,6 @@ def test_resuming_is_bit_identical(
     assert result.train_loss == expected.train_loss
 
 
-def test_asked_to_stop_it_saves_and_goes_on_later(images, tmp_path: Path) -> None:
-    arguments = {"learning_rate": 0.05, "batch_size": 10, "seed": 5}
-    undisturbed, model, resumed = network(), network(), network()
-    expected = train(undisturbed, *images, config(), **arguments)
-    file = tmp_path / "trial.safetensors"
-    answers = iter([False, False, True])
-    stopped = train(
-        model,
-        *images,
-        config(),
-        checkpoint=file,
-        should_stop=lambda: next(answers),
-        **arguments,
-    )
-    assert (stopped.status, stopped.num_steps) == ("stopped", 10)
-    result = train(resumed, *images, config(), checkpoint=file, **arguments)
-    assert same(weights(undisturbed), weights(resumed))
-    assert result.history == expected.history
-
-
 def test_the_checkpoint_of_another_training_is_refused(images, tmp_path: Path) -> None:
     file = tmp_path / "trial.safetensors"
     arguments = {"learning_rate": 0.05, "batch_size": 10, "seed": 5, "checkpoint": file}

@@ -21,7 +21,7 @@ from flatscale.stats import StudyAnalysis, StudyDesign, analyze_study
 from flatscale.store.records import HYPERPARAMETER, columns_for
 from flatscale.store.results import Results, Store
 from flatscale.study.plan import TrialSpec, plan
-from flatscale.study.plugins import import_plugins
+from flatscale.study.registry import import_plugins
 
 logger = logging.getLogger(__name__)
 
