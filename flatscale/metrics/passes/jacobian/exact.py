@@ -142,6 +142,8 @@ def exact_pass(probe: Observer) -> ExactJacobians:
     found = probe.gather(jacobian_points)
     if not found["finite"].any():
         raise MetricError("outputs or derivatives are not finite at any probe point")
+    # after the rows, which have found all of it: held still once, not once a fact
+    names, layer_names, epsilon = probe.once(facts_of_the_network)
     squares = found["singular_values"] ** 2
     total = squares.sum(axis=1)
     num_evaluations = 1 + squares.shape[1]
@@ -149,7 +151,7 @@ def exact_pass(probe: Observer) -> ExactJacobians:
         num_evaluations=num_evaluations,
         frobenius2=total,
         dimensionality=total**2 / np.where(total == 0.0, 1.0, (squares**2).sum(axis=1)),
-        parameter_names=probe.once(parameter_names),
+        parameter_names=names,
         parameter_gradient2=found["parameter_gradient2"],
         layer_input_norm2=found["layer_input_norm2"],
         norms=GradientNorms(
@@ -163,18 +165,19 @@ def exact_pass(probe: Observer) -> ExactJacobians:
     )
     return ExactJacobians(
         singular_values=found["singular_values"],
-        layer_names=probe.once(linear_layer_names),
+        layer_names=layer_names,
         layer_singular_values=found["layer_singular_values"],
         input_norm2=found["input_norm2"],
         along_input=AlongInput(values=found["along_input"], num_evaluations=num_evaluations),
         sums=sums,
-        epsilon=probe.once(rounding_unit),
+        epsilon=epsilon,
     )
 
 
-def rounding_unit(shard: Shard) -> float:
-    """Rounding unit of the arithmetic that Jacobians are computed in."""
-    return torch.finfo(shard.x.dtype).eps
+def facts_of_the_network(shard: Shard) -> tuple[tuple[str, ...], tuple[str, ...], float]:
+    """Names of the parameters and of the linear layers, and the arithmetic's rounding unit."""
+    epsilon = torch.finfo(shard.x.dtype).eps
+    return parameter_names(shard), linear_layer_names(shard), epsilon
 
 
 def bytes_of_a_point(shard: Shard) -> float:
