@@ -42,9 +42,8 @@ def parquet(config: DataConfig) -> Source:
 
     Class names come from the file's metadata: `class_names` (separated by commas) or the ClassLabel
     of Hugging Face's own `huggingface` entry; without either, classes are numbered, up to a million
-    of them. `validation-*`
-    serves as test where there is no `test-*`. Labels are read first; images only of the rows kept,
-    a few hundred at a time.
+    of them. `validation-*` serves as test where there is no `test-*`. Labels are read first; images
+    only of the rows kept, a few hundred at a time.
     """
     folder = required_path(config)
     splits = {name: _files(folder, name) for name in _SPLITS}

@@ -66,13 +66,21 @@ def dataset(name: str) -> Callable[[Loader], Loader]:
 def array_split(
     images: NDArray[np.generic], labels: NDArray[np.int64], where: str, image_size: int | None
 ) -> Split:
-    """A split of images that are in memory, (n, channels, height, width)."""
+    """A split of images that are in memory, (n, channels, height, width).
+
+    Another image size resizes them, bilinear with antialiasing.
+    """
 
     def read(rows: NDArray[np.int64]) -> NDArray[np.generic]:
-        chosen = images[rows]
-        if image_size is None or chosen.shape[2:] == (image_size, image_size):
+        chosen, side = images[rows], image_size
+        if side is None or chosen.shape[2:] == (side, side):
             return chosen
-        return np.stack([resized(image, image_size) for image in unit_range(chosen)])
+        planes = unit_range(chosen).reshape(-1, *chosen.shape[2:])
+        bilinear = Image.Resampling.BILINEAR
+        resized = [
+            np.asarray(Image.fromarray(plane).resize((side, side), bilinear)) for plane in planes
+        ]
+        return np.stack(resized).reshape(*chosen.shape[:2], side, side)
 
     return Split(labels=np.asarray(labels, dtype=np.int64), read=read, where=where)
 
@@ -82,14 +90,6 @@ def unit_range(images: NDArray[np.generic]) -> NDArray[np.float32]:
     if images.dtype == np.uint8:
         return images.astype(np.float32) / np.float32(255)
     return np.asarray(images, dtype=np.float32)
-
-
-def resized(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """One image (channels, height, width) to (channels, size, size), bilinear with antialiasing."""
-    bilinear = Image.Resampling.BILINEAR
-    return np.stack(
-        [np.asarray(Image.fromarray(plane).resize((size, size), bilinear)) for plane in image]
-    )
 
 
 def required_path(config: DataConfig) -> Path:

@@ -103,11 +103,11 @@ def build_model(
         ModelError: unknown architecture or option, or a network that does not take such images.
     """
     arguments = model_options(architecture, options)
-    builder: Callable[..., nn.Module]
-    if architecture.startswith(PREFIX):
-        builder = partial(timm_model, architecture=architecture)
-    else:
-        builder = MODELS[architecture].function
+    builder = (
+        partial(timm_model, architecture=architecture)
+        if architecture.startswith(PREFIX)
+        else MODELS[architecture].function
+    )
     with _generator_lock, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
         network = builder(input_shape, num_classes, **arguments)

@@ -48,13 +48,9 @@ def _native_library_loads() -> bool:
     if spec is None or spec.origin is None:
         return True
     folder = Path(spec.origin).parent
-    suffixes = (*EXTENSION_SUFFIXES, ".so", ".pyd")
-    for path in (folder / f"_C{suffix}" for suffix in suffixes):
-        if not path.is_file():
-            continue
-        try:
-            torch.ops.load_library(str(path))
-        except OSError:
-            return False
-        return True
-    return False
+    paths = [folder / f"_C{suffix}" for suffix in (*EXTENSION_SUFFIXES, ".so", ".pyd")]
+    try:
+        torch.ops.load_library(next(str(path) for path in paths if path.is_file()))
+    except (StopIteration, OSError):
+        return False
+    return True

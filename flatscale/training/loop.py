@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -46,8 +45,6 @@ class TrainingResult:
     """Mean loss over the whole training set at the end; NaN or infinite if diverged."""
     history: tuple[tuple[int, float], ...]
     """(step, train_loss) of every evaluation, all finite."""
-    seconds: float
-    """Wall-clock time of this call, without what came before a resumption."""
     reason: str
     """One line that says why it ended so."""
 
@@ -94,7 +91,6 @@ def train(
             image, or with a batch that cannot be split.
         StoreError: the checkpoint is broken, of another training, or cannot be written.
     """
-    started = time.perf_counter()
     device = _device(model)
     images, classes = _on_device(x, device), _on_device(y, device)
     if len(images) == 0 or len(images) != len(classes):
@@ -103,7 +99,6 @@ def train(
             f"and {len(classes)} classes"
         )
     run = _Run(
-        started=started,
         model=model,
         images=images,
         classes=classes,
@@ -134,7 +129,6 @@ def train(
 class _Run:
     """What one training works with; a checkpoint must share its `settings` to be resumed from."""
 
-    started: float
     model: nn.Module
     images: Tensor
     classes: Tensor
@@ -199,7 +193,6 @@ class _Run:
             num_steps=step,
             train_loss=train_loss,
             history=tuple(self.history),
-            seconds=time.perf_counter() - self.started,
             reason=reason,
         )
 

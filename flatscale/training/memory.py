@@ -64,19 +64,16 @@ class Microbatches:
                     raise
                 reason = str(error)
             # The exception, and with it what its frames hold, is gone here.
-            self._shrink(num_images, reason, must_stay_whole=training and self._normalises)
-
-    def _shrink(self, num_images: int, reason: str, *, must_stay_whole: bool) -> None:
-        size = min(self._limit or num_images, num_images)
-        if must_stay_whole:
-            raise ModelError(
-                f"training ran out of memory with a batch of {size} images, and the network "
-                "normalises over the batch, so that a part of it would train another network; use "
-                f"a smaller batch size or network ({reason})"
-            )
-        if size == 1:
-            raise ModelError(f"training ran out of memory with one image at a time ({reason})")
-        self._limit = size // 2
-        logger.warning("out of memory with %d images at once; trying %d", size, self._limit)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+            size = min(self._limit or num_images, num_images)
+            if training and self._normalises:
+                raise ModelError(
+                    f"training ran out of memory with a batch of {size} images, and the network "
+                    "normalises over the batch, so that a part of it would train another network; "
+                    f"use a smaller batch size or network ({reason})"
+                )
+            if size == 1:
+                raise ModelError(f"training ran out of memory with one image at a time ({reason})")
+            self._limit = size // 2
+            logger.warning("out of memory with %d images at once; trying %d", size, self._limit)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()

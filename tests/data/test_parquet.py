@@ -166,6 +166,19 @@ def test_a_broken_file_is_named_with_its_row(
     assert "train-0.parquet" in str(caught.value)
 
 
+def test_a_fault_in_a_later_file_is_named_with_the_row_of_that_file(tmp_path: Path) -> None:
+    write_both(tmp_path)
+    metadata = {"class_names": "cat,dog"}
+    whole = png(pictures(1)[0])
+    write(tmp_path / "train-1.parquet", [whole, b"broken", whole], [1, 0, 1], metadata)
+    with pytest.raises(DataError, match=r"train-1\.parquet, row 1: the image cannot be decoded"):
+        load(tmp_path)
+    for row, labels in enumerate(([7, 0, 1], [0, 7, 1], [0, 1, 7])):
+        write(tmp_path / "train-1.parquet", [whole] * 3, labels, metadata)
+        with pytest.raises(DataError, match=rf"train-1\.parquet, row {row}: label 7 is out of"):
+            load(tmp_path)
+
+
 def test_an_image_cut_in_the_middle_is_named(tmp_path: Path) -> None:
     whole = png(pictures(1, side=40)[0])
     write_both(tmp_path, contents=[whole, whole, whole, whole[: len(whole) // 2]])
