@@ -39,6 +39,12 @@ def write(table: pl.DataFrame, out: Path, **options: object) -> dict[str, object
     return {"page": paths.page.read_text(), **json.loads(paths.findings.read_text())}
 
 
+def test_the_family_may_stand_in_any_column(table: pl.DataFrame, tmp_path: Path) -> None:
+    document = write(table.rename({"family": "kind"}), tmp_path, family="kind")
+    named = {row["family"] for row in document["tables"]["family_correlations"]}
+    assert named == set(table["family"])
+
+
 def test_the_pair_is_found_with_and_without_families(table: pl.DataFrame, tmp_path: Path) -> None:
     alone = write(table, tmp_path / "alone", log=["size"])
     grouped = write(table, tmp_path / "grouped", log=["size"], family="family", se_y="se")

@@ -25,32 +25,18 @@ MAX_LINES = 150
 NAME, FAMILY, OWN_FAMILY = "name", "family", "own_family"
 """FAMILY is the one in the legend, OWN_FAMILY the one a hover shows."""
 
-INTERVALS = pl.Schema(
-    {
-        "label": pl.String(),
-        "kind": pl.String(),
-        "estimate": pl.Float64(),
-        "low": pl.Float64(),
-        "high": pl.Float64(),
-        "num_trials": pl.Int64(),
-        "note": pl.String(),
-    }
-)
-"""One labelled estimate with its interval; `kind` is family, summary or prediction."""
-
 
 def forest(content: Content) -> pl.DataFrame:
     """Per-family r of the primary pair, smallest first, then their mean and the prediction."""
     families = content.of_primary("family_correlations")
     drawn = families.drop_nulls("estimate").top_k(MAX_ROWS, by="num_trials")
     mean = content.of_primary("synthesis").drop_nulls("estimate")
-    total, no_note = pl.lit(families["num_trials"].sum()), pl.lit(None)
-    ends, prediction = ("conf_low", "conf_high"), ("prediction_low", "prediction_high")
+    mean = mean.with_columns(num_trials=pl.lit(families["num_trials"].sum()), reason=pl.lit(None))
     return pl.concat(
         [
-            _intervals(drawn.sort("estimate", "family"), pl.col("family"), "family", ends),
-            _intervals(mean, pl.lit(SYNTHESIS), "summary", ends, total, no_note),
-            _intervals(mean, pl.lit(PREDICTION), "prediction", prediction, total, no_note),
+            _intervals(drawn.sort("estimate", "family"), pl.col("family"), "family"),
+            _intervals(mean, pl.lit(SYNTHESIS), "summary"),
+            _intervals(mean, pl.lit(PREDICTION), "prediction", ends="prediction"),
         ]
     )
 
@@ -58,42 +44,28 @@ def forest(content: Content) -> pl.DataFrame:
 def levels(content: Content) -> pl.DataFrame:
     """The same pair at every level: pooled, within families, between families, over families."""
     found = content.of_primary("findings").drop_nulls("estimate")
-    wanted = (
-        ("pooled", "pearson_jackknife", JACKKNIFE),
-        ("within", "pearson", WITHIN),
-        ("between", "pearson", BETWEEN),
-    )
     parts = [
-        _intervals(
-            found.filter(pl.col("scope") == scope, pl.col("method") == method),
-            pl.lit(label),
-            "summary",
-            ("conf_low", "conf_high"),
+        _intervals(found.filter(scope=scope, method=method), pl.lit(label), "summary")
+        for scope, method, label in (
+            ("pooled", "pearson_jackknife", JACKKNIFE),
+            ("within", "pearson", WITHIN),
+            ("between", "pearson", BETWEEN),
         )
-        for scope, method, label in wanted
     ]
-    return pl.concat([*parts, forest(content).filter(pl.col("kind") == "summary")])
+    return pl.concat([*parts, forest(content).filter(kind="summary")])
 
 
-def _intervals(
-    table: pl.DataFrame,
-    label: pl.Expr,
-    kind: str,
-    ends: tuple[str, str],
-    num_trials: pl.Expr | None = None,
-    note: pl.Expr | None = None,
-) -> pl.DataFrame:
-    low, high = ends
-    chosen = table.select(
+def _intervals(table: pl.DataFrame, label: pl.Expr, kind: str, ends: str = "conf") -> pl.DataFrame:
+    """One labelled estimate with its interval a row; `kind` is family, summary or prediction."""
+    return table.select(
         label.alias("label"),
         pl.lit(kind).alias("kind"),
         "estimate",
-        pl.col(low).alias("low"),
-        pl.col(high).alias("high"),
-        (pl.col("num_trials") if num_trials is None else num_trials).alias("num_trials"),
-        (pl.col("reason") if note is None else note).alias("note"),
+        pl.col(f"{ends}_low").alias("low"),
+        pl.col(f"{ends}_high").alias("high"),
+        pl.col("num_trials").cast(pl.Int64),
+        pl.col("reason").cast(pl.String).alias("note"),
     )
-    return chosen.cast(INTERVALS)
 
 
 def left_out(content: Content) -> pl.DataFrame:
@@ -105,18 +77,15 @@ def left_out(content: Content) -> pl.DataFrame:
 def full_r(content: Content) -> float | None:
     """Pearson r of the primary pair over all used rows."""
     found = content.of_primary("findings")
-    part = found.filter(pl.col("scope") == "pooled", pl.col("method") == "pearson")
+    part = found.filter(scope="pooled", method="pearson")
     return part["estimate"].to_list()[0] if part.height else None
 
 
 def residuals(content: Content) -> pl.DataFrame:
     """Standardised residuals of the primary pair with each family's smallest q."""
     table = content.of_primary("residuals")
-    q = (
-        content.of_primary("clusters")
-        .group_by("family")
-        .agg(pl.col("q_value").min().alias("family_q"))
-    )
+    clusters = content.of_primary("clusters")
+    q = clusters.group_by("family").agg(pl.col("q_value").min().alias("family_q"))
     names = content.rows.select(
         pl.col(content.label).cast(pl.String).alias("label"), pl.col("name").cast(pl.String)
     )
@@ -141,8 +110,7 @@ def matrix(content: Content) -> pl.DataFrame:
 
     Columns: row, column, value, statistic, q_value, num_trials, reason.
     """
-    table = content.table("matrix")
-    table = table.drop_nulls("r")
+    table = content.table("matrix").drop_nulls("r")
     place = {name: index for index, name in enumerate(matrix_metrics(content))}
     first, second = (pl.col(c).replace_strict(place, return_dtype=pl.Int64) for c in ("x", "y"))
     x_first = first < second
@@ -168,40 +136,36 @@ def matrix(content: Content) -> pl.DataFrame:
 
 def matrix_metrics(content: Content) -> tuple[str, ...]:
     """Metrics with at least one correlation, in the declared order."""
-    table = content.table("matrix")
-    defined = table.drop_nulls("r")
+    defined = content.table("matrix").drop_nulls("r")
     present = {*defined["x"], *defined["y"]}
-    return tuple(dict.fromkeys(name for name in content.metrics if name in present)) + tuple(
-        sorted(present - set(content.metrics))
-    )
+    declared = dict.fromkeys(name for name in content.metrics if name in present)
+    return (*declared, *sorted(present - set(content.metrics)))
 
 
 def convergence(content: Content) -> pl.DataFrame:
     """Per metric: spread of the relative standard error, and networks unconverged."""
-    rows = []
+    parts = []
     for name in dict.fromkeys((*content.metrics, *content.outcomes)):
-        error, flag = f"{name}__std_error", f"{name}__converged"
-        if name not in content.rows.columns or error not in content.rows.columns:
+        if not {name, f"{name}__std_error"} <= set(content.rows.columns):
             continue
-        relative = content.rows.select((pl.col(error) / pl.col(name).abs()).alias("e"))["e"]
-        relative = relative.drop_nulls().filter(relative.drop_nulls().is_finite())
-        relative = relative.filter(relative > 0)
-        if relative.is_empty():
-            continue
-        missed = 0
-        if flag in content.rows.columns:
-            missed = int((~content.rows[flag].fill_null(True)).sum())
-        ends = (relative.median(), relative.quantile(0.1), relative.quantile(0.9))
-        rows.append((name, *ends, missed, len(relative)))
-    columns = {
-        "metric": pl.String,
-        "median": pl.Float64,
-        "low": pl.Float64,
-        "high": pl.Float64,
-        "num_unconverged": pl.Int64,
-        "num_trials": pl.Int64,
-    }
-    return pl.DataFrame(rows, schema=columns, orient="row").sort("median", descending=True)
+        relative = pl.col(f"{name}__std_error") / pl.col(name).abs()
+        spread = relative.filter(relative.is_finite() & (relative > 0))
+        flag = f"{name}__converged"
+        missed = ~pl.col(flag).fill_null(True) if flag in content.rows.columns else pl.lit(False)
+        row = content.rows.select(
+            pl.lit(name).alias("metric"),
+            spread.median().alias("median"),
+            spread.quantile(0.1).alias("low"),
+            spread.quantile(0.9).alias("high"),
+            missed.sum().cast(pl.Int64).alias("num_unconverged"),
+            spread.len().cast(pl.Int64).alias("num_trials"),
+        )
+        parts.append(row.filter(pl.col("num_trials") > 0))
+    return (
+        pl.concat(parts, rechunk=True).sort("median", descending=True, maintain_order=True)
+        if parts
+        else pl.DataFrame()
+    )
 
 
 def bounds(content: Content) -> pl.DataFrame:
@@ -225,7 +189,7 @@ def trajectories(content: Content, *, max_metrics: int = 6) -> pl.DataFrame:
     rank = pl.int_range(pl.len()).over("family")
     kept = labels.with_columns(rank.alias("rank")).sort("rank", maintain_order=True)
     thinned = table.join(kept.head(MAX_LINES).select("label"), on="label", maintain_order="left")
-    return thinned.with_columns(content.shown_family().alias("family"))
+    return thinned.with_columns(content.shown_family("family").alias("family"))
 
 
 def column_keys(content: Content) -> dict[str, str]:
@@ -236,28 +200,28 @@ def column_keys(content: Content) -> dict[str, str]:
 
 
 def trials(content: Content) -> pl.DataFrame:
-    """One row a used trial, under keys that no column name can break."""
+    """One row a used trial, under keys that no column name can break.
+
+    Beside a value of the primary pair stand value - se and value + se, where they were measured.
+    """
     keys = column_keys(content)
+    ends = [
+        (pl.col(column) + sign * pl.col(f"{column}__std_error")).alias(f"{keys[column]}_{end}")
+        for column in content.primary
+        if column in keys and f"{column}__std_error" in content.rows.columns
+        for sign, end in ((-1, "low"), (1, "high"))
+    ]
     return content.rows.select(
         _text("name").alias(NAME),
         content.shown_family().alias(FAMILY),
         (_text(content.family) if content.family else pl.lit("")).alias(OWN_FAMILY),
         *(pl.col(column).cast(pl.Float64).alias(key) for column, key in keys.items()),
-        *(end for column in content.primary for end in _error_ends(content, column, keys)),
+        *ends,
     )
 
 
 def _text(column: str) -> pl.Expr:
     return pl.col(column).cast(pl.String).fill_null("(missing)")
-
-
-def _error_ends(content: Content, column: str, keys: dict[str, str]) -> list[pl.Expr]:
-    """value - se and value + se, where they were measured."""
-    error = f"{column}__std_error"
-    if column not in keys or error not in content.rows.columns:
-        return []
-    value, half, key = pl.col(column), pl.col(error), keys[column]
-    return [(value - half).alias(f"{key}_low"), (value + half).alias(f"{key}_high")]
 
 
 def line(content: Content) -> pl.DataFrame:
@@ -277,26 +241,21 @@ def line(content: Content) -> pl.DataFrame:
 
 
 FRAMES: Mapping[str, Callable[[Content], pl.DataFrame]] = {
-    "trials": trials,
-    "line": line,
-    "forest": forest,
-    "levels": levels,
-    "left_out": left_out,
-    "residuals": residuals,
-    "matrix": matrix,
-    "bounds": bounds,
-    "convergence": convergence,
-    "trajectories": trajectories,
-}
+    frame.__name__: frame
+    for frame in (trials, line, forest, levels, left_out, residuals, matrix, bounds, convergence,
+                  trajectories)
+}  # fmt: skip
 """Every data set that a figure may name."""
 
 
 def as_records(frame: pl.DataFrame) -> list[dict[str, Any]]:
     """Rows as JSON takes them: seven digits, more than a screen resolves; NaN is absent."""
-    return [{k: _finite(v) for k, v in row.items()} for row in frame.iter_rows(named=True)]
-
-
-def _finite(value: Any) -> Any:
-    if not isinstance(value, float):
-        return value
-    return float(f"{value:.7g}") if math.isfinite(value) else None
+    return [
+        {
+            name: (float(f"{value:.7g}") if math.isfinite(value) else None)
+            if isinstance(value, float)
+            else value
+            for name, value in row.items()
+        }
+        for row in frame.iter_rows(named=True)
+    ]

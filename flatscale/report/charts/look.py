@@ -14,14 +14,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5
 INK, MUTED, RULE, ACCENT, WARN = "#1a1a1a", "#6b6b6b", "#d0d0d0", "#0072B2", "#D55E00"
 
 SHAPES = (
-    "circle",
-    "square",
-    "triangle-up",
-    "diamond",
-    "cross",
-    "triangle-down",
-    "triangle-right",
-    "triangle-left",
+    *("circle", "square", "triangle-up", "diamond", "cross"),
+    *("triangle-down", "triangle-right", "triangle-left"),
 )
 
 SCREEN_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from flatscale.report.content.report_content import BOUND_SCHEMA
@@ -52,41 +53,31 @@ def bound_rows(
     results: Results, rows: pl.DataFrame, bounded: Mapping[str, str] = BOUNDED
 ) -> pl.DataFrame:
     """BOUND_SCHEMA from the final measurements of the used trials."""
-    final = results.measurements.filter(
-        "is_final", pl.col("metric").is_in([*bounded, *LOG_BOUNDS]), pl.col("value").is_not_null()
+    final = results.measurements.filter("is_final", pl.col("value").is_not_null())
+    bounds = final.filter(pl.col("metric").is_in([*bounded, *LOG_BOUNDS])).with_columns(
+        pl.col("metric").replace_strict(bounded, default=None).alias("of")
     )
-    used = {row["trial_id"]: row for row in rows.iter_rows(named=True)}
-    made = []
-    for row in final.iter_rows(named=True):
-        trial = used.get(row["trial_id"])
-        if trial is None:
-            continue
-        extras = {extra["name"]: extra["values"] for extra in row["extras"]}
-        made.append(
-            {
-                "name": trial["name"],
-                "family": trial["family"],
-                "bound": row["metric"],
-                "log10_ratio": _log10_ratio(row, trial.get(bounded.get(row["metric"], "")), extras),
-                "num_points": row["num_points"],
-                "violations": _first(extras.get("violations")),
-                "shared_violations": _first(extras.get("shared_violations")),
-            }
+    sides = final.select("trial_id", pl.col("metric").alias("of"), pl.col("value").alias("left"))
+    left, right = pl.col("left"), pl.col("value")
+    ratio = pl.when(left > 0, right > 0, (right / left).is_finite()).then(right / left)
+    slack = _extra("slack").list.eval(pl.element().filter(pl.element().is_finite())).list.mean()
+    return (
+        bounds.join(sides, on=["trial_id", "of"], how="left", maintain_order="left")
+        .join(rows.select("trial_id", "name", "family"), on="trial_id", maintain_order="left")
+        .with_columns(
+            pl.col("metric").alias("bound"),
+            pl.when(pl.col("metric").is_in(LOG_BOUNDS))
+            .then(slack / math.log(10))
+            .otherwise(np.log10(ratio))
+            .alias("log10_ratio"),
+            _extra("violations").list.first().alias("violations"),
+            _extra("shared_violations").list.first().alias("shared_violations"),
         )
-    return pl.DataFrame(made, schema=BOUND_SCHEMA, orient="row")
+        .select(pl.col(name).cast(dtype) for name, dtype in BOUND_SCHEMA.items())
+    )
 
 
-def _log10_ratio(
-    row: dict[str, Any], left: float | None, extras: dict[str, list[float]]
-) -> float | None:
-    if row["metric"] in LOG_BOUNDS:
-        slack = [value for value in extras.get("slack", []) if math.isfinite(value)]
-        return sum(slack) / len(slack) / math.log(10) if slack else None
-    right = row["value"]
-    if left is None or not (left > 0 and right > 0) or math.isinf(right / left):
-        return None
-    return math.log10(right / left)
-
-
-def _first(values: list[float] | None) -> float | None:
-    return values[0] if values else None
+def _extra(name: str) -> pl.Expr:
+    """The values that a measurement brings beside its own, null where it has none of that name."""
+    of_name = pl.element().filter(pl.element().struct.field("name") == name)
+    return pl.col("extras").list.eval(of_name.struct.field("values")).list.first()

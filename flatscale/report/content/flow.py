@@ -85,77 +85,93 @@ def trace_flow(specs: Sequence[TrialSpec], results: Results) -> Flow:
     A trial is used when it finished, has the primary pair measured at its end and, where the study
     requires interpolation, did not hit the step limit. All others are listed with a reason.
     """
-    recorded = {row["trial_id"]: row for row in results.trials.iter_rows(named=True)}
-    planned = {spec.trial_id: spec for spec in specs}
-    measured = _primary_values(results)
-    unused, used = [], []
-    for trial_id, spec in planned.items():
-        row = recorded.get(trial_id)
-        verdict = _verdict(row, measured.get(trial_id, {}), results)
-        if verdict is None:
-            used.append(trial_id)
-        else:
-            unused.append(_unused_row(spec, row, *verdict))
-    foreign = [
-        {name: row.get(name) for name in UNUSED.schema}
-        | {"outcome": row["status"], "reason": "recorded, but not a trial of the current plan"}
-        for trial_id, row in recorded.items()
-        if trial_id not in planned
-    ]
+    followed = _followed(specs, results)
+    used = followed.filter(pl.col("outcome").is_null())["trial_id"].to_list()
+    foreign = results.trials.filter(~pl.col("trial_id").is_in(followed["trial_id"].to_list()))
+    foreign = foreign.with_columns(
+        pl.col("status").alias("outcome"),
+        pl.lit("recorded, but not a trial of the current plan").alias("reason"),
+    )
     unconverged = _unconverged(results, used)
     return Flow(
-        stages=_stages(results, planned, recorded, unused, used, foreign, unconverged),
-        unused=UNUSED.frame(unused),
-        foreign=UNUSED.frame(foreign),
+        stages=_stages(results, followed, foreign.height, unconverged.height),
+        unused=_listed(followed.drop_nulls("outcome")),
+        foreign=_listed(foreign),
         unconverged=unconverged,
         used=tuple(used),
     )
 
 
-def _primary_values(results: Results) -> dict[str, dict[str, tuple[float | None, str | None]]]:
-    wanted = results.measurements.filter(
-        pl.col("is_final") & pl.col("metric").is_in(results.study.analysis.primary)
+def _listed(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.select(pl.col(name).cast(dtype) for name, dtype in UNUSED.schema.items())
+
+
+def _followed(specs: Sequence[TrialSpec], results: Results) -> pl.DataFrame:
+    """Every planned trial with its record; `outcome` and `reason` where it is not used."""
+    design = ("trial_id", "learning_rate", "batch_size", "seed_index")
+    planned = pl.DataFrame(
+        [
+            {name: getattr(spec, name) for name in design}
+            | {"family": spec.family or spec.architecture}
+            for spec in specs
+        ],
+        schema={name: UNUSED.schema[name] for name in (*design, "family")},
+    ).unique("trial_id", keep="first", maintain_order=True)
+    recorded = results.trials.select(
+        "trial_id", "status", "stop", "reason", pl.col("family").alias("recorded")
     )
-    values: dict[str, dict[str, tuple[float | None, str | None]]] = {}
-    for row in wanted.iter_rows(named=True):
-        values.setdefault(row["trial_id"], {})[row["metric"]] = (row["value"], row["reason"])
-    return values
+    absent = _absent_primary(planned["trial_id"], results)
+    ended, limited = pl.col("status").is_in([DIVERGED, FAILED]), pl.col("stop") == STEP_LIMIT
+    required = results.study.analysis.require_interpolation
+    # The first that applies; none where a trial is used.
+    endings = [
+        (
+            pl.col("status").is_null(),
+            pl.lit(NOT_RUN),
+            pl.lit("no record in the store yet; run the study again to add it"),
+        ),
+        (
+            ended,
+            pl.col("status"),
+            pl.col("reason").replace("", None).fill_null("no reason was recorded"),
+        ),
+        (
+            limited & required,
+            pl.lit("step limit"),
+            pl.lit("hit the step limit before it interpolated, which the study requires"),
+        ),
+        (pl.col("absent").is_not_null(), pl.lit("not measured"), pl.col("absent")),
+    ]
+    return (
+        planned.join(recorded, on="trial_id", how="left", maintain_order="left")
+        .join(absent, on="trial_id", how="left", maintain_order="left")
+        .with_columns(
+            pl.coalesce("recorded", "family").alias("family"),
+            pl.coalesce(pl.when(test).then(outcome) for test, outcome, _ in endings).alias(
+                "outcome"
+            ),
+            pl.coalesce(pl.when(test).then(reason) for test, _, reason in endings).alias("reason"),
+        )
+    )
 
 
-def _verdict(
-    row: dict[str, object] | None,
-    values: dict[str, tuple[float | None, str | None]],
-    results: Results,
-) -> tuple[str, str] | None:
-    """(outcome, reason) for a trial that is not used, None for one that is."""
-    if row is None:
-        return NOT_RUN, "no record in the store yet; run the study again to add it"
-    if row["status"] in (DIVERGED, FAILED):
-        return str(row["status"]), str(row["reason"] or "no reason was recorded")
-    if row["stop"] == STEP_LIMIT and results.study.analysis.require_interpolation:
-        return "step limit", "hit the step limit before it interpolated, which the study requires"
+def _absent_primary(trial_ids: pl.Series, results: Results) -> pl.DataFrame:
+    """Trials without a final value of the primary pair: `absent` says of which column, and why."""
     # Columns that are not metrics (learning_rate, batch_size) may be declared primary, too.
-    for name in results.study.analysis.primary:
-        if name in results.trials.columns:
-            continue
-        value, reason = values.get(name, (None, "it was not measured"))
-        if value is None:
-            return "not measured", f"no value of {name}: {reason}"
-    return None
-
-
-def _unused_row(
-    spec: TrialSpec, row: dict[str, object] | None, outcome: str, reason: str
-) -> dict[str, object]:
-    return {
-        "trial_id": spec.trial_id,
-        "family": row["family"] if row else spec.family or spec.architecture,
-        "learning_rate": spec.learning_rate,
-        "batch_size": spec.batch_size,
-        "seed_index": spec.seed_index,
-        "outcome": outcome,
-        "reason": reason,
-    }
+    names = [n for n in results.study.analysis.primary if n not in results.trials.columns]
+    needed = trial_ids.to_frame().join(
+        pl.DataFrame({"metric": names}, schema={"metric": pl.String}),
+        how="cross",
+        maintain_order="left_right",
+    )
+    final = results.measurements.filter("is_final").select("trial_id", "metric", "value", "reason")
+    why = pl.col("reason").fill_null("it was not measured")
+    return (
+        needed.join(final, on=["trial_id", "metric"], how="left", maintain_order="left")
+        .filter(pl.col("value").is_null())
+        .unique("trial_id", keep="first", maintain_order=True)
+        .select("trial_id", pl.format("no value of {}: {}", "metric", why).alias("absent"))
+    )
 
 
 def _unconverged(results: Results, used: Sequence[str]) -> pl.DataFrame:
@@ -171,29 +187,23 @@ def _unconverged(results: Results, used: Sequence[str]) -> pl.DataFrame:
 
 
 def _stages(
-    results: Results,
-    planned: dict[str, TrialSpec],
-    recorded: dict[str, dict[str, object]],
-    unused: list[dict[str, object]],
-    used: list[str],
-    foreign: list[dict[str, object]],
-    unconverged: pl.DataFrame,
+    results: Results, followed: pl.DataFrame, num_foreign: int, num_unconverged: int
 ) -> pl.DataFrame:
-    ended = [row for trial_id, row in recorded.items() if trial_id in planned]
-    status = [row["status"] for row in ended]
-    limited = sum(row["stop"] == STEP_LIMIT for row in ended)
+    def count(column: str, value: str | None) -> int:
+        return int(followed[column].eq_missing(value).sum())
+
     kept = "left out" if results.study.analysis.require_interpolation else "kept"
-    outcomes = [row["outcome"] for row in unused]
+    limited = count("stop", STEP_LIMIT)
     rows = [
-        ("planned", len(planned), "trials of the study file"),
-        ("not run", outcomes.count(NOT_RUN), "no record yet"),
-        ("failed", status.count(FAILED), "ended with an error"),
-        ("diverged", status.count(DIVERGED), "training loss became non-finite"),
-        ("finished", status.count(FINISHED), "trained to the end and measured"),
+        ("planned", followed.height, "trials of the study file"),
+        ("not run", count("outcome", NOT_RUN), "no record yet"),
+        ("failed", count("status", FAILED), "ended with an error"),
+        ("diverged", count("status", DIVERGED), "training loss became non-finite"),
+        ("finished", count("status", FINISHED), "trained to the end and measured"),
         ("hit the step limit", limited, f"finished without interpolating; {kept}"),
-        ("not measured", outcomes.count("not measured"), "finished without the primary pair"),
-        ("used", len(used), "enter the statistics"),
-        ("unconverged", unconverged.height, "used, but an estimator missed its tolerance"),
-        ("not in the plan", len(foreign), "records of other plans in this store; not used"),
+        ("not measured", count("outcome", "not measured"), "finished without the primary pair"),
+        ("used", count("outcome", None), "enter the statistics"),
+        ("unconverged", num_unconverged, "used, but an estimator missed its tolerance"),
+        ("not in the plan", num_foreign, "records of other plans in this store; not used"),
     ]
     return pl.DataFrame(rows, schema=FLOW.schema, orient="row")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -38,74 +38,59 @@ class Joined:
 
 def content_of_table(
     table: pl.DataFrame,
+    design: StudyDesign,
     *,
-    x: str,
-    y: str,
     title: str,
-    family: str | None,
-    configuration: Sequence[str] = (),
-    label: str | None,
-    se_x: str | None,
-    se_y: str | None,
-    log: Collection[str],
-    covariates: Sequence[str],
-    outcomes: Sequence[str],
-    notes: Sequence[str],
-    num_resamples: int,
+    errors: Mapping[str, str | None],
+    notes: Sequence[str] = (),
 ) -> Content:
     """Analyse a pair of columns, and both against every outcome.
+
+    Args:
+        table: one row a network.
+        design: what is analysed; without a label, rows are numbered.
+        title: heading of the report.
+        errors: column of the primary pair -> column of its standard errors, or None.
+        notes: what a reader must know besides.
 
     Raises:
         StatsError: the table is empty, a column is missing or holds no numbers, a label occurs
             twice.
     """
-    require_columns(
-        table, [x, y, family, *configuration, label, se_x, se_y, *log, *covariates, *outcomes]
-    )
+    chosen = (*design.log, *design.covariates, *design.outcomes)
+    named = (design.family, *design.configuration, design.label, *errors.values())
+    require_columns(table, [*design.primary, *named, *chosen])
     if table.is_empty():
         raise StatsError("the table has no rows; at least 3 are needed")
-    rows = _named_rows(table, x=x, y=y, se_x=se_x, se_y=se_y, label=label)
-    design = StudyDesign(
-        primary=(x, y),
-        family=family,
-        configuration=tuple(configuration),
-        label=label or ROW,
-        log=tuple(log),
-        covariates=tuple(covariates),
-        outcomes=tuple(outcomes),
-        num_resamples=num_resamples,
+    rows, label = table, design.label
+    if label is None:
+        label = ROW
+        rows = rows.with_columns(pl.format("row {}", pl.int_range(1, pl.len() + 1)).alias(ROW))
+        design = replace(design, label=ROW)
+    # Under the names where the statistics look for them.
+    rows = rows.with_columns(
+        pl.col(label).cast(pl.String).alias("name"),
+        *(
+            pl.col(error).cast(pl.Float64, strict=False).alias(f"{column}__std_error")
+            for column, error in errors.items()
+            if error is not None
+        ),
     )
     return Content(
         title=title,
         question="",
-        primary=(x, y),
-        log=tuple(log),
+        primary=design.primary,
+        log=design.log,
         metrics=design.all_metrics,
-        outcomes=tuple(outcomes),
-        hyperparameters=tuple(c for c in covariates if rows[c].dtype.is_numeric()),
-        family=family,
-        label=label or ROW,
+        outcomes=design.outcomes,
+        hyperparameters=tuple(c for c in design.covariates if rows[c].dtype.is_numeric()),
+        family=design.family,
+        label=label,
         rows=rows,
         analysis=analyze_study(rows, design),
         notes=tuple(notes),
         provenance={"rows": str(rows.height), "table hash": table_hash(table)},
     )
-
-
-def _named_rows(
-    table: pl.DataFrame, *, x: str, y: str, se_x: str | None, se_y: str | None, label: str | None
-) -> pl.DataFrame:
-    """The table with `name`, a label, and standard errors where the statistics look for them."""
-    rows = table
-    if label is None:
-        numbered = pl.format("row {}", pl.int_range(1, pl.len() + 1))
-        rows = rows.with_columns(numbered.alias(ROW))
-    errors = [
-        pl.col(error).cast(pl.Float64, strict=False).alias(f"{column}__std_error")
-        for column, error in ((x, se_x), (y, se_y))
-        if error is not None
-    ]
-    return rows.with_columns(pl.col(label or ROW).cast(pl.String).alias("name"), *errors)
 
 
 def join_table(

@@ -106,11 +106,15 @@ class Content:
         families = self.families
         return families if len(families) <= MAX_MARKERS else (*families[: MAX_MARKERS - 1], OTHER)
 
-    def shown_family(self) -> pl.Expr:
-        """The family of each row as figures name it: its own, or OTHER."""
+    def shown_family(self, column: str | None = None) -> pl.Expr:
+        """The family of each row as figures name it: its own, or OTHER.
+
+        Args:
+            column: where a frame holds the family; the column of `rows` by default.
+        """
         if self.family is None:
             return pl.lit(ONE_FAMILY)
-        family = pl.col(self.family).cast(pl.String).fill_null("(missing)")
+        family = pl.col(column or self.family).cast(pl.String).fill_null("(missing)")
         if len(self.families) <= MAX_MARKERS:
             return family
         return pl.when(family.is_in(self.shown_families)).then(family).otherwise(pl.lit(OTHER))

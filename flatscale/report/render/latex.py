@@ -18,12 +18,7 @@ MAX_ROWS = 40
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "%": r"\%",
+    **{sign: "\\" + sign for sign in "{}$&#%"},
     "_": r"\_\allowbreak{}",
     "^": r"\textasciicircum{}",
     "~": r"\textasciitilde{}",
@@ -34,70 +29,26 @@ _SPECIAL = {
     "'": r"{'}",
     "`": r"\textasciigrave{}",
     "-": r"{-}",
-    "−": r"\ensuremath{-}",
     "–": "--",
     "—": "---",
     "…": r"\ldots{}",
-    "‖": r"\ensuremath{\Vert}",
-    "√": r"\ensuremath{\surd}",
-    "∇": r"\ensuremath{\nabla}",
-    "∂": r"\ensuremath{\partial}",
-    "Σ": r"\ensuremath{\Sigma}",
-    "∑": r"\ensuremath{\sum}",
-    "∏": r"\ensuremath{\prod}",
-    "≤": r"\ensuremath{\le}",
-    "≥": r"\ensuremath{\ge}",
-    "≠": r"\ensuremath{\neq}",
-    "≈": r"\ensuremath{\approx}",
-    "±": r"\ensuremath{\pm}",
-    "×": r"\ensuremath{\times}",
-    "·": r"\ensuremath{\cdot}",
-    "∘": r"\ensuremath{\circ}",
-    "∞": r"\ensuremath{\infty}",
-    "∈": r"\ensuremath{\in}",
-    "→": r"\ensuremath{\to}",
-    "⟨": r"\ensuremath{\langle}",
-    "⟩": r"\ensuremath{\rangle}",
-    "½": r"\ensuremath{\frac12}",
-    "ℓ": r"\ensuremath{\ell}",
     "\u202f": r"\,",
     "\u00a0": "~",
 }
-_GREEK = {
-    "α": "alpha",
-    "β": "beta",
-    "γ": "gamma",
-    "δ": "delta",
-    "ε": "epsilon",
-    "ζ": "zeta",
-    "η": "eta",
-    "θ": "theta",
-    "κ": "kappa",
-    "λ": "lambda",
-    "μ": "mu",
-    "ν": "nu",
-    "ξ": "xi",
-    "π": "pi",
-    "ρ": "rho",
-    "σ": "sigma",
-    "τ": "tau",
-    "φ": "phi",
-    "χ": "chi",
-    "ψ": "psi",
-    "ω": "omega",
-    "Δ": "Delta",
-    "Φ": "Phi",
-    "Ψ": "Psi",
-    "Ω": "Omega",
-    "Θ": "Theta",
-    "Λ": "Lambda",
-    "Π": "Pi",
-}
-_SCRIPTS = {
-    **{chr(0x2080 + digit): rf"\ensuremath{{_{digit}}}" for digit in range(10)},
-    **{sign: rf"\ensuremath{{^{digit}}}" for digit, sign in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
-    "⁻": r"\ensuremath{^-}",
-    "ᵀ": r"\ensuremath{^T}",
+_SIGNS = "αβγδεζηθκλμνξπρστφχψωΔΦΨΩΘΛΠ‖√∇∂Σ∑∏≤≥≠≈±×·∘∞∈→⟨⟩ℓ"
+_COMMANDS = (
+    "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau phi chi "
+    "psi omega Delta Phi Psi Omega Theta Lambda Pi Vert surd nabla partial Sigma sum prod le ge "
+    "neq approx pm times cdot circ infty in to langle rangle ell"
+)
+_MATH = {
+    **{s: f"\\{command}" for s, command in zip(_SIGNS, _COMMANDS.split(), strict=True)},
+    **{chr(0x2080 + digit): f"_{digit}" for digit in range(10)},
+    **{sign: f"^{digit}" for digit, sign in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
+    "⁻": "^-",
+    "ᵀ": "^T",
+    "−": "-",
+    "½": r"\frac12",
 }
 
 
@@ -112,10 +63,8 @@ def escape(text: str) -> Markup:
 def _escape_character(character: str) -> str:
     if character in _SPECIAL:
         return _SPECIAL[character]
-    if character in _GREEK:
-        return rf"\ensuremath{{\{_GREEK[character]}}}"
-    if character in _SCRIPTS:
-        return _SCRIPTS[character]
+    if character in _MATH:
+        return rf"\ensuremath{{{_MATH[character]}}}"
     if character.isspace():
         return " "
     if character.isascii():
@@ -135,7 +84,7 @@ def render_table(view: TableView) -> str:
     keep = [i for i in range(len(view.headers)) if any(row[i].text for row in view.rows)]
     spec = "".join(_column(view, i) for i in keep)
     lines = [
-        f"% {_comment(view.title)}",
+        f"% {' '.join(view.title.split())}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{spec}}}",
         r"\toprule",
@@ -164,10 +113,6 @@ def _column(view: TableView, index: int) -> str:
 def _cell(cell: Cell, *, bold: bool) -> str:
     text = str(escape(cell.text))
     return rf"\textbf{{{text}}}" if bold and text else text
-
-
-def _comment(text: str) -> str:
-    return " ".join(text.split())
 
 
 def render_document(

@@ -22,6 +22,7 @@ from flatscale.report.content.section import sections_of
 from flatscale.report.render.latex import render_document, render_table
 from flatscale.report.render.page import render_page
 from flatscale.report.words.summary import summary_of
+from flatscale.stats import StudyDesign
 from flatscale.store.atomic import write_atomically
 from flatscale.store.layout import REPORT_PAGE
 from flatscale.store.results import Store
@@ -120,22 +121,18 @@ def write_table_report(
         label = label or joined.label
     if label is not None:
         table, label = with_key(table, label)
-    content = content_of_table(
-        table,
-        x=x,
-        y=y,
-        title=title,
+    design = StudyDesign(
+        primary=(x, y),
         family=family,
         configuration=configuration,
         label=label,
-        se_x=se_x,
-        se_y=se_y,
-        log=log,
-        covariates=covariates,
-        outcomes=outcome_columns,
-        notes=notes,
+        log=tuple(log),
+        covariates=tuple(covariates),
+        outcomes=tuple(outcome_columns),
         num_resamples=num_resamples,
     )
+    errors = {x: se_x, y: se_y}
+    content = content_of_table(table, design, title=title, errors=errors, notes=notes)
     return write_report(content, Path(out))
 
 
