@@ -124,7 +124,7 @@ def write_table_report(
     design = StudyDesign(
         primary=(x, y),
         family=family,
-        configuration=configuration,
+        configuration=tuple(configuration),
         label=label,
         log=tuple(log),
         covariates=tuple(covariates),
