@@ -104,3 +104,22 @@ def test_no_two_modules_have_one_name_or_are_anagrams() -> None:
             letters = "".join(sorted(path.stem.replace("_", "")))
             named.setdefault(letters, []).append(str(path.relative_to(PACKAGE)))
     assert [same for same in named.values() if len(same) > 1] == []
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer"),
+    [
+        ("metrics.estimators", ("metrics.probe", "metrics.passes", "metrics.catalog")),
+        ("metrics.probe", ("metrics.passes", "metrics.catalog")),
+        ("metrics.passes", ("metrics.catalog",)),
+        ("stats.estimators", ("stats.tables",)),
+        ("report.content", ("report.render",)),
+        ("report.words", ("report.render",)),
+        ("report.charts", ("report.render",)),
+    ],
+)
+def test_parts_of_a_room_have_an_order_too(inner: str, outer: tuple[str, ...]) -> None:
+    for path in (PACKAGE / inner.replace(".", "/")).rglob("*.py"):
+        for name in imported(path):
+            for part in outer:
+                assert not f"{name}.".startswith(f"flatscale.{part}."), f"{path.name}: {name}"
