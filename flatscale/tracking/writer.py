@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flatscale.errors import TrackingError
+from flatscale.errors import StoreError, TrackingError
 from flatscale.store.journal import Journal
 from flatscale.store.results import Store
 from flatscale.study.redaction import without_password
@@ -102,7 +102,7 @@ class TrackingWriter:
         self._runs.finish(artifacts)
 
     def num_waiting(self) -> int:
-        """Records on disk that have not been delivered."""
+        """Records on disk, found whole so far, that have not been delivered."""
         return len(self._waiting)
 
     @cached_property
@@ -122,11 +122,17 @@ class TrackingWriter:
             return next(iter(self._waiting.items()), None)
 
     def _deliver_trial(self, trial_id: str) -> None:
+        """Deliver one record; one that was deleted or damaged meanwhile holds up no other."""
         if not self._store.record_file(trial_id).exists():
             return  # deleted, for the trial to be run again
         # The mark before the content: a record written in between is delivered again.
         mark = self._store.mark(trial_id)
-        self._runs.deliver(self._store.read_record(trial_id))
+        try:
+            record = self._store.read_record(trial_id)
+        except StoreError as error:
+            logger.warning("%s; MLflow does not get this record", error)
+            return
+        self._runs.deliver(record)
         self._journal.add(trial_id, mark)
 
     def _run(self) -> None:

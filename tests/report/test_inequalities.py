@@ -55,6 +55,8 @@ def test_a_declared_inequality_is_left_out_and_nothing_else(store: Store) -> Non
     declared = {name: {**OLD, "bounds": None} for name in METRICS}
     declared["bound_a"] = {**BOUND, "bounds": "mls"}
     declared["my_inequality"] = {**OLD, "bounds": "sharpness"}
+    # A group is a heading of the catalog; it says nothing of what is bounded.
+    declared["my_bound"] = {**BOUND, "bounds": None}
     glossary(store, **declared)
     assert correlated(store) == {"mls", "sharpness", "pac_bayes_bound", "my_bound"}
     bounds = content_of_store(store).bounds

@@ -208,3 +208,25 @@ def test_a_record_deleted_before_its_delivery_holds_up_no_other(store: Store) ->
     tracker.deliver()
     assert tracker.num_waiting() == 0
     assert len(runs(store, "trial")) == 11
+
+
+def test_a_record_damaged_while_it_waits_is_said_once_and_holds_up_no_other(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = writer(store)
+    damaged, again = (plan(study())[k] for k in (4, 0))
+    path = store.record_file(damaged.trial_id)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"2")
+    with tracker:
+        tracker.finish(())
+        store.write(record(again, num_attempts=2))
+        assert tracker.deliver() == 1
+    assert len(runs(store, "trial")) == 11
+    said = [entry.getMessage() for entry in caplog.records if damaged.trial_id in entry.getMessage()]
+    assert len(said) == 1
+    assert "is damaged" in said[0]
+    # It was not noted as delivered: mended, it is.
+    path.write_bytes(whole)
+    assert writer(store).deliver() == 1
+    assert len(runs(store, "trial")) == 12

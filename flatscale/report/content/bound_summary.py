@@ -22,7 +22,7 @@ BOUNDED = {
     "nmls_bound": "nmls",
     "input_invariant_bound": "input_invariant_mls",
 }
-"""Each bound with the metric it bounds, both on a linear scale; what metrics declare is added."""
+"""What bounds which metric, on a linear scale, in stores of before metrics declared it."""
 
 LOG_BOUNDS = ("lvr_bound", "nvr_bound")
 """Bounds on volumes, recorded in nats with their slack, which is the logarithm of the ratio."""
@@ -31,26 +31,28 @@ LOG_BOUNDS = ("lvr_bound", "nvr_bound")
 def inequalities(glossary: Glossary | None) -> set[str]:
     """The metrics that are one side of an inequality, as they declare it; never by their names.
 
-    A metric declares what it bounds, or its group alone (as in glossaries of older versions). A
-    store without a glossary can hold no inequality but the known ones.
+    In a glossary of before metrics declared what they bound, the group says it; a store without a
+    glossary can hold no inequality but the known ones.
     """
     if glossary is None:
         return {*BOUNDED, *LOG_BOUNDS}
-    return {
-        item["name"]
-        for item in glossary
-        if item.get("bounds") is not None or item.get("group") == "bound"
-    }
+    return {item["name"] for item in glossary if _is_inequality(item)}
+
+
+def _is_inequality(item: Mapping[str, Any]) -> bool:
+    return item["bounds"] is not None if "bounds" in item else item.get("group") == "bound"
 
 
 def bounded_metrics(glossary: Glossary | None) -> dict[str, str]:
     """Each bound on a linear scale with the metric that it bounds."""
-    declared = {item["name"]: item["bounds"] for item in glossary or () if item.get("bounds")}
-    return {**BOUNDED, **{b: m for b, m in declared.items() if b not in LOG_BOUNDS}}
+    items = glossary or ()
+    declared = {item["name"]: item["bounds"] for item in items if item.get("bounds")}
+    older = {} if any("bounds" in item for item in items) else BOUNDED
+    return {**older, **{b: m for b, m in declared.items() if b not in LOG_BOUNDS}}
 
 
 def bound_rows(
-    results: Results, rows: pl.DataFrame, bounded: Mapping[str, str] = BOUNDED
+    results: Results, rows: pl.DataFrame, bounded: Mapping[str, str]
 ) -> pl.DataFrame:
     """BOUND_SCHEMA from the final measurements of the used trials."""
     final = results.measurements.filter("is_final", pl.col("value").is_not_null())
