@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from flatscale.cluster.launch import Listener, RunSummary, run_trials
+from flatscale.cluster.launch import RunSummary, run_trials
+from flatscale.cluster.mailbox import Listener
 from flatscale.data import Points, load_points
 from flatscale.errors import FlatscaleError, TrackingError
 from flatscale.metrics import metric_catalog

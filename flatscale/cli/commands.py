@@ -7,18 +7,23 @@ import gc
 import logging
 import os
 import sys
-from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Column, Table
 
 from flatscale import __version__
 from flatscale.errors import FlatscaleError
+
+if TYPE_CHECKING:
+    from flatscale.store.results import Store
+    from flatscale.study.plan import TrialSpec
+    from flatscale.study.schema import StudyConfig
 
 app = typer.Typer(
     name="flatscale",
@@ -81,7 +86,7 @@ def main() -> None:
     try:
         app()
     except FlatscaleError as error:
-        err.print(f"[bold red]error:[/] {_escaped(str(error))}")
+        err.print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(2)
     except KeyboardInterrupt:
         err.print("stopped")
@@ -114,14 +119,9 @@ def _options(
 @app.command()
 def plan(config: ConfigPath, store: StoreOption = None, overrides: SetOption = None) -> None:
     """Show the trials that would run and how many are already done; nothing is executed."""
-    from flatscale.preflight import check_study
-    from flatscale.store.records import DIVERGED, FINISHED
-    from flatscale.store.results import Store
-    from flatscale.study.reading import load_config
+    from flatscale.store.records import SETTLED
 
-    study = load_config(config, tuple(overrides or ()))
-    specs = check_study(study)
-    results = Store(store or _default_store(study.name))
+    _, specs, results = _opened(config, overrides, store)
     statuses = results.statuses()
     table = Table(
         Column("trial", no_wrap=True),
@@ -134,14 +134,14 @@ def plan(config: ConfigPath, store: StoreOption = None, overrides: SetOption = N
     for spec in specs:
         table.add_row(
             spec.trial_id,
-            _escaped(spec.architecture),
+            escape(spec.architecture),
             f"{spec.learning_rate:g}",
             str(spec.batch_size),
             str(spec.seed_index),
             statuses.get(spec.trial_id, "to run"),
         )
     out.print(table)
-    done = sum(statuses.get(s.trial_id) in (FINISHED, DIVERGED) for s in specs)
+    done = sum(statuses.get(s.trial_id) in SETTLED for s in specs)
     out.print(
         f"{len(specs)} trials, {done} done, {len(specs) - done} to run (store: {results.root})"
     )
@@ -165,32 +165,27 @@ def run(
 
     Stop it at any time with Ctrl-C: the same command continues from what is in the store.
     """
-    from flatscale.study.reading import load_config
-
-    # The file is read before torch and Ray are imported: what is wrong in it is said at once.
-    study = load_config(config, tuple(overrides or ()))
+    study, specs, results = _opened(config, overrides, store)
     from flatscale.cli.progress import ProgressLine
     from flatscale.pipeline import run_study
-    from flatscale.preflight import check_study
-    from flatscale.store.results import Store
 
-    specs = check_study(study)
-    results = Store(store or _default_store(study.name))
     with ProgressLine(out, results, [spec.trial_id for spec in specs]) as line:
         outcome = run_study(
             study, specs, results, address=address, tracking_uri=tracking_uri, listeners=[line]
         )
-    _print_summary(outcome.summary.statuses, outcome.summary.num_kept)
+    statuses, num_kept = outcome.summary.statuses, outcome.summary.num_kept
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(statuses.items()))
+    out.print(f"{len(specs)} trials: {counts} ({num_kept} from earlier runs)")
     out.print(f"results   {results.root}", soft_wrap=True)
     if outcome.tracking is not None:
-        out.print(f"tracking  {_escaped(outcome.tracking)}", soft_wrap=True)
+        out.print(f"tracking  {escape(outcome.tracking)}", soft_wrap=True)
     if outcome.tracking_problem is not None:
-        err.print(f"[yellow]tracking:[/] {_escaped(outcome.tracking_problem)}", soft_wrap=True)
+        err.print(f"[yellow]tracking:[/] {escape(outcome.tracking_problem)}", soft_wrap=True)
     if outcome.report is None:
         err.print("stopped; the same command continues from here")
         raise typer.Exit(130)
     out.print(f"report    {outcome.report}", soft_wrap=True)
-    if outcome.summary.statuses["failed"]:
+    if statuses["failed"]:
         raise typer.Exit(1)
 
 
@@ -213,7 +208,7 @@ def status(store: StorePath) -> None:
     if now.num_waiting_for_tracking:
         out.print(f"tracking    {now.num_waiting_for_tracking} records wait for MLflow")
     for name, reason, count in now.reasons:
-        out.print(f"{name:<11} {count} x {_escaped(reason)}", soft_wrap=True)
+        out.print(f"{name:<11} {count} x {escape(reason)}", soft_wrap=True)
 
 
 @app.command()
@@ -309,7 +304,7 @@ def metrics() -> None:
         }
         for label, text in lines.items():
             if text:
-                out.print(Padding(_escaped(f"{label}: {text}" if label else text), (0, 0, 0, 4)))
+                out.print(Padding(escape(f"{label}: {text}" if label else text), (0, 0, 0, 4)))
 
 
 @app.command()
@@ -349,23 +344,22 @@ def ui(
     os.execve(sys.executable, [*command, "--port", str(port)], environment)
 
 
-def _print_summary(statuses: Counter[str], num_kept: int) -> None:
-    parts = [f"{count} {status}" for status, count in sorted(statuses.items())]
-    out.print(f"{sum(statuses.values())} trials: {', '.join(parts)} ({num_kept} from earlier runs)")
+def _opened(
+    config: Path, overrides: list[str] | None, store: Path | None
+) -> tuple[StudyConfig, list[TrialSpec], Store]:
+    """A study file's study, its trials, and the store of its results."""
+    from flatscale.study.reading import load_config
+
+    # The file is read before torch is imported: what is wrong in it is said at once.
+    study = load_config(config, tuple(overrides or ()))
+    from flatscale.preflight import check_study
+    from flatscale.store.results import Store
+
+    return study, check_study(study), Store(store or Path("runs") / study.name)
 
 
 def _columns(listed: str | None) -> list[str]:
     return [part.strip() for part in (listed or "").split(",") if part.strip()]
-
-
-def _default_store(name: str) -> Path:
-    return Path("runs") / name
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 if __name__ == "__main__":

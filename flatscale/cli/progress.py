@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from flatscale.store.records import DIVERGED, FAILED, FINISHED, TrialRecord
+from flatscale.store.records import DIVERGED, FAILED, SETTLED, TrialRecord
 from flatscale.store.results import Store
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -26,7 +26,7 @@ class ProgressLine:
 
     def __init__(self, console: Console, store: Store, trial_ids: Sequence[str]) -> None:
         statuses = store.statuses()
-        self._ended = {t: s for t in trial_ids if (s := statuses.get(t)) in (FINISHED, DIVERGED)}
+        self._ended = {t: s for t in trial_ids if (s := statuses.get(t)) in SETTLED}
         self._num_kept = len(self._ended)
         self._num_planned = len(trial_ids)
         self._running: set[str] = set()
@@ -77,9 +77,8 @@ class ProgressLine:
         parts += [f"{counts[s]} {s}" for s in (DIVERGED, FAILED) if counts[s]]
         here = len(self._ended) - self._num_kept
         if here:
-            seconds = (
-                (time.monotonic() - self._began) / here * (self._num_planned - len(self._ended))
-            )
+            num_left = self._num_planned - len(self._ended)
+            seconds = (time.monotonic() - self._began) / here * num_left
             parts.append(f"about {_duration(seconds)} left")
         return ", ".join(parts)
 

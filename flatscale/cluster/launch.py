@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Protocol
 
 # Tune reads these when it is imported: its own loggers cost four times the report rate, and its
 # experiment snapshots are not what a study resumes from.
@@ -30,14 +29,14 @@ import ray
 from ray.exceptions import AuthenticationError
 
 from flatscale.cluster.local_ray import leave_ray, local_ray
-from flatscale.cluster.mailbox import make_mailbox
+from flatscale.cluster.mailbox import Listener, RecordWriter, make_mailbox
 from flatscale.cluster.probe_pool import make_pool
 from flatscale.cluster.trial import TrialContext, describe
 from flatscale.cluster.tuning import run_on_tune
 from flatscale.data import Points
 from flatscale.errors import FlatscaleError, StoreError
 from flatscale.store.layout import Layout
-from flatscale.store.records import DIVERGED, FINISHED, TrialRecord
+from flatscale.store.records import SETTLED
 from flatscale.store.results import Store
 from flatscale.study.plan import TrialSpec
 from flatscale.study.schema import StudyConfig
@@ -45,19 +44,10 @@ from flatscale.study.schema import StudyConfig
 logger = logging.getLogger(__name__)
 
 
-class Listener(Protocol):
-    """Told what happens, for a progress line; called from the writer's thread."""
-
-    def started(self, trial_id: str) -> None: ...
-
-    def ended(self, record: TrialRecord) -> None: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
     """How a run ended: trials by status over the whole store, and whether it was interrupted."""
 
-    num_planned: int
     num_kept: int
     statuses: Counter[str]
     interrupted: bool
@@ -66,7 +56,7 @@ class RunSummary:
 def missing_trials(store: Store, specs: Sequence[TrialSpec]) -> list[TrialSpec]:
     """The trials without a result; a failed one counts as missing and is tried again."""
     statuses = store.statuses()
-    return [s for s in specs if statuses.get(s.trial_id) not in (FINISHED, DIVERGED)]
+    return [s for s in specs if statuses.get(s.trial_id) not in SETTLED]
 
 
 def run_trials(
@@ -100,7 +90,6 @@ def run_trials(
             interrupted = _run_missing(config, missing, points, store, listeners)
     statuses = store.statuses()
     return RunSummary(
-        num_planned=len(specs),
         num_kept=len(specs) - len(missing),
         statuses=Counter(statuses.get(s.trial_id, "missing") for s in specs),
         interrupted=interrupted,
@@ -120,87 +109,21 @@ def _run_missing(
     pool = make_pool(points.point_sets, points.content_hashes, config.resources, config.plugins)
     mailbox = make_mailbox()
     context = TrialContext(
-        config=config,
-        dataset=points.dataset,
-        pool=pool,
-        mailbox=mailbox,
-        layout=Layout(store.root),
+        config=config, dataset=points.dataset, pool=pool, mailbox=mailbox, layout=Layout(store.root)
     )
     # 2. Tune runs the trials; each waits until its record is written here, so none is lost.
-    writer = _Writer(mailbox, store, listeners)
-    with writer:
+    with RecordWriter(mailbox, store, listeners) as writer:
         lost = run_on_tune(config, missing, context, writer)
     if writer.error is not None:
         raise writer.error
     # 3. A trial whose processes died more often than the retry limit allows ends as failed.
     for spec in missing:
         if spec.trial_id in lost and spec.trial_id not in writer.written:
-            attempts = max(1, writer.attempts(spec.trial_id))
+            attempts = max(1, writer.attempts[spec.trial_id])
             reason = f"in each of {attempts} attempts {lost[spec.trial_id]}"
             record = describe(spec, points.dataset)
             writer.write(replace(record, reason=reason, finished_at=datetime.now(UTC)))
     return len(writer.written) < len(missing)
-
-
-class _Writer:
-    """The thread that takes records out of the mailbox; it alone writes them to the store."""
-
-    def __init__(self, mailbox: Any, store: Store, listeners: Sequence[Listener]) -> None:
-        self.error: BaseException | None = None
-        self.written: set[str] = set()
-        self._attempts: Counter[str] = Counter()
-        self._mailbox = mailbox
-        self._store = store
-        self._listeners = listeners
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="results writer", daemon=True)
-
-    def __enter__(self) -> _Writer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stop.set()
-        self._mailbox.wake.remote()
-        self._thread.join()
-
-    def attempts(self, trial_id: str) -> int:
-        return self._attempts[trial_id]
-
-    def _run(self) -> None:
-        try:
-            self._drain()
-        except BaseException as error:
-            self.error = error
-            # Tune ends the experiment in good order on SIGINT; the error is raised after it.
-            os.kill(os.getpid(), signal.SIGINT)
-            # Tune looks up when a trial ends, and trials would wait for this thread.
-            self._mailbox.close.remote()
-
-    def _drain(self) -> None:
-        acknowledged: list[str] = []
-        while True:
-            stopping = self._stop.is_set()
-            messages = ray.get(self._mailbox.take.remote(acknowledged, 0.0 if stopping else 0.5))
-            acknowledged = []
-            for message in messages:
-                if message.record is None:
-                    self._attempts[message.trial_id] += 1
-                    for listener in self._listeners:
-                        listener.started(message.trial_id)
-                    continue
-                self.write(message.record)
-                acknowledged.append(message.trial_id)
-            if stopping and not messages:
-                return
-
-    def write(self, record: TrialRecord) -> None:
-        """Write a record with the number of its attempts, and tell the listeners."""
-        record = replace(record, num_attempts=max(1, self._attempts[record.trial_id]))
-        self._store.write(record)
-        self.written.add(record.trial_id)
-        for listener in self._listeners:
-            listener.ended(record)
 
 
 def _refuse_other_data(store: Store, points: Points) -> None:
@@ -248,18 +171,13 @@ def _connected(address: str | None) -> Iterator[None]:
     local = address is None and "RAY_ADDRESS" not in os.environ
     with ExitStack() as stack:
         try:
-            stack.enter_context(local_ray() if local else _joined_ray(address))
+            if local:
+                stack.enter_context(local_ray())
+            else:
+                # A cluster that somebody else started, with the token, if any, of the environment.
+                stack.callback(leave_ray)
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
             where = address or ("this machine" if local else os.environ["RAY_ADDRESS"])
             raise FlatscaleError(f"cannot reach Ray at {where}: {error}") from error
         yield
-
-
-@contextmanager
-def _joined_ray(address: str | None) -> Iterator[None]:
-    """A cluster that somebody else started, with the token, if any, of the environment."""
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    try:
-        yield
-    finally:
-        leave_ray()

@@ -1,16 +1,23 @@
-"""Where trials leave what the driver must know, and wait until it has it."""
+"""Where trials leave what the driver must know, and the thread of the driver that writes it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 
 from flatscale.store.records import TrialRecord
+
+if TYPE_CHECKING:
+    from flatscale.store.results import Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,3 +82,80 @@ def make_mailbox() -> Any:
     """Start the study's mailbox; it reserves no CPU."""
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Mailbox)
     return actor.remote()
+
+
+class Listener(Protocol):
+    """Told what happens, for a progress line; called from the writer's thread."""
+
+    def started(self, trial_id: str) -> None: ...
+
+    def ended(self, record: TrialRecord) -> None: ...
+
+
+class RecordWriter:
+    """The thread that takes records out of the mailbox; it alone writes them to the store.
+
+    Args:
+        mailbox: what `make_mailbox` returned.
+        store: where records go.
+        listeners: told of every start and end.
+
+    Attributes:
+        error: what ended the thread, to be raised once Tune has ended.
+        written: ids of the trials whose records were written.
+        attempts: how often each trial was started.
+    """
+
+    def __init__(self, mailbox: Any, store: Store, listeners: Sequence[Listener]) -> None:
+        self.error: BaseException | None = None
+        self.written: set[str] = set()
+        self.attempts: Counter[str] = Counter()
+        self._mailbox = mailbox
+        self._store = store
+        self._listeners = listeners
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="results writer", daemon=True)
+
+    def __enter__(self) -> RecordWriter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._mailbox.wake.remote()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._drain()
+        except BaseException as error:
+            self.error = error
+            # Tune ends the experiment in good order on SIGINT; the error is raised after it.
+            os.kill(os.getpid(), signal.SIGINT)
+            # Tune looks up when a trial ends, and trials would wait for this thread.
+            self._mailbox.close.remote()
+
+    def _drain(self) -> None:
+        acknowledged: list[str] = []
+        while True:
+            stopping = self._stop.is_set()
+            messages = ray.get(self._mailbox.take.remote(acknowledged, 0.0 if stopping else 0.5))
+            acknowledged = []
+            for message in messages:
+                if message.record is None:
+                    self.attempts[message.trial_id] += 1
+                    for listener in self._listeners:
+                        listener.started(message.trial_id)
+                    continue
+                self.write(message.record)
+                acknowledged.append(message.trial_id)
+            if stopping and not messages:
+                return
+
+    def write(self, record: TrialRecord) -> None:
+        """Write a record with the number of its attempts, and tell the listeners."""
+        record = replace(record, num_attempts=max(1, self.attempts[record.trial_id]))
+        self._store.write(record)
+        self.written.add(record.trial_id)
+        for listener in self._listeners:
+            listener.ended(record)

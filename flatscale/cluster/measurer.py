@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from flatscale.cluster.probe_pool import Network, ProbePool
-from flatscale.measurement import Measurement
 from flatscale.metrics import measure_observers, with_inequalities
 from flatscale.store.atomic import write_atomically
 from flatscale.store.layout import snapshot_weights
@@ -82,7 +81,7 @@ class Measurer:
         names, options = list(wanted.metrics), dict[str, Mapping[str, Any]](wanted.options)
         if wanted.check_bounds:
             names, options = with_inequalities(names, options)
-        measurements: Mapping[str, Measurement] = measure_observers(
+        measurements = measure_observers(
             self._pool.observers(self._network, weights),
             names,
             options=options,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -51,6 +51,12 @@ class Network:
     loss: str
     output_map: str
 
+    def build(self, seed: int) -> torch.nn.Module:
+        """The network, with weights drawn by a seed."""
+        return build_model(
+            self.architecture, self.input_shape, self.num_classes, dict(self.options), seed=seed
+        )
+
 
 class _ProbeActor:
     """Runs the shard functions of the passes on a snapshot and this actor's share of the points.
@@ -89,13 +95,7 @@ class _ProbeActor:
     ) -> dict[str, Shard]:
         """The snapshot's network held against every point set, built when first asked for."""
         if snapshot not in self._shards:
-            model = build_model(
-                network.architecture,
-                network.input_shape,
-                network.num_classes,
-                dict(network.options),
-                seed=0,
-            )
+            model = network.build(seed=0)
             weights_from_bytes(weights, model)
             model.to(self._device)
             self._shards[snapshot] = {
@@ -144,16 +144,9 @@ class ShardedObserver:
     def __init__(self, pool: ProbePool, point_set: str, request: tuple[Any, ...]) -> None:
         self._actors = tuple(zip(pool.actors, pool.shards, strict=True))
         self._indices = pool.indices[point_set]
-        self._content_hash = pool.content_hashes[point_set]
         self._request = request
-
-    @property
-    def num_points(self) -> int:
-        return sum(len(part) for part in self._indices)
-
-    @property
-    def content_hash(self) -> str:
-        return self._content_hash
+        self.num_points = sum(len(part) for part in self._indices)
+        self.content_hash = pool.content_hashes[point_set]
 
     def gather(self, function: ShardFunction, /, **arguments: Any) -> dict[str, np.ndarray]:
         return merge_points(self._ask(function, arguments), self._indices)
@@ -162,16 +155,17 @@ class ShardedObserver:
         return merge_sums(self._ask(function, arguments), self._indices)
 
     def once(self, function: Callable[..., Result], /, **arguments: Any) -> Result:
-        return self._ask(function, arguments, in_point_order(self._indices)[:1])[0]
+        first = self._actors[in_point_order(self._indices)[0]]
+        return self._ask(function, arguments, first)[0]
 
     def _ask(
         self,
         function: Callable[..., Result],
         arguments: Mapping[str, Any],
-        places: Sequence[int] | None = None,
+        *actors: tuple[Any, Any],
     ) -> list[Result]:
-        """The answers of all actors, or of those at some places."""
-        asked = self._actors if places is None else [self._actors[i] for i in places]
+        """The answers of some actors, of all by default."""
+        asked = actors or self._actors
         shared = ray.put(dict(arguments)) if len(asked) > 1 and arguments else arguments
         answers = [
             actor.observe.remote(shard, *self._request, function, shared) for actor, shard in asked
@@ -181,14 +175,10 @@ class ShardedObserver:
         except ray.exceptions.RayTaskError as error:
             raise (error.cause or error) from None
         except ray.exceptions.RayError as error:
+            said = " ".join(str(error).split())[:500]  # Ray's texts run over many lines
             raise LostWorkerError(
-                f"the probe actors did not answer, and Ray gave them up: {_said(error)}"
+                f"the probe actors did not answer, and Ray gave them up: {said}"
             ) from error
-
-
-def _said(error: BaseException) -> str:
-    """What Ray says in one line; its texts run over many."""
-    return " ".join(str(error).split())[:500]
 
 
 def make_pool(

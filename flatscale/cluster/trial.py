@@ -21,7 +21,7 @@ from flatscale.cluster.measurer import Measurer
 from flatscale.cluster.probe_pool import Network, ProbePool
 from flatscale.data import Dataset
 from flatscale.errors import FlatscaleError, LostWorkerError
-from flatscale.models import architecture_family, build_model
+from flatscale.models import architecture_family
 from flatscale.store.layout import Layout, training_checkpoint
 from flatscale.store.records import DIVERGED, FAILED, FINISHED, TrialRecord
 from flatscale.study.plan import TrialSpec
@@ -34,21 +34,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrialContext:
-    """What every trial of a study shares; put into Ray's object store once.
-
-    Attributes:
-        config: the study.
-        dataset: the data.
-        pool: the probe actors.
-        mailbox: where records go.
-        layout: where the store keeps weights.
-    """
+    """What every trial of a study shares; put into Ray's object store once."""
 
     config: StudyConfig
     dataset: Dataset
     pool: ProbePool
     mailbox: Any
+    """Where records go."""
     layout: Layout
+    """Where the store keeps weights."""
 
 
 def run_trial(config: Mapping[str, Any], context: TrialContext) -> dict[str, Any]:
@@ -70,9 +64,8 @@ def run_trial(config: Mapping[str, Any], context: TrialContext) -> dict[str, Any
         raise
     except Exception as error:
         logger.exception("trial %s failed", spec.trial_id)
-        known = isinstance(error, FlatscaleError)
-        reason = str(error) if known else f"{type(error).__name__}: {error}"
-        record = replace(record, status=FAILED, reason=reason)
+        kind = "" if isinstance(error, FlatscaleError) else f"{type(error).__name__}: "
+        record = replace(record, status=FAILED, reason=f"{kind}{error}")
     record = replace(record, finished_at=datetime.now(UTC))
     ray.get(context.mailbox.post.remote(record))
     return {"status": record.status}
@@ -88,7 +81,7 @@ def describe(spec: TrialSpec, dataset: Dataset) -> TrialRecord:
         options=json.dumps(dict(spec.options), sort_keys=True),
         dataset=dataset.name,
         dataset_hash=dataset.content_hash,
-        num_classes=len(dataset.class_names),
+        num_classes=dataset.num_classes,
         train_size=len(dataset.y_train),
         optimizer=spec.training.optimizer.name,
         optimizer_options=json.dumps(own_constants(spec.training.optimizer), sort_keys=True),
@@ -106,22 +99,15 @@ def describe(spec: TrialSpec, dataset: Dataset) -> TrialRecord:
 def _train_and_measure(spec: TrialSpec, context: TrialContext, record: TrialRecord) -> TrialRecord:
     # 1. The network, as the probe actors will build it too.
     on_gpu = context.config.resources.gpus_per_trial > 0
-    channels, height, width = context.dataset.x_train.shape[1:]
     network = Network(
         architecture=spec.architecture,
-        input_shape=(channels, height, width),
-        num_classes=len(context.dataset.class_names),
+        input_shape=context.dataset.input_shape,
+        num_classes=context.dataset.num_classes,
         options=spec.options,
         loss=spec.measurement.loss or spec.training.loss,
         output_map=spec.measurement.output_map,
     )
-    model = build_model(
-        network.architecture,
-        network.input_shape,
-        network.num_classes,
-        dict(network.options),
-        seed=spec.seed("initialisation"),
-    ).to(torch.device("cuda" if on_gpu else "cpu"))
+    model = network.build(spec.seed("initialisation")).to("cuda" if on_gpu else "cpu")
     record = replace(
         record,
         num_parameters=sum(p.numel() for p in model.parameters()),

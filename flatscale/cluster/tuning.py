@@ -8,12 +8,13 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 from ray import tune
 from ray.exceptions import OutOfMemoryError
 
+from flatscale.cluster.mailbox import RecordWriter
 from flatscale.cluster.trial import TrialContext, run_trial
 from flatscale.errors import LostWorkerError
 from flatscale.study.plan import TrialSpec
@@ -22,17 +23,8 @@ from flatscale.study.schema import StudyConfig
 logger = logging.getLogger(__name__)
 
 
-class Progress(Protocol):
-    """What is known of the trials while they run."""
-
-    @property
-    def written(self) -> set[str]: ...
-
-    def attempts(self, trial_id: str) -> int: ...
-
-
 def run_on_tune(
-    config: StudyConfig, todo: Sequence[TrialSpec], context: TrialContext, progress: Progress
+    config: StudyConfig, todo: Sequence[TrialSpec], context: TrialContext, writer: RecordWriter
 ) -> dict[str, str]:
     """Run trials until each has a record, was lost too often, or the run was interrupted.
 
@@ -48,7 +40,7 @@ def run_on_tune(
     together, alone = list(todo), list[TrialSpec]()
     while together or alone:
         batch, at_a_time = (together, resources.max_concurrent_trials) if together else (alone, 1)
-        before = {spec.trial_id: progress.attempts(spec.trial_id) for spec in batch}
+        before = writer.attempts.copy()
         try:
             lost |= _fit(config, batch, context, at_a_time)
             exhausted = None
@@ -56,14 +48,14 @@ def run_on_tune(
             exhausted = _memory_error(error)
             if exhausted is None:
                 raise
-        left = [s for s in batch if s.trial_id not in progress.written and s.trial_id not in lost]
+        left = [s for s in batch if s.trial_id not in writer.written and s.trial_id not in lost]
         if exhausted is None:
             if left:
                 return lost  # interrupted
             together, alone = ([], alone) if together else ([], [])
             continue
         logger.warning("memory ran out: %s", exhausted)
-        begun = [s for s in left if progress.attempts(s.trial_id) > before[s.trial_id]]
+        begun = [s for s in left if writer.attempts[s.trial_id] > before[s.trial_id]]
         suspects = begun or left[:1]
         num_lost.update(spec.trial_id for spec in suspects)
         if together:

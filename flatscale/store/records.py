@@ -8,17 +8,19 @@ written before it are read with null there.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from numbers import Integral, Real
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import polars as pl
 
 from flatscale.measurement import Measurement
 
-FINISHED, DIVERGED, FAILED = "finished", "diverged", "failed"
-STATUSES = (FINISHED, DIVERGED, FAILED)
+FINISHED, DIVERGED, FAILED = STATUSES = "finished", "diverged", "failed"
+SETTLED = (FINISHED, DIVERGED)
+"""How trials end that are not run again."""
 Columns = dict[str, pl.DataType | type[pl.DataType]]
 
 MEASUREMENT_SCHEMA: Columns = {
@@ -54,23 +56,17 @@ class Snapshot:
 
     def rows(self) -> list[dict[str, Any]]:
         """One mapping per metric, in MEASUREMENT_SCHEMA."""
-        return [
-            {
-                "step": self.step,
-                "is_final": self.is_final,
-                "metric": m.name,
-                "value": m.value,
-                "std_error": m.std_error,
-                "converged": m.converged,
-                "num_evaluations": m.num_evaluations,
-                "num_points": m.num_points,
-                "probe_hash": self.probe_hash,
-                "reason": m.reason,
-                "layers": [{"layer": k, "value": v} for k, v in m.layers.items()],
-                "extras": [{"name": k, "values": list(v)} for k, v in m.extras.items()],
-            }
-            for m in self.measurements
-        ]
+        rows = []
+        for m in self.measurements:
+            known = {"metric": m.name, **_values(m), **_values(self)}
+            known["layers"] = [{"layer": k, "value": v} for k, v in m.layers.items()]
+            known["extras"] = [{"name": k, "values": list(v)} for k, v in m.extras.items()]
+            rows.append({name: known[name] for name in MEASUREMENT_SCHEMA})
+        return rows
+
+
+def _values(instance: Any) -> dict[str, Any]:
+    return {declared.name: getattr(instance, declared.name) for declared in fields(instance)}
 
 
 def _column(meaning: str, *uses: str, **default: Any) -> Any:
@@ -138,25 +134,17 @@ class TrialRecord:
         return flat
 
 
-@dataclass(frozen=True, kw_only=True)
-class RecordColumn:
-    """One column of a record.
-
-    Attributes:
-        name: the field of `TrialRecord`.
-        kind: the class of its values.
-        dtype: its type in a table.
-        nullable: whether it may be empty.
-        meaning: what it says.
-        uses: where else it goes: PARAMETER, TAG, METRIC of tracking; HYPERPARAMETER.
-    """
+class RecordColumn(NamedTuple):
+    """One column of a record: a field of `TrialRecord`, the class and table type of its values."""
 
     name: str
     kind: type
     dtype: pl.DataType | type[pl.DataType]
     nullable: bool
+    """Whether it may be empty."""
     meaning: str
     uses: tuple[str, ...]
+    """Where else it goes: PARAMETER, TAG, METRIC of tracking; HYPERPARAMETER."""
 
 
 _TYPES: dict[Any, tuple[type, pl.DataType | type[pl.DataType]]] = {
@@ -167,25 +155,15 @@ _TYPES: dict[Any, tuple[type, pl.DataType | type[pl.DataType]]] = {
 }
 
 
-def _declared() -> tuple[RecordColumn, ...]:
-    columns, hints = [], get_type_hints(TrialRecord)
+def _declared() -> Iterator[RecordColumn]:
+    hints = get_type_hints(TrialRecord)
     for declared in fields(TrialRecord):
         if declared.metadata:
             hint, *empty = getattr(hints[declared.name], "__args__", (hints[declared.name],))
-            kind, dtype = _TYPES[hint]
-            columns.append(
-                RecordColumn(
-                    name=declared.name,
-                    kind=kind,
-                    dtype=dtype,
-                    nullable=bool(empty),
-                    **declared.metadata,
-                )
-            )
-    return tuple(columns)
+            yield RecordColumn(declared.name, *_TYPES[hint], bool(empty), **declared.metadata)
 
 
-COLUMNS = _declared()
+COLUMNS = tuple(_declared())
 
 TRIAL_SCHEMA: Columns = {column.name: column.dtype for column in COLUMNS}
 """One row per trial."""

@@ -56,16 +56,12 @@ class Results:
         """
         final = self.measurements.filter("is_final")
         wide = self.trials
-        for column, suffix in (
-            ("value", ""),
-            ("std_error", "__std_error"),
-            ("converged", "__converged"),
-        ):
-            pivoted = final.pivot(
-                "metric", index="trial_id", values=column, aggregate_function="first"
+        for values in ("value", "std_error", "converged"):
+            name = pl.col("metric") + ("" if values == "value" else f"__{values}")
+            pivoted = final.select("trial_id", values, name).pivot(
+                "metric", index="trial_id", values=values, aggregate_function="first"
             )
-            renamed = {name: name + suffix for name in pivoted.columns if name != "trial_id"}
-            wide = wide.join(pivoted.rename(renamed), on="trial_id", how="left")
+            wide = wide.join(pivoted, on="trial_id", how="left")
         return wide
 
 
@@ -173,9 +169,8 @@ class Store(Layout):
         Raises:
             StoreError: the disk is full or the store cannot be written; earlier records are whole.
         """
-        buffer = io.BytesIO()
-        pl.DataFrame([record.row()], schema=RECORD_SCHEMA).write_parquet(buffer)
-        path, content = self.record_file(record.trial_id), buffer.getvalue()
+        path = self.record_file(record.trial_id)
+        content = _parquet(pl.DataFrame([record.row()], schema=RECORD_SCHEMA))
         try:
             self._checksums.add(path, content)
             write_atomically(path, content)
@@ -253,13 +248,8 @@ class Store(Layout):
 
     def export(self, results: Results) -> None:
         """Write the two flat tables, of trials and of measurements."""
-        for path, table in (
-            (self.trials_table, results.trials),
-            (self.measurements_table, results.measurements),
-        ):
-            buffer = io.BytesIO()
-            table.write_parquet(buffer)
-            write_atomically(path, buffer.getvalue())
+        write_atomically(self.trials_table, _parquet(results.trials))
+        write_atomically(self.measurements_table, _parquet(results.measurements))
 
     def _scan(self, columns: Sequence[str], trial_ids: Sequence[str]) -> pl.DataFrame:
         """Columns of the records named, a row a trial in that order."""
@@ -308,6 +298,12 @@ def load_results(store: str | Path) -> Results:
         StoreError: this is not a store, or a record in it is damaged.
     """
     return Store(store).read()
+
+
+def _parquet(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    return buffer.getvalue()
 
 
 def _read_parquet(paths: list[Path]) -> pl.LazyFrame:

@@ -6,11 +6,10 @@ import json
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 from flatscale.store.atomic import write_atomically
 from flatscale.store.journal import num_waiting
-from flatscale.store.records import DIVERGED, FAILED, FINISHED, TrialRecord
+from flatscale.store.records import DIVERGED, FAILED, SETTLED, TrialRecord
 from flatscale.store.results import Store
 from flatscale.study.plan import plan
 
@@ -50,29 +49,26 @@ class StatusFile:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyStatus:
-    """How a study stands.
-
-    Attributes:
-        num_planned: trials of the study file in the store.
-        counts: planned trials by status; those without a record are `missing`.
-        alive: whether a driver holds the store now.
-        running: ids of the trials running now.
-        reasons: (status, reason, number of trials) of everything diverged or failed.
-        num_retried: trials that ended after more than one attempt.
-        trials_per_minute: over the current or last run; None before its first trial ended.
-        minutes_left: at that rate; None without one or when no driver runs.
-        num_waiting_for_tracking: records that MLflow has not taken yet.
-    """
+    """How a study stands."""
 
     num_planned: int
+    """Trials of the study file in the store."""
     counts: Counter[str]
+    """Planned trials by status; those without a record are `missing`."""
     alive: bool
+    """Whether a driver holds the store now."""
     running: tuple[str, ...]
+    """Ids of the trials running now."""
     reasons: tuple[tuple[str, str, int], ...]
+    """Status, reason and number of trials of everything diverged or failed."""
     num_retried: int
+    """Trials that ended after more than one attempt."""
     trials_per_minute: float | None
+    """Over the current or last run; None before its first trial ended."""
     minutes_left: float | None
+    """At that rate; None without one or when no driver runs."""
     num_waiting_for_tracking: int
+    """Records that MLflow has not taken yet."""
 
 
 def study_status(store: Store) -> StudyStatus:
@@ -83,20 +79,22 @@ def study_status(store: Store) -> StudyStatus:
     """
     specs = plan(store.read_study())
     rows = {row["trial_id"]: row for row in store.endings()}
-    planned = [rows.get(spec.trial_id) for spec in specs]
-    counts = Counter("missing" if row is None else row["status"] for row in planned)
-    ended = [row for row in planned if row is not None]
+    ended = [rows[spec.trial_id] for spec in specs if spec.trial_id in rows]
+    counts = Counter(row["status"] for row in ended)
+    if len(ended) < len(specs):
+        counts["missing"] = len(specs) - len(ended)
     reasons = Counter(
         (row["status"], row["reason"] or "no reason given")
         for row in ended
         if row["status"] in (DIVERGED, FAILED)
     )
     alive = store.is_locked()
-    last = _last_run(store)
+    path = store.status_file
+    last = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     rate = None
     if last is not None and last["num_ended"]:
         rate = last["num_ended"] / max(last["updated"] - last["began"], 1e-9) * 60
-    num_left = len(specs) - counts[FINISHED] - counts[DIVERGED]
+    num_left = len(specs) - sum(counts[status] for status in SETTLED)
     return StudyStatus(
         num_planned=len(specs),
         counts=counts,
@@ -108,8 +106,3 @@ def study_status(store: Store) -> StudyStatus:
         minutes_left=num_left / rate if alive and rate else None,
         num_waiting_for_tracking=num_waiting(store),
     )
-
-
-def _last_run(store: Store) -> dict[str, Any] | None:
-    path = store.status_file
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

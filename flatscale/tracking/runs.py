@@ -147,10 +147,8 @@ class Runs:
         return self._client, self._parent
 
     def _trial_run(self, client: MlflowClient, parent: Run, record: dict[str, Any]) -> Run:
-        key, experiment_id = (
-            f"{self._store.store_id()}:{record['trial_id']}",
-            parent.info.experiment_id,
-        )
+        key = f"{self._store.store_id()}:{record['trial_id']}"
+        experiment_id = parent.info.experiment_id
         return _find_run(client, experiment_id, key) or self._create_run(
             client,
             experiment_id,
@@ -212,24 +210,19 @@ class Runs:
         """Delete the runs that a server made of requests it had not answered in time."""
         runs: dict[str, list[Run]] = defaultdict(list)
         query, token = f"tags.`{_KEY}` LIKE '{self._store.store_id()}%'", None
-        while True:
+        while token != "":
             page = client.search_runs(
                 [parent.info.experiment_id], query, max_results=1_000, page_token=token
             )
             for run in page:
                 runs[run.data.tags[_KEY]].append(run)
-            token = page.token
-            if not token:
-                break
+            token = page.token or ""
         for key, same in runs.items():
             # The one that the records went to; a second one was made and then never written to.
-            same.sort(
-                key=lambda run: (
-                    run.info.run_id != parent.info.run_id,
-                    "trial_id" not in run.data.tags,
-                )
-            )
-            for run in same[1:]:
+            def fit(run: Run) -> tuple[bool, bool]:
+                return run.info.run_id == parent.info.run_id, "trial_id" in run.data.tags
+
+            for run in sorted(same, key=fit, reverse=True)[1:]:
                 logger.warning("MLflow had made a second run of %s; it is deleted", key)
                 client.delete_run(run.info.run_id)
 

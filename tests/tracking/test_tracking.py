@@ -223,7 +223,9 @@ def test_a_record_damaged_while_it_waits_is_said_once_and_holds_up_no_other(
         store.write(record(again, num_attempts=2))
         assert tracker.deliver() == 1
     assert len(runs(store, "trial")) == 11
-    said = [entry.getMessage() for entry in caplog.records if damaged.trial_id in entry.getMessage()]
+    said = [
+        entry.getMessage() for entry in caplog.records if damaged.trial_id in entry.getMessage()
+    ]
     assert len(said) == 1
     assert "is damaged" in said[0]
     # It was not noted as delivered: mended, it is.

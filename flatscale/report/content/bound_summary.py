@@ -51,9 +51,7 @@ def bounded_metrics(glossary: Glossary | None) -> dict[str, str]:
     return {**older, **{b: m for b, m in declared.items() if b not in LOG_BOUNDS}}
 
 
-def bound_rows(
-    results: Results, rows: pl.DataFrame, bounded: Mapping[str, str]
-) -> pl.DataFrame:
+def bound_rows(results: Results, rows: pl.DataFrame, bounded: Mapping[str, str]) -> pl.DataFrame:
     """BOUND_SCHEMA from the final measurements of the used trials."""
     final = results.measurements.filter("is_final", pl.col("value").is_not_null())
     bounds = final.filter(pl.col("metric").is_in([*bounded, *LOG_BOUNDS])).with_columns(
