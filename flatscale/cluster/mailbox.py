@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
@@ -20,12 +20,8 @@ if TYPE_CHECKING:
     from flatscale.store.results import Store
 
 
-@dataclass(frozen=True, kw_only=True)
-class Message:
-    """A trial has started (`record` is None) or ended."""
-
-    trial_id: str
-    record: TrialRecord | None = None
+Message = str | TrialRecord
+"""The id of a trial that has started, or the record of one that has ended."""
 
 
 class _Mailbox:
@@ -43,13 +39,13 @@ class _Mailbox:
         self._closed = False
 
     async def announce(self, trial_id: str) -> None:
-        self._put(Message(trial_id=trial_id))
+        self._put(trial_id)
 
     async def post(self, record: TrialRecord) -> None:
         if self._closed:
             return
         written = self._written.setdefault(record.trial_id, asyncio.Event())
-        self._put(Message(trial_id=record.trial_id, record=record))
+        self._put(record)
         await written.wait()
 
     async def take(self, acknowledged: Iterable[str], timeout: float) -> list[Message]:
@@ -142,13 +138,13 @@ class RecordWriter:
             messages = ray.get(self._mailbox.take.remote(acknowledged, 0.0 if stopping else 0.5))
             acknowledged = []
             for message in messages:
-                if message.record is None:
-                    self.attempts[message.trial_id] += 1
-                    for listener in self._listeners:
-                        listener.started(message.trial_id)
+                if isinstance(message, TrialRecord):
+                    self.write(message)
+                    acknowledged.append(message.trial_id)
                     continue
-                self.write(message.record)
-                acknowledged.append(message.trial_id)
+                self.attempts[message] += 1
+                for listener in self._listeners:
+                    listener.started(message)
             if stopping and not messages:
                 return
 

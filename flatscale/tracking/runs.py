@@ -18,6 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -65,8 +66,6 @@ class Runs:
         self._store = store
         self._config = config
         self._uri = uri
-        self._client: MlflowClient | None = None
-        self._parent: Run | None = None
         self._given_up: dict[str, float] = {}
         self._may_have_doubles = int(MLFLOW_HTTP_REQUEST_MAX_RETRIES.get()) > 0
 
@@ -77,7 +76,7 @@ class Runs:
             TrackingError: the server refused or could not be reached.
         """
         with self._refusal("the study"):
-            self._study_run()
+            _ = self._study
 
     def deliver(self, record: dict[str, Any]) -> None:
         """Log one trial's record.
@@ -86,8 +85,7 @@ class Runs:
             TrackingError: the server refused or could not be reached; repeating it does no harm.
         """
         with self._refusal("the records"):
-            client, parent = self._study_run()
-            run = self._trial_run(client, parent, record)
+            client, run = self._client, self._trial_run(record)
             run_id = run.info.run_id
             for tag in set(_TAGS) & set(run.data.tags):
                 if record[tag] is None:
@@ -110,48 +108,46 @@ class Runs:
             TrackingError: as `deliver`.
         """
         with self._refusal("the report"):
-            client, parent = self._study_run()
+            client, run_id = self._client, self._study.info.run_id
             if self._may_have_doubles:
-                self._delete_doubles(client, parent)
+                self._delete_doubles()
             for path in artifacts:
                 if path.is_dir():
-                    client.log_artifacts(parent.info.run_id, str(path), path.name)
+                    client.log_artifacts(run_id, str(path), path.name)
                 elif path.is_file():
-                    client.log_artifact(parent.info.run_id, str(path))
-            client.set_terminated(parent.info.run_id, "FINISHED")
+                    client.log_artifact(run_id, str(path))
+            client.set_terminated(run_id, "FINISHED")
 
     def seconds_to_wait(self) -> float:
         """Until every request that was given up has been carried out or never will be."""
         return max(map(self._seconds_to_wait, self._given_up), default=0.0)
 
-    def _study_run(self) -> tuple[MlflowClient, Run]:
-        """The client and the study's run, found or made."""
-        if self._client is None:
-            self._client = _connect(self._uri)
-        if self._parent is None:
-            experiment_id = self._find_experiment(self._client)
-            key = self._store.store_id()
-            found = _find_run(self._client, experiment_id, key)
-            # An earlier driver may have been killed between a request and its answer.
-            self._may_have_doubles |= found is not None
-            self._parent = found or self._create_run(
-                self._client,
-                experiment_id,
-                key,
-                run_name=f"{self._config.name} (study)",
-                tags={"flatscale.kind": "study", "mlflow.note.content": self._config.description},
-            )
-            run_id = self._parent.info.run_id
-            self._client.set_tag(run_id, "config_hash", self._config.content_hash)
-            self._client.log_artifact(run_id, str(self._store.study_file))
-        return self._client, self._parent
+    @cached_property
+    def _client(self) -> MlflowClient:
+        return _connect(self._uri)
 
-    def _trial_run(self, client: MlflowClient, parent: Run, record: dict[str, Any]) -> Run:
-        key = f"{self._store.store_id()}:{record['trial_id']}"
-        experiment_id = parent.info.experiment_id
-        return _find_run(client, experiment_id, key) or self._create_run(
-            client,
+    @cached_property
+    def _study(self) -> Run:
+        """The study's run, found or made; all other runs are in its experiment."""
+        experiment_id, key = self._find_experiment(), self._store.store_id()
+        run = self._find_run(experiment_id, key)
+        # An earlier driver may have been killed between a request and its answer.
+        self._may_have_doubles |= run is not None
+        run = run or self._create_run(
             experiment_id,
+            key,
+            run_name=f"{self._config.name} (study)",
+            tags={"flatscale.kind": "study", "mlflow.note.content": self._config.description},
+        )
+        self._client.set_tag(run.info.run_id, "config_hash", self._config.content_hash)
+        self._client.log_artifact(run.info.run_id, str(self._store.study_file))
+        return run
+
+    def _trial_run(self, record: dict[str, Any]) -> Run:
+        key = f"{self._store.store_id()}:{record['trial_id']}"
+        study = self._study.info
+        return self._find_run(study.experiment_id, key) or self._create_run(
+            study.experiment_id,
             key,
             start_time=_milliseconds(record, "started_at"),
             run_name=(
@@ -160,13 +156,13 @@ class Runs:
             ),
             tags={
                 "flatscale.kind": "trial",
-                "mlflow.parentRunId": parent.info.run_id,
+                "mlflow.parentRunId": study.run_id,
                 "family": record["family"],
             },
         )
 
-    def _find_experiment(self, client: MlflowClient) -> str:
-        name = self._config.tracking.experiment or self._config.name
+    def _find_experiment(self) -> str:
+        client, name = self._client, self._config.tracking.experiment or self._config.name
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             local = self._uri == self._store.mlflow_uri
@@ -179,7 +175,11 @@ class Runs:
             )
         return experiment.experiment_id
 
-    def _create_run(self, client: MlflowClient, experiment_id: str, key: str, **about: Any) -> Run:
+    def _find_run(self, experiment_id: str, key: str) -> Run | None:
+        query = f"tags.`{_KEY}` = '{key}'"
+        return next(iter(self._client.search_runs([experiment_id], query, max_results=1)), None)
+
+    def _create_run(self, experiment_id: str, key: str, **about: Any) -> Run:
         """A run that holds our key; asked for once, as long as the server may still be at it.
 
         Raises:
@@ -193,7 +193,7 @@ class Runs:
             )
         about["tags"] = {_KEY: key, **about["tags"]}
         try:
-            return client.create_run(experiment_id, **about)
+            return self._client.create_run(experiment_id, **about)
         except (MlflowException, OSError):
             self._given_up[key] = time.monotonic()
             self._may_have_doubles = True
@@ -206,13 +206,14 @@ class Runs:
         patience = _TIMEOUTS_BEFORE_A_SECOND_REQUEST * float(MLFLOW_HTTP_REQUEST_TIMEOUT.get())
         return self._given_up[key] + patience - time.monotonic()
 
-    def _delete_doubles(self, client: MlflowClient, parent: Run) -> None:
+    def _delete_doubles(self) -> None:
         """Delete the runs that a server made of requests it had not answered in time."""
+        client, study = self._client, self._study.info
         runs: dict[str, list[Run]] = defaultdict(list)
         query, token = f"tags.`{_KEY}` LIKE '{self._store.store_id()}%'", None
         while token != "":
             page = client.search_runs(
-                [parent.info.experiment_id], query, max_results=1_000, page_token=token
+                [study.experiment_id], query, max_results=1_000, page_token=token
             )
             for run in page:
                 runs[run.data.tags[_KEY]].append(run)
@@ -220,7 +221,7 @@ class Runs:
         for key, same in runs.items():
             # The one that the records went to; a second one was made and then never written to.
             def fit(run: Run) -> tuple[bool, bool]:
-                return run.info.run_id == parent.info.run_id, "trial_id" in run.data.tags
+                return run.info.run_id == study.run_id, "trial_id" in run.data.tags
 
             for run in sorted(same, key=fit, reverse=True)[1:]:
                 logger.warning("MLflow had made a second run of %s; it is deleted", key)
@@ -249,11 +250,6 @@ def _connect(uri: str) -> MlflowClient:
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
         return client
-
-
-def _find_run(client: MlflowClient, experiment_id: str, key: str) -> Run | None:
-    runs = client.search_runs([experiment_id], f"tags.`{_KEY}` = '{key}'", max_results=1)
-    return runs[0] if runs else None
 
 
 def _metrics(record: dict[str, Any]) -> Iterator[Metric]:
