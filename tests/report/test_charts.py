@@ -11,10 +11,10 @@ import altair as alt
 import pytest
 import vl_convert
 
-from flatscale.report.charts import FIGURES, charts_of, datasets, paper_figures
-from flatscale.report.charts.draw import specification
+from flatscale.report.charts.draw import charts_of, datasets, paper_figures, specification
 from flatscale.report.charts.encodings import family_styles
 from flatscale.report.charts.look import COLOURS, NARROW, PAGE, WIDE
+from flatscale.report.charts.register import FIGURES
 from flatscale.report.content.from_store import content_of_store
 from flatscale.report.content.report_content import Content
 from flatscale.report.content.section import sections_of

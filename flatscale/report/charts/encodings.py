@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,6 +53,11 @@ def family_switch(content: Content, look: Look) -> list[alt.Parameter]:
             value=[{"family": family} for family in families],
         )
     ]
+
+
+def shown(chart: alt.Chart, switch: Sequence[alt.Parameter]) -> alt.Chart:
+    """A chart of the families that are switched on."""
+    return functools.reduce(lambda kept, chosen: kept.transform_filter(chosen), switch, chart)
 
 
 def named(name: str) -> alt.Chart:

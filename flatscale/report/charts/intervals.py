@@ -14,17 +14,10 @@ from flatscale.report.charts.look import ACCENT, INK, MUTED, WARN, Look
 from flatscale.report.content.report_content import Content
 
 
-def forest(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelMixin:
-    """Per-family r, their random-effects mean and the prediction for a new family."""
-    return _correlations("forest", frame, look)
-
-
-def levels(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelMixin:
-    """The primary pair pooled, within and between families."""
-    return _correlations("levels", frame, look)
-
-
-def _correlations(name: str, frame: pl.DataFrame, look: Look) -> alt.TopLevelMixin:
+def correlations(name: str, content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelMixin:
+    """r with its interval: of each family, their random-effects mean and the prediction for a new
+    one; or pooled, within and between families.
+    """
     base = named(name).encode(
         y=rows_of("label", frame["label"].to_list()),
         color=_when("datum.kind == 'family'", INK, ACCENT),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -14,10 +15,6 @@ from flatscale.report.charts.matrix import matrix
 from flatscale.report.charts.scatter import explorer, outcomes, scatter, scatter_note
 from flatscale.report.charts.trajectories import trajectories
 from flatscale.report.content.report_content import Content
-
-
-def _nothing(content: Content) -> str:
-    return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +40,9 @@ class Figure:
     caption: str
     data: str
     draw: Callable[[Content, pl.DataFrame, Look], Any]
-    note: Callable[[Content], str] = _nothing
+    note: Callable[[Content], str] = lambda content: ""
     on_page: str = ""
-    page_note: Callable[[Content], str] = _nothing
+    page_note: Callable[[Content], str] = lambda content: ""
     paper: Look | None = COLUMN
 
     def title_of(self, content: Content) -> str:
@@ -76,7 +73,7 @@ FIGURES = (
         "does the pair go together in this collection? Within families: does it when architecture "
         "is held fixed? Between families: do whole families line up? They need not agree.",
         data="levels",
-        draw=intervals.levels,
+        draw=partial(intervals.correlations, "levels"),
     ),
     Figure(
         name="forest",
@@ -89,7 +86,7 @@ FIGURES = (
             intervals.heterogeneity_note(content) + intervals.partial_note(content, "largest")
         ),
         data="forest",
-        draw=intervals.forest,
+        draw=partial(intervals.correlations, "forest"),
     ),
     Figure(
         name="leave_one_out",

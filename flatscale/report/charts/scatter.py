@@ -19,6 +19,7 @@ from flatscale.report.charts.encodings import (
     hover,
     named,
     network_hover,
+    shown,
 )
 from flatscale.report.charts.frames import NAME, OWN_FAMILY, column_keys
 from flatscale.report.charts.look import Look
@@ -37,7 +38,7 @@ def scatter(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelMi
     colours = family_encoding(content, look)
     panels: list[Any] = []
     for index, (across, up) in enumerate(pairs):
-        points = _shown(_networks(frame, look), switch).encode(
+        points = shown(_networks(frame, look), switch).encode(
             column_axis(alt.X, content, across),
             column_axis(alt.Y, content, up),
             tooltip=network_hover(content, (across, up)),
@@ -87,10 +88,6 @@ def _networks(frame: pl.DataFrame, look: Look) -> alt.Chart:
     return named("trials").mark_point(style="network", size=look.marker_area(frame.height))
 
 
-def _shown(chart: alt.Chart, switch: Sequence[alt.Parameter]) -> alt.Chart:
-    return functools.reduce(lambda kept, shown: kept.transform_filter(shown), switch, chart)
-
-
 def _picked_out(brushes: Sequence[alt.Parameter]) -> dict[str, Any]:
     """Full strength inside every brush that is drawn, faint elsewhere."""
     if not brushes:
@@ -131,7 +128,7 @@ def _error_bars(
         drawn = f"isValid(datum.{low}) && isValid(datum.{high})"
         # A bar that would reach zero or below has no lower end on a log axis.
         drawn += f" && datum.{low} > 0" if column in content.log else ""
-        bar = _shown(named("trials"), switch).transform_filter(drawn).mark_rule()
+        bar = shown(named("trials"), switch).transform_filter(drawn).mark_rule()
         ends = along(f"{low}:Q"), end(high), across(f"{keys[other]}:Q")
         bars.append(bar.encode(*ends, colour, **faint, **_picked_out(brushes)))
     return bars

@@ -11,6 +11,7 @@ from flatscale.report.charts.encodings import (
     family_switch,
     hover,
     named,
+    shown,
 )
 from flatscale.report.charts.look import Look
 from flatscale.report.content.report_content import Content
@@ -23,9 +24,7 @@ def trajectories(content: Content, frame: pl.DataFrame, look: Look) -> alt.Conca
     width = look.panel(look.columns)
     panels: list[alt.Chart] = []
     for metric in frame["metric"].unique(maintain_order=True):
-        lines = named("trajectories")
-        for shown in switch:
-            lines = lines.transform_filter(shown)
+        lines = shown(named("trajectories"), switch)
         values = frame.filter(pl.col("metric") == metric)["value"]
         panel = (
             lines.transform_filter(alt.FieldEqualPredicate(field="metric", equal=metric))

@@ -28,12 +28,12 @@ Arrange = Callable[[Content, pl.DataFrame], pl.DataFrame]
 
 def page_tables(content: Content, *names: str) -> tuple[TableView, ...]:
     """Tables of the analysis as the page shows them, by their names in `TABLES`."""
-    made = []
-    for name in names:
+
+    def arranged(name: str) -> pl.DataFrame:
         frame = content.of_primary(name) if name in _PRIMARY else content.table(name)
-        arrange = _ARRANGED.get(name)
-        made.append(table_view(TABLES[name], arrange(content, frame) if arrange else frame))
-    return tuple(made)
+        return _ARRANGED[name](content, frame) if name in _ARRANGED else frame
+
+    return tuple(table_view(TABLES[name], arranged(name)) for name in names)
 
 
 _PRIMARY = frozenset(
@@ -152,20 +152,15 @@ def headline_frame(content: Content) -> pl.DataFrame:
         pl.col("scope") == "pooled", pl.col("method").is_in(methods)
     ).with_columns(pl.col("method").str.strip_suffix("_jackknife"))
     for scope in ("within", "between"):
-        part = found.filter(pl.col("scope") == scope).select(
-            "x",
-            "y",
-            "method",
-            pl.col("estimate").alias(scope),
-            pl.col("conf_low").alias(f"{scope}_low"),
-            pl.col("conf_high").alias(f"{scope}_high"),
+        part = found.filter(scope=scope).select(
+            *("x", "y", "method"),
+            **{scope: "estimate", f"{scope}_low": "conf_low", f"{scope}_high": "conf_high"},
         )
         pooled = pooled.join(part, on=["x", "y", "method"], how="left", maintain_order="left")
     x, y = content.primary
     primary = (pl.col("x") == x) & (pl.col("y") == y)
-    return pooled.with_columns(is_primary=primary).sort(
-        pl.col("estimate").is_null(), maintain_order=True
-    )
+    failed = pl.col("estimate").is_null()
+    return pooled.with_columns(is_primary=primary).sort(failed, maintain_order=True)
 
 
 def correlations_table(content: Content) -> TableView:
@@ -259,19 +254,11 @@ def excluded_table(content: Content) -> TableView:
 _GLOSSARY = declare(
     "glossary",
     "one metric",
-    *(
-        Column(name, TEXT, "", title)
-        for name, title in {
-            "name": "metric",
-            "meaning": "meaning",
-            "formula": "formula",
-            "unit": "unit",
-            "range": "range",
-            "invariances": "unmoved by",
-            "passes": "pass",
-            "source": "source",
-        }.items()
-    ),
+    Column("name", TEXT, "", "metric"),
+    *(Column(name, TEXT, "", name) for name in ("meaning", "formula", "unit", "range")),
+    Column("invariances", TEXT, "", "unmoved by"),
+    Column("passes", TEXT, "", "pass"),
+    Column("source", TEXT, "", "source"),
     title="Metrics",
     caption="What each column is, how it is computed, and which transformations leave it unmoved.",
 )

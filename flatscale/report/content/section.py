@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from flatscale.report.charts import Chart, charts_of
+from flatscale.report.charts.draw import Chart, charts_of
 from flatscale.report.content.report_content import Content
 from flatscale.report.content.table_view import TableView
 from flatscale.report.words.reviewer_questions import Point

@@ -28,20 +28,14 @@ NO_GLOSSARY = (
 def primary(content: Content) -> Section:
     """The pair declared in advance: the scatter and its robust line."""
     x, y = content.primary
-    return Section(
-        title=f"{y} against {x}",
-        tables=page_tables(content, "robust_line"),
-    )
+    return Section(title=f"{y} against {x}", tables=page_tables(content, "robust_line"))
 
 
 @section("families", title="Inside and across families")
 def families(content: Content) -> Section:
     """Who carries the correlation."""
-    return Section(
-        tables=page_tables(
-            content, "family_correlations", "synthesis", "leave_one_out", "mixed_model"
-        ),
-    )
+    shown = ("family_correlations", "synthesis", "leave_one_out", "mixed_model")
+    return Section(tables=page_tables(content, *shown))
 
 
 @section("outliers", title="Networks that depart from the line")
@@ -51,10 +45,8 @@ def outliers(content: Content) -> Section:
         content, "clusters", "cluster_effects", "linearity", "outlier_rows"
     )
     shown = (clusters, tables.members_table(content), effects, line, rows)
-    return Section(
-        paragraphs=(TINY_CLUSTERS,) if any(view.rows for view in shown) else (),
-        tables=shown,
-    )
+    words = (TINY_CLUSTERS,) if any(view.rows for view in shown) else ()
+    return Section(paragraphs=words, tables=shown)
 
 
 @section("choices", title="Other choices, parts of the study")
@@ -72,24 +64,14 @@ def pairs(content: Content) -> Section:
 @section("outcomes", title="Metrics and outcomes")
 def outcomes(content: Content) -> Section:
     """Which metric goes with what one wants to predict."""
-    return Section(
-        tables=page_tables(
-            content,
-            "outcome_associations",
-            "comparisons",
-            "granulated",
-            "mutual_information",
-            "sign_errors",
-        ),
-    )
+    shown = ("outcome_associations", "comparisons", "granulated", "mutual_information")
+    return Section(tables=page_tables(content, *shown, "sign_errors"))
 
 
 @section("measuring", title="Bounds and estimators")
 def measuring(content: Content) -> Section:
     """How loose the bounds are and how well each metric is measured."""
-    return Section(
-        tables=(tables.bounds_table(content), *page_tables(content, "reliability")),
-    )
+    return Section(tables=(tables.bounds_table(content), *page_tables(content, "reliability")))
 
 
 @section("training", title="Over training")
@@ -120,11 +102,7 @@ def trials(content: Content) -> Section:
 def reference(content: Content) -> Section:
     """Formulas, versions, and the columns of the data files."""
     absent = content.glossary is None and content.flow is not None
+    facts = (tables.glossary_table(content), tables.provenance_table(content))
     return Section(
-        paragraphs=(NO_GLOSSARY,) if absent else (),
-        tables=(
-            tables.glossary_table(content),
-            tables.provenance_table(content),
-            tables.columns_table(),
-        ),
+        paragraphs=(NO_GLOSSARY,) if absent else (), tables=(*facts, tables.columns_table())
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,13 +96,13 @@ def method_name(method: str) -> str:
     return f"{_METHOD_NAMES[base]} ({how})"
 
 
-_NUMBERS: Mapping[Format, Callable[[Any], str]] = {
+_NUMBERS: dict[Format, Callable[[Any], str]] = {
     "real": printed.number,
     "whole": printed.count,
     "correlation": printed.correlation,
     "probability": printed.p_value,
 }
-_WORDS: Mapping[Format, Callable[[Any], str]] = {
+_WORDS: dict[Format, Callable[[Any], str]] = {
     "text": lambda value: "" if value is None else str(value),
     "method": method_name,
     "scale": lambda value: "log10" if value else "raw",
@@ -115,24 +115,19 @@ def _cells(column: Column, rows: list[dict[str, Any]]) -> list[Cell]:
 
     Truths sort before their absence.
     """
-    values = [row[column.name] for row in rows]
-    ends = [row[column.end] for row in rows] if column.end else None
-    if column.printed_as in _NUMBERS:
-        show = _NUMBERS[column.printed_as]
-        texts = (
-            [show(value) for value in values]
-            if ends is None
-            else [printed.interval(*pair, show=show) for pair in zip(values, ends, strict=True)]
-        )
-        return [Cell(text=t, order=_order(v)) for t, v in zip(texts, values, strict=True)]
-    show = _WORDS[column.printed_as]
-    texts = [show(value) for value in values]
-    if ends is not None:
-        texts = [f"{text}, {show(end)}" for text, end in zip(texts, ends, strict=True)]
-    if column.printed_as == "yes":
-        return [Cell(text=text, order="0" if text else "1") for text in texts]
-    return [Cell(text=text, order=text) for text in texts]
-
-
-def _order(value: Any) -> str:
-    return "" if value is None else repr(value) if isinstance(value, float) else str(value)
+    is_number = column.printed_as in _NUMBERS
+    show = (_NUMBERS | _WORDS)[column.printed_as]
+    cells = []
+    for row in rows:
+        value = row[column.name]
+        text = order = show(value)
+        if column.end and is_number:
+            text = printed.interval(value, row[column.end], show=show)
+        elif column.end:
+            text = order = f"{text}, {show(row[column.end])}"
+        if column.printed_as == "yes":
+            order = "0" if text else "1"
+        elif is_number:
+            order = "" if value is None else str(value)
+        cells.append(Cell(text=text, order=order))
+    return cells

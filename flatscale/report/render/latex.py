@@ -7,7 +7,7 @@ import unicodedata
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from flatscale.report.charts import PaperFigure
+from flatscale.report.charts.draw import PaperFigure
 from flatscale.report.content.report_content import Content
 from flatscale.report.content.table_view import Cell, TableView
 from flatscale.report.words.reviewer_questions import answers_of

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from flatscale.report.charts import datasets
+from flatscale.report.charts.draw import datasets
 from flatscale.report.content.report_content import Content
 from flatscale.report.content.section import Section
 from flatscale.report.render.vega_bundle import vega_bundle

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import vl_convert
 
-from flatscale.report.charts import VEGA_LITE
+from flatscale.report.charts.draw import VEGA_LITE
 from flatscale.store.atomic import write_atomically
 
 logger = logging.getLogger(__name__)

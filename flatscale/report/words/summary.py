@@ -42,10 +42,8 @@ def meta_of(content: Content) -> tuple[str, ...]:
 def headline_row(content: Content) -> dict[str, Any] | None:
     """Pearson's row of the primary pair in the table of correlations."""
     x, y = content.primary
-    for row in headline_frame(content).iter_rows(named=True):
-        if (row["x"], row["y"], row["method"]) == (x, y, "pearson"):
-            return row
-    return None
+    found = headline_frame(content).filter(x=x, y=y, method="pearson")
+    return found.row(0, named=True) if found.height else None
 
 
 def headline_of(content: Content) -> tuple[Headline, ...]:
@@ -141,8 +139,7 @@ def verdict(estimate: float, low: float, high: float) -> str:
     if low <= 0 <= high:
         return (
             "The interval contains zero: the collection as a whole does not show a correlation, "
-            "and "
-            f"does not exclude one as strong as {printed.correlation(max(low, high, key=abs))}."
+            f"and does not exclude one as strong as {printed.correlation(max(low, high, key=abs))}."
         )
     weakest = low if estimate > 0 else high
     way = "together" if estimate > 0 else "in opposite directions"
@@ -154,15 +151,16 @@ def verdict(estimate: float, low: float, high: float) -> str:
 def _inside(content: Content, row: dict[str, Any]) -> str:
     if content.family is None or row["within"] is None:
         return ""
-    says = f"Inside families r = {printed.correlation(row['within'])}"
-    if row["within_low"] is not None:
-        says += f" {printed.interval(row['within_low'], row['within_high'])}"
+    says = f"Inside families r = {_with_interval(row, 'within')}"
     if row["between"] is not None:
-        says += f"; between family means r = {printed.correlation(row['between'])}"
-        if row["between_low"] is not None:
-            says += f" {printed.interval(row['between_low'], row['between_high'])}"
-    says += "."
-    return says + _reversal_sentence(content) + _synthesis_sentence(content)
+        says += f"; between family means r = {_with_interval(row, 'between')}"
+    return f"{says}.{_reversal_sentence(content)}{_synthesis_sentence(content)}"
+
+
+def _with_interval(row: dict[str, Any], level: str) -> str:
+    low, high = row[f"{level}_low"], row[f"{level}_high"]
+    known = "" if low is None else f" {printed.interval(low, high)}"
+    return printed.correlation(row[level]) + known
 
 
 def _reversal_sentence(content: Content) -> str:
