@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from flatscale.metrics import measure, metric_catalog
-from flatscale.metrics.passes.jacobian.operator_norm import unrolled_norm
+from flatscale.metrics.passes.jacobian.layer_norms import unrolled_norm
 from tests.oracles.loops import loops
 from tests.oracles.networks import CASES, case
 

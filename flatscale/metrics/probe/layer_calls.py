@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -122,6 +122,13 @@ def trace_calls(shard: Shard) -> tuple[list[LayerCall], int]:
     if "traced_calls" not in shard.kept:
         shard.kept["traced_calls"] = _trace(shard)
     return shard.kept["traced_calls"]
+
+
+def points_at_once(calls: Sequence[LayerCall], limit: float, bytes_per_point: float) -> int:
+    """How many points of so many bytes stay below a limit; one where layers fold points."""
+    if any(call.of_one_point(None)[0].folded for call in calls):
+        return 1
+    return max(1, int(limit / max(bytes_per_point, 1)))
 
 
 def linear_layer_names(shard: Shard) -> tuple[str, ...]:

@@ -105,6 +105,11 @@ class Shard:
         """compute(slice of points) over the shard, halving the slice when memory runs out."""
         return self.batch.run(self.num_points, compute, at_most)
 
+    def rows(self, compute: Callable[[slice], Arrays], at_most: int | None = None) -> Arrays:
+        """Arrays of one row per point, computed in microbatches."""
+        parts = list(self.microbatches(compute, at_most))
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
 
 class Observer(Protocol):
     """A model held against a point set.

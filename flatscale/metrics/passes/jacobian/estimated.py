@@ -7,7 +7,7 @@ from vector-Jacobian products of random signs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -15,21 +15,26 @@ import torch
 from torch import Tensor
 
 from flatscale.errors import MetricError
-from flatscale.metrics.estimators.accurate_draws import draw_until_accurate, share
+from flatscale.metrics.estimators.accurate_draws import draw_until_accurate
 from flatscale.metrics.passes.jacobian.batch_rows import mixed_rows
 from flatscale.metrics.passes.jacobian.gradient_routes import find_routes, parameter_names
 from flatscale.metrics.passes.jacobian.jacobians import AlongInput, GradientNorms, Leading, Sums
+from flatscale.metrics.passes.jacobian.layer_maps import jacobian_vector_product
 from flatscale.metrics.passes.jacobian.layer_subspace import layer_leading_rows
 from flatscale.metrics.passes.jacobian.leading_values import (
     SAMPLES_A_ROUND,
     Accuracy,
-    jacobian_vector_product,
     leading_rows,
 )
 from flatscale.metrics.passes.perturbation.draws import draw_seed
 from flatscale.metrics.probe.attention import attention_notes, twice_differentiable
 from flatscale.metrics.probe.byte_limits import SIGNED_ROWS
-from flatscale.metrics.probe.layer_calls import linear_layer_names, refuse_integers, trace_calls
+from flatscale.metrics.probe.layer_calls import (
+    linear_layer_names,
+    points_at_once,
+    refuse_integers,
+    trace_calls,
+)
 from flatscale.metrics.probe.observers import Arrays, Observer, Shard
 
 MOST_ITERATED_VALUES = 32
@@ -91,7 +96,7 @@ class EstimatedJacobians:
             max_relative_error=self._options.max_relative_error,
         )
         names = self._observer.once(parameter_names)
-        return replace(drawn.estimate.sums, parameter_names=names, converged=drawn.converged)
+        return replace(drawn.estimate, parameter_names=names, converged=drawn.converged)
 
     @cached_property
     def _attention_notes(self) -> tuple[str, ...]:
@@ -131,14 +136,14 @@ def along_input_rows(shard: Shard) -> Arrays:
     """||J_i x_i||^2 / d (B,)."""
     refuse_integers(shard)
 
-    def compute(points: slice) -> np.ndarray:
+    def compute(points: slice) -> Arrays:
         x = shard.x[points]
         with twice_differentiable():
             along = jacobian_vector_product(shard.outputs, x, x)
-        return along.double().square().sum(dim=1).cpu().numpy()
+        squares = along.double().square().sum(dim=1).cpu().numpy()
+        return {"along_input": squares / shard.x[0].numel()}
 
-    squares = np.concatenate(list(shard.microbatches(compute)))
-    return {"along_input": squares / shard.x[0].numel()}
+    return shard.rows(compute)
 
 
 def signed_rows(shard: Shard, *, seed: int) -> Arrays:
@@ -147,35 +152,20 @@ def signed_rows(shard: Shard, *, seed: int) -> Arrays:
     routes = find_routes(shard)
     calls, num_outputs = trace_calls(shard)
     per_point = 4 * SAMPLES_A_ROUND * sum(2 * (c.x.numel() + c.h.numel()) for c in calls)
-    at_most = max(1, int(SIGNED_ROWS / max(per_point, 1)))
-    if any(call.of_one_point(None)[0].folded for call in calls):
-        at_most = 1
+
+    def signs(index: int) -> Tensor:
+        generator = torch.Generator().manual_seed(draw_seed(seed, index))
+        bits = torch.randint(0, 2, (SAMPLES_A_ROUND, num_outputs), generator=generator)
+        return 2.0 * bits - 1.0
 
     def compute(points: slice) -> Arrays:
-        indices = shard.indices[points]
-        signs = [_signs(seed, int(i), num_outputs) for i in indices]
-        mixes = torch.stack(signs, dim=1).to(shard.x)
+        mixes = torch.stack([signs(int(i)) for i in shard.indices[points]], dim=1).to(shard.x)
         return mixed_rows(shard, shard.x[points], routes, mixes)
 
-    parts = list(shard.microbatches(compute, at_most))
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    return shard.rows(compute, points_at_once(calls, SIGNED_ROWS, per_point))
 
 
-def _signs(seed: int, index: int, num_outputs: int) -> Tensor:
-    generator = torch.Generator().manual_seed(draw_seed(seed, index))
-    bits = torch.randint(0, 2, (SAMPLES_A_ROUND, num_outputs), generator=generator)
-    return 2.0 * bits - 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Averaged:
-    """Sums over some rounds, and the larger of their two relative errors."""
-
-    sums: Sums
-    relative_error: float
-
-
-def _averaged(rounds: Sequence[Arrays]) -> _Averaged:
+def _averaged(rounds: Sequence[Arrays]) -> Sums:
     """Per-point means over rounds; products of two different samples make the squares unbiased."""
     gram = np.stack([r["mixed_gram"] for r in rounds])
     finite = np.isfinite(gram).all(axis=(0, 2, 3))
@@ -188,14 +178,20 @@ def _averaged(rounds: Sequence[Arrays]) -> _Averaged:
     gram2 = (gram[:, :, apart] ** 2).mean(axis=(0, 2))
     trace2 = (squares[..., :, None] * squares[..., None, :])[:, :, apart].mean(axis=(0, 2))
     parameters = np.stack([r["parameter_gradient2"] for r in rounds]) / count
-    norms = _norms_of_rounds(rounds, parameters.sum(axis=2), count)
+    first = np.stack([r["first_layer"] for r in rounds])
+    first[..., [1, 3]] /= count
+    norms = GradientNorms(
+        delta2=np.stack([r["layer_delta_norm2"] for r in rounds]) / count,
+        weight2=np.stack([r["layer_weight_gradient2"] for r in rounds]) / count,
+        sharpness=parameters.sum(axis=2),
+        first_layer=first,
+    )
     samples = squares.transpose(0, 2, 1).reshape(-1, squares.shape[1])
     errors = [_error_of_mean(values[:, finite]) for values in (samples, norms.sharpness)]
-    means = [abs(values[:, finite].mean()) for values in (trace, norms.sharpness)]
     vanishes = (trace2 == 0.0) & (gram2 == 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         dimensionality = trace2 / np.where(vanishes, 1.0, gram2)
-    sums = Sums(
+    return Sums(
         frobenius2=trace.mean(axis=0),
         dimensionality=dimensionality,
         parameter_names=(),
@@ -209,19 +205,6 @@ def _averaged(rounds: Sequence[Arrays]) -> _Averaged:
         sharpness_error=errors[1],
         converged=False,
         num_evaluations=len(rounds) * (1 + count),
-    )
-    return _Averaged(sums=sums, relative_error=max(map(share, errors, means)))
-
-
-def _norms_of_rounds(rounds: Sequence[Arrays], sharpness: np.ndarray, count: int) -> GradientNorms:
-    """The rounds' gradient norms (R, n, ...), each the mean of its samples."""
-    first = np.stack([r["first_layer"] for r in rounds])
-    first[..., [1, 3]] /= count
-    return GradientNorms(
-        delta2=np.stack([r["layer_delta_norm2"] for r in rounds]) / count,
-        weight2=np.stack([r["layer_weight_gradient2"] for r in rounds]) / count,
-        sharpness=sharpness,
-        first_layer=first,
     )
 
 

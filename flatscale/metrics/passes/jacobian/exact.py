@@ -31,6 +31,7 @@ from flatscale.metrics.probe.given_sets import required
 from flatscale.metrics.probe.layer_calls import (
     NO_LINEAR_LAYER,
     linear_layer_names,
+    points_at_once,
     refuse_integers,
     trace_calls,
 )
@@ -193,15 +194,8 @@ def jacobian_points(shard: Shard) -> Arrays:
     # which parameters' gradients follow from what their layer read, found on the first points
     routes = find_routes(shard)
     calls, _ = trace_calls(shard)
-    per_point = max(bytes_of_a_point(shard), 1)
-    at_most = max(1, int(BATCH_ROWS / per_point))
+    per_point = bytes_of_a_point(shard)
+    at_most = points_at_once(calls, BATCH_ROWS, per_point)
     if shard.x.device.type == "cpu":
-        at_most = min(at_most, max(4, int(CACHED_BATCH_ROWS / per_point)))
-    if any(call.of_one_point(None)[0].folded for call in calls):
-        at_most = 1
-
-    def compute(points: slice) -> Arrays:
-        return exact_rows(shard, shard.x[points], routes)
-
-    parts = list(shard.microbatches(compute, at_most))
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        at_most = min(at_most, max(4, int(CACHED_BATCH_ROWS / max(per_point, 1))))
+    return shard.rows(lambda points: exact_rows(shard, shard.x[points], routes), at_most)

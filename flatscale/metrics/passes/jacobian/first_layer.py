@@ -58,10 +58,8 @@ class FirstLayer:
         for row in delta:
             self._squares.addcmul_(row, row)
 
-    def columns(
-        self, calls: Sequence[LayerCall], norms: Sequence[GradientNormSums | None]
-    ) -> Tensor:
-        """The `FIRST_LAYER` columns (B, 4); zeros where the layer is not a plain one."""
+    def columns(self, sums: GradientNormSums | None) -> Tensor:
+        """The `FIRST_LAYER` columns (B, 4) from the layer's sums; zeros for no plain layer."""
         found = torch.zeros(self._batch, len(FIRST_LAYER), dtype=torch.float64)
         module = self._module
         if self._call is None or module is None or self._squares is None:
@@ -70,7 +68,6 @@ class FirstLayer:
         if module.bias is not None:
             squared["bias"] = torch.zeros_like(module.bias)
         image = torch.func.functional_call(module, squared, (self._call.x.detach().square(),))
-        sums = norms[calls.index(self._call)]
         shared = None if sums is None else sums.weight_squares()
         found[:, 0] = self._squares[0].numel()
         found[:, 1] = (self._squares * image).flatten(1).sum(dim=1).double().cpu()

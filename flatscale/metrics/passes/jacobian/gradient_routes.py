@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,23 +37,13 @@ class GradientRoutes:
     networked: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerGradientNorms:
-    """sum_k ||grad_p f_k||^2 per point (B,) from the called layers.
-
-    Attributes:
-        by_parameter: by full parameter name.
-        repeated: parameters met in more than one call, whose norms are not right.
-    """
-
-    by_parameter: dict[str, Tensor]
-    repeated: set[str]
-
-
 def layer_gradient_norms(
     model: nn.Module, calls: Sequence[LayerCall], norms: Sequence[dict[str, Tensor]]
-) -> LayerGradientNorms:
-    """Every call's norms, by the parameters' names in the whole network."""
+) -> tuple[dict[str, Tensor], set[str]]:
+    """Every call's norms (B,), by the parameters' names in the whole network.
+
+    The second are parameters met in more than one call, whose norms are not right.
+    """
     names = {id(p): name for name, p in float_parameters(model).items()}
     found: dict[str, Tensor] = {}
     repeated: set[str] = set()
@@ -63,16 +53,7 @@ def layer_gradient_norms(
             if name in found:
                 repeated.add(name)
             found[name] = norm
-    return LayerGradientNorms(by_parameter=found, repeated=repeated)
-
-
-def gradient_norms(call: LayerCall, delta: Tensor | None) -> dict[str, Tensor]:
-    """sum_k ||grad_p f_k(x_i)||^2 of one called layer, all k at once; delta is (K, B, ...)."""
-    if delta is None:
-        return {}
-    sums = GradientNormSums(call, len(delta))
-    sums.add(delta)
-    return sums.norms()
+    return found, repeated
 
 
 def find_routes(shard: Shard) -> GradientRoutes:
@@ -93,16 +74,26 @@ def parameter_names(shard: Shard) -> tuple[str, ...]:
 
 def _compared_routes(shard: Shard) -> GradientRoutes:
     parameters = float_parameters(shard.model)
-    if not parameters:
-        return GradientRoutes(names=(), layered=(), networked=())
     used: set[str] = set()
     agree: set[str] = set()
     differ: set[str] = set()
-    for calls, outputs, leaves in _finite_points(shard):
-        found = _formulas_against_backward(shard, calls, outputs, leaves)
-        used |= found.reached
-        agree |= found.agree
-        differ |= found.differ
+    for calls, outputs, leaves in _finite_points(shard) if parameters else ():
+        direction = torch.randn(
+            outputs.shape, generator=torch.Generator().manual_seed(0), dtype=outputs.dtype
+        ).to(outputs.device)
+        gradients = torch.autograd.grad(
+            outputs, [*leaves.values(), *(c.h for c in calls)], direction, allow_unused=True
+        )
+        layered, repeated = _norms_by_formula(shard.model, calls, gradients[len(leaves) :])
+        for name, gradient in zip(leaves, gradients[: len(leaves)], strict=True):
+            exact = 0.0 if gradient is None else float(gradient.square().sum())
+            fast = float(layered[name]) if name in layered else 0.0
+            if gradient is not None or fast != 0.0:
+                used.add(name)
+            if name in repeated or abs(fast - exact) > _AGREEMENT * abs(exact):
+                differ.add(name)
+            elif name in layered and exact > 0.0:
+                agree.add(name)
         if used <= agree | differ:
             break
     trusted = agree - differ
@@ -110,47 +101,23 @@ def _compared_routes(shard: Shard) -> GradientRoutes:
     others = tuple(name for name in names if name not in trusted)
     if others:
         logger.debug("differentiated through the whole network: %s", ", ".join(others))
-    layered = tuple(name for name in names if name in trusted)
-    return GradientRoutes(names=names, layered=layered, networked=others)
+    layered_names = tuple(name for name in names if name in trusted)
+    return GradientRoutes(names=names, layered=layered_names, networked=others)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Compared:
-    """Parameters that the outputs depend on; whose formula agrees with backpropagation; or not."""
-
-    reached: set[str]
-    agree: set[str]
-    differ: set[str]
-
-
-def _formulas_against_backward(
-    shard: Shard, calls: list[LayerCall], outputs: Tensor, leaves: dict[str, Tensor]
-) -> _Compared:
-    direction = torch.randn(
-        outputs.shape, generator=torch.Generator().manual_seed(0), dtype=outputs.dtype
-    ).to(outputs.device)
-    gradients = torch.autograd.grad(
-        outputs, [*leaves.values(), *(c.h for c in calls)], direction, allow_unused=True
-    )
-    truth, deltas = gradients[: len(leaves)], gradients[len(leaves) :]
-    pairs = [
-        call.of_one_point(None if delta is None else delta.unsqueeze(0))
-        for call, delta in zip(calls, deltas, strict=True)
-    ]
-    norms = [gradient_norms(call, delta) for call, delta in pairs]
-    layers = layer_gradient_norms(shard.model, [call for call, _ in pairs], norms)
-    layered = layers.by_parameter
-    compared = _Compared(reached=set(), agree=set(), differ=set())
-    for name, gradient in zip(leaves, truth, strict=True):
-        exact = 0.0 if gradient is None else float(gradient.square().sum())
-        fast = float(layered[name]) if name in layered else 0.0
-        if gradient is not None or fast != 0.0:
-            compared.reached.add(name)
-        if name in layers.repeated or abs(fast - exact) > _AGREEMENT * abs(exact):
-            compared.differ.add(name)
-        elif name in layered and exact > 0.0:
-            compared.agree.add(name)
-    return compared
+def _norms_by_formula(
+    model: nn.Module, calls: Sequence[LayerCall], deltas: Sequence[Tensor | None]
+) -> tuple[dict[str, Tensor], set[str]]:
+    """`layer_gradient_norms` of one combination of a point's outputs."""
+    norms, by_point = [], []
+    for call, delta in zip(calls, deltas, strict=True):
+        one, moved = call.of_one_point(None if delta is None else delta.unsqueeze(0))
+        sums = GradientNormSums(one, 1)
+        if moved is not None:
+            sums.add(moved)
+        by_point.append(one)
+        norms.append({} if moved is None else sums.norms())
+    return layer_gradient_norms(model, by_point, norms)
 
 
 def network_gradient_norms(
@@ -169,21 +136,9 @@ def network_gradient_norms(
             num_outputs = shard.outputs(x[:1]).shape[1]
         identity = torch.eye(num_outputs, dtype=x.dtype, device=x.device)
         mixes = identity.unsqueeze(1).expand(num_outputs, len(x), num_outputs)
-    num_outputs = len(mixes)
-    floats = num_outputs * sum(p.numel() for p in chosen.values())
+    floats = len(mixes) * sum(p.numel() for p in chosen.values())
     chunk = max(1, int(NETWORK_GRADIENTS / (4 * floats)))
-    try:
-        per_point = torch.func.vmap(_one_point(shard), in_dims=(None, 0, 1), chunk_size=chunk)
-        return per_point(chosen, x, mixes)
-    except RuntimeError as error:
-        logger.info("gradients one point at a time: vmap refused the network (%s)", error)
-    rows = [_one_point_by_backward(shard, chosen, x[i : i + 1], mixes[:, i]) for i in range(len(x))]
-    return {name: torch.stack([row[name] for row in rows]) for name in names}
 
-
-def _one_point(
-    shard: Shard,
-) -> Callable[[dict[str, Tensor], Tensor, Tensor], dict[str, Tensor]]:
     def outputs(values: dict[str, Tensor], xi: Tensor, mix: Tensor) -> Tensor:
         logits = call_with(shard.model, values, xi.unsqueeze(0))
         return mix @ shard.map_outputs(logits).squeeze(0)
@@ -192,7 +147,12 @@ def _one_point(
         jacobians = torch.func.jacrev(outputs)(values, xi, mix)
         return {name: jacobian.square().sum() for name, jacobian in jacobians.items()}
 
-    return norms
+    try:
+        return torch.func.vmap(norms, in_dims=(None, 0, 1), chunk_size=chunk)(chosen, x, mixes)
+    except RuntimeError as error:
+        logger.info("gradients one point at a time: vmap refused the network (%s)", error)
+    rows = [_one_point_by_backward(shard, chosen, x[i : i + 1], mixes[:, i]) for i in range(len(x))]
+    return {name: torch.stack([row[name] for row in rows]) for name in names}
 
 
 def _one_point_by_backward(

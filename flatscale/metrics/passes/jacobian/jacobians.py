@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from flatscale.measurement import Measurement
+from flatscale.metrics.estimators.accurate_draws import share
 from flatscale.metrics.probe.point_means import mean_over_points
 
 
@@ -111,6 +112,15 @@ class Sums(Found):
     rounds: GradientNorms | None = None
     frobenius_error: float | None = None
     sharpness_error: float | None = None
+
+    @property
+    def relative_error(self) -> float:
+        """The larger of the two Monte-Carlo errors, each as a share of its mean; 0 where exact."""
+        pairs = (
+            (self.frobenius_error, self.frobenius2),
+            (self.sharpness_error, self.norms.sharpness),
+        )
+        return max(share(error or 0.0, values[self.finite].mean()) for error, values in pairs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The Jacobians of one forward pass at every linear layer's input, as linear maps."""
+"""The Jacobians of one forward pass at every linear layer's input, or the input, as linear maps."""
 
 from __future__ import annotations
 
@@ -27,16 +27,19 @@ class LayerMaps:
     Args:
         ran: the forward pass; its graph is kept too.
         function: the outputs from the points, for forward mode.
+        of_input: J_i alone, as that of a single layer, instead of those of the linear layers.
     """
 
-    def __init__(self, ran: ForwardPass, function: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self, ran: ForwardPass, function: Callable[[Tensor], Tensor], *, of_input: bool = False
+    ) -> None:
         self._outputs, self._x, self._function = ran.outputs, ran.x.detach(), function
-        self._calls = [call for call in ran.calls if call.is_linear]
-        self._leaves = [call.x for call in self._calls]
+        self._calls = [] if of_input else [call for call in ran.calls if call.is_linear]
+        self._leaves = [ran.x] if of_input else [call.x for call in self._calls]
         self._sizes = [leaf.numel() // len(ran.x) for leaf in self._leaves]
         ends = np.cumsum(self._sizes).tolist()
         self.places = [slice(e - s, e) for e, s in zip(ends, self._sizes, strict=True)]
-        self.num_layers, self.floats = len(self._calls), sum(self._sizes)
+        self.num_layers, self.floats = len(self._leaves), sum(self._sizes)
         self.finite = ran.outputs.detach().isfinite().all(dim=1)
         self._dummy = torch.zeros_like(ran.outputs, requires_grad=True)
         self._kept = self._transposable()
@@ -97,6 +100,9 @@ class LayerMaps:
         return list(kept)
 
     def _forward_mode(self, parts: Mapping[int, Tensor]) -> Tensor:
+        if not self._calls:
+            return jacobian_vector_product(self._function, self._x, parts[0])
+
         def moved(step: Tensor) -> Tensor:
             with _added_to_inputs(self._calls, {i: step * part for i, part in parts.items()}):
                 return self._function(self._x)
@@ -104,6 +110,22 @@ class LayerMaps:
         zero = torch.zeros((), dtype=self._x.dtype, device=self._x.device)
         with torch.no_grad():
             return torch.func.jvp(moved, (zero,), (torch.ones_like(zero),))[1]
+
+
+def jacobian_vector_product(function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Tensor:
+    """J_i v_i (B, N): forward mode, or twice backward where an operation has no forward mode."""
+    try:
+        with torch.no_grad():
+            return torch.func.jvp(function, (x,), (v,))[1]
+    except (NotImplementedError, RuntimeError) as error:
+        if "forward" not in str(error).lower():
+            raise
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        outputs = function(x)
+        dummy = torch.zeros_like(outputs, requires_grad=True)
+        (pulled,) = torch.autograd.grad(outputs, x, dummy, create_graph=True)
+        return torch.autograd.grad(pulled, dummy, v)[0]
 
 
 @contextmanager

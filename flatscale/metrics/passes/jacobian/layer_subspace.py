@@ -30,7 +30,7 @@ from flatscale.metrics.probe.attention import twice_differentiable
 from flatscale.metrics.probe.byte_limits import ALL_STORED_PRODUCTS, STORED_PRODUCTS
 from flatscale.metrics.probe.layer_calls import (
     NO_LINEAR_LAYER,
-    LayerCall,
+    points_at_once,
     refuse_integers,
     trace_calls,
 )
@@ -62,16 +62,10 @@ def layer_leading_rows(shard: Shard, *, options: Accuracy, seed: int, rank: int)
         first = next(call for call in ran.calls if call.is_linear)
         return found | {"reads_input": reads_input(first, ran.x)}
 
-    parts = list(shard.microbatches(compute, _points_at_once(shard, calls)))
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-
-
-def _points_at_once(shard: Shard, calls: list[LayerCall]) -> int:
-    """As many as their products with some directions may be held of."""
-    if any(call.of_one_point(None)[0].folded for call in calls):
-        return 1
+    # as many points as their products with some directions may be held of
     a_point = 4.0 * _EXPECTED_DIRECTIONS * sum(call.x.numel() for call in calls)
-    return max(1, int(STORED_PRODUCTS.get(shard.x.device.type, STORED_PRODUCTS["cpu"]) / a_point))
+    limit = STORED_PRODUCTS.get(shard.x.device.type, STORED_PRODUCTS["cpu"])
+    return shard.rows(compute, points_at_once(calls, limit, a_point))
 
 
 def _leading(
@@ -84,7 +78,8 @@ def _leading(
 ) -> Arrays:
     maps = LayerMaps(ran, shard.outputs)
     start = start_rows(seed, indices, ran.outputs)
-    search = SubspaceSearch(maps, start, options, rank, _signs(seed, indices))
+    signs = [torch.Generator().manual_seed(draw_seed(seed, 2, int(i))) for i in indices]
+    search = SubspaceSearch(maps, start, options, rank, signs)
     search.run()
     values, settled, steps = search.values, search.settled, search.subspace.size
     if not settled.all():
@@ -240,8 +235,7 @@ class Subspace:
         outside = _outside(basis, image)
         length = outside.norm(dim=1, keepdim=True)
         outside = _outside(basis, outside / length.clamp(min=1e-300))
-        unit = outside / outside.norm(dim=1, keepdim=True).clamp(min=1e-300)
-        return unit, length[:, 0].square()
+        return unit(outside), length[:, 0].square()
 
     def _used(self) -> list[Tensor]:
         """The stored products J^l^T q by block (B, at most 8, sum of d_l)."""
@@ -257,10 +251,6 @@ class Subspace:
     def in_outputs(self, vectors: Tensor) -> Tensor:
         """Vectors (B, k) of the basis as directions of the outputs (B, N)."""
         return torch.einsum("bkn,bk->bn", torch.stack(self._directions, dim=1), vectors)
-
-
-def _signs(seed: int, indices: np.ndarray) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(draw_seed(seed, 2, int(i))) for i in indices]
 
 
 def _outside(basis: Tensor, u: Tensor) -> Tensor:

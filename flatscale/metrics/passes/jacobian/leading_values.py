@@ -5,7 +5,6 @@ One vector-Jacobian and one Jacobian-vector product a step, batched over points.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
@@ -14,14 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flatscale.metrics.estimators.lanczos import Krylov, lanczos
-from flatscale.metrics.passes.perturbation.draws import draw_seed
+from flatscale.metrics.estimators.lanczos import lanczos
+from flatscale.metrics.passes.jacobian.derivatives import ForwardPass
+from flatscale.metrics.passes.jacobian.layer_maps import LayerMaps
+from flatscale.metrics.passes.perturbation.draws import normals_of_points
 from flatscale.metrics.probe.attention import twice_differentiable
 from flatscale.metrics.probe.layer_calls import refuse_integers
-from flatscale.metrics.probe.microbatch import is_out_of_memory
 from flatscale.metrics.probe.observers import Arrays, Shard
-
-logger = logging.getLogger(__name__)
 
 SAMPLES_A_ROUND = 4
 
@@ -41,13 +39,12 @@ class Accuracy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Leading:
-    """Leading singular values (B, r), whether they settled (B,), steps, and u_1 (B, N)."""
+class Iterated:
+    """Leading singular values (B, r), whether they settled (B,), and the steps it took."""
 
     sigma: Tensor
     settled: Tensor
     steps: int
-    vector: Tensor
 
 
 def leading_rows(shard: Shard, *, options: Accuracy, seed: int, rank: int) -> Arrays:
@@ -59,10 +56,10 @@ def leading_rows(shard: Shard, *, options: Accuracy, seed: int, rank: int) -> Ar
         with twice_differentiable():
             leaf = x.clone().requires_grad_()
             with torch.enable_grad():
-                outputs = shard.outputs(leaf)
-            start = start_rows(seed, shard.indices[points], outputs)
-            gram = _gram_product(outputs, leaf, shard.outputs, x)
-            found = leading_values(gram, start, outputs, options, rank)
+                ran = ForwardPass(x=leaf, outputs=shard.outputs(leaf), calls=[])
+            start = start_rows(seed, shard.indices[points], ran.outputs)
+            gram = LayerMaps(ran, shard.outputs, of_input=True).gram(0)
+            found = leading_values(gram, start, ran.outputs, options, rank)
         return {
             "sigma": found.sigma.cpu().numpy(),
             "settled": found.settled.cpu().numpy(),
@@ -70,24 +67,7 @@ def leading_rows(shard: Shard, *, options: Accuracy, seed: int, rank: int) -> Ar
             "input_norm2": x.flatten(1).double().square().sum(dim=1).cpu().numpy(),
         }
 
-    parts = list(shard.microbatches(compute))
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-
-
-def jacobian_vector_product(function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Tensor:
-    """J_i v_i (B, N): forward mode, or twice backward where an operation has no forward mode."""
-    try:
-        with torch.no_grad():
-            return torch.func.jvp(function, (x,), (v,))[1]
-    except (NotImplementedError, RuntimeError) as error:
-        if "forward" not in str(error).lower():
-            raise
-    x = x.detach().requires_grad_()
-    with torch.enable_grad():
-        outputs = function(x)
-        dummy = torch.zeros_like(outputs, requires_grad=True)
-        (pulled,) = torch.autograd.grad(outputs, x, dummy, create_graph=True)
-        return torch.autograd.grad(pulled, dummy, v)[0]
+    return shard.rows(compute)
 
 
 def leading_values(
@@ -96,14 +76,15 @@ def leading_values(
     outputs: Tensor,
     options: Accuracy,
     rank: int,
-) -> Leading:
+) -> Iterated:
     """By Lanczos, until the rank largest Ritz values stop changing, twice."""
     batch, num_outputs = outputs.shape
     finite = outputs.detach().isfinite().all(dim=1)
     values = torch.zeros(batch, rank, dtype=torch.float64, device=outputs.device)
     settled = still_before = torch.zeros(batch, dtype=torch.bool, device=outputs.device)
     for krylov in islice(lanczos(gram, start), min(options.most_steps(rank), num_outputs)):
-        before, (values, ritz) = values, _largest(krylov, rank)
+        before, ritz = values, krylov.eigenpairs()[0].flip(1)[:, :rank]
+        values = torch.nn.functional.pad(ritz, (0, rank - ritz.shape[1]))
         still = ((values - before).abs() <= options.tolerance * values).all(dim=1)
         still &= krylov.num_steps > rank
         settled = (still & still_before) | (krylov.residual_norm <= 1e-9 * values[:, 0])
@@ -112,57 +93,10 @@ def leading_values(
             break
     settled = settled | torch.full_like(settled, krylov.num_steps == num_outputs)
     sigma = torch.where(finite[:, None], values.clamp(min=0).sqrt(), torch.nan)
-    return Leading(
-        sigma=sigma,
-        settled=settled | ~finite,
-        steps=krylov.num_steps,
-        vector=torch.einsum("bsn,bs->bn", krylov.basis, ritz),
-    )
-
-
-def _gram_product(
-    outputs: Tensor, leaf: Tensor, function: Callable[[Tensor], Tensor], at: Tensor
-) -> Callable[[Tensor], Tensor]:
-    """u -> J (J^T u), J the derivative of function at `at`, whose graph leads from leaf.
-
-    J v comes from the graph of w -> J^T w, kept over all steps, as its own transpose: no forward
-    pass a step. In forward mode where that graph cannot be built.
-    """
-    dummy = torch.zeros_like(outputs, requires_grad=True)
-    kept: Tensor | None = None
-    try:
-        with torch.enable_grad():
-            (kept,) = torch.autograd.grad(
-                outputs, leaf, dummy, create_graph=True, allow_unused=True
-            )
-        if kept is None:
-            return torch.zeros_like
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise
-        logger.info("Jacobian-vector products in forward mode (%s)", error)
-
-    def product(u: Tensor) -> Tensor:
-        (pulled,) = torch.autograd.grad(outputs, leaf, u.to(outputs.dtype), retain_graph=True)
-        if kept is None or not kept.requires_grad:
-            pushed = jacobian_vector_product(function, at, pulled)
-        else:
-            (pushed,) = torch.autograd.grad(kept, dummy, pulled, retain_graph=True)
-        return torch.nan_to_num(pushed.double(), nan=0.0, posinf=0.0, neginf=0.0)
-
-    return product
-
-
-def _largest(krylov: Krylov, rank: int) -> tuple[Tensor, Tensor]:
-    """The largest Ritz values (B, rank), zeros where there are fewer, and the first's vector."""
-    values, vectors = krylov.eigenpairs()
-    found = values.flip(1)[:, :rank]
-    return torch.nn.functional.pad(found, (0, rank - found.shape[1])), vectors[:, :, -1]
+    return Iterated(sigma=sigma, settled=settled | ~finite, steps=krylov.num_steps)
 
 
 def start_rows(seed: int, indices: np.ndarray, outputs: Tensor) -> Tensor:
-    rows = []
-    for index in indices:
-        generator = torch.Generator().manual_seed(draw_seed(seed, 0, int(index)))
-        rows.append(torch.randn(outputs.shape[1], generator=generator, dtype=torch.float64))
-    return torch.stack(rows).to(outputs.device)
+    """A random direction of the outputs for every point (B, N), in float64."""
+    size = outputs.shape[1:]
+    return normals_of_points(indices, size, torch.float64, seed, 0).to(outputs.device)

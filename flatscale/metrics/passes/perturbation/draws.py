@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,6 +13,17 @@ def draw_seed(seed: int, *labels: int) -> int:
     """A 64-bit generator seed of one draw, from the pass's seed and the draw's labels."""
     entropy = [seed, *labels]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+
+
+def normals_of_points(
+    indices: np.ndarray, shape: Sequence[int], dtype: torch.dtype, *labels: int
+) -> Tensor:
+    """Standard normals (B, *shape) on the CPU, a generator for every point of these indices."""
+    rows = torch.empty(len(indices), *shape, dtype=dtype)
+    for row, index in zip(rows, indices, strict=True):
+        generator = torch.Generator().manual_seed(draw_seed(*labels, int(index)))
+        torch.randn(*shape, generator=generator, dtype=dtype, out=row)
+    return rows
 
 
 def standard_normal(parameters: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from flatscale.errors import MetricError
-from flatscale.metrics.passes.perturbation.draws import draw_seed
+from flatscale.metrics.passes.perturbation.draws import normals_of_points
 from flatscale.metrics.probe.given_sets import required
 from flatscale.metrics.probe.layer_calls import refuse_integers
 from flatscale.metrics.probe.observers import Arrays, Observer, Shard
@@ -84,7 +84,8 @@ def finite_ratio_rows(
             center = shard.outputs(x)
         best = torch.full((2, len(x)), -1.0, dtype=torch.float64, device=x.device)
         for restart in range(num_restarts):
-            start = _directions(x, shard.indices[points], seed, restart)
+            indices = shard.indices[points]
+            start = normals_of_points(indices, x.shape[1:], x.dtype, seed, restart).to(x.device)
             for radius in radii:
                 found = _climb(shard, x, center, start, radius, num_steps)
                 best = torch.fmax(best, found)
@@ -126,12 +127,3 @@ def _climb(
 def _unit(v: Tensor) -> Tensor:
     norms = v.flatten(1).norm(dim=1).clamp(min=torch.finfo(v.dtype).tiny)
     return v / norms.reshape(-1, *([1] * (v.ndim - 1)))
-
-
-def _directions(x: Tensor, indices: np.ndarray, seed: int, restart: int) -> Tensor:
-    """A random direction per point, the same wherever the point is held."""
-    rows = []
-    for index in indices:
-        generator = torch.Generator().manual_seed(draw_seed(seed, restart, int(index)))
-        rows.append(torch.randn(x.shape[1:], generator=generator, dtype=x.dtype))
-    return torch.stack(rows).to(x.device)
