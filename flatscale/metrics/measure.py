@@ -26,6 +26,15 @@ from flatscale.training.losses import PointLoss
 PointSet = tuple[Any, Any] | Iterable[Any]
 """(x, y) tensors or arrays, or an iterable of such batches (a DataLoader)."""
 
+_COLUMNS = {
+    "value": pl.Float64,
+    "std_error": pl.Float64,
+    "converged": pl.Boolean,
+    "num_evaluations": pl.Int64,
+    "num_points": pl.Int64,
+    "reason": pl.String,
+}
+
 
 class Report(Mapping[str, Measurement]):
     """Measurements by metric name, in the order asked.
@@ -49,30 +58,12 @@ class Report(Mapping[str, Measurement]):
 
     def to_polars(self) -> pl.DataFrame:
         """One row per metric, with everything but layers and extras."""
-        schema = {
-            "metric": pl.String,
-            "value": pl.Float64,
-            "std_error": pl.Float64,
-            "converged": pl.Boolean,
-            "num_evaluations": pl.Int64,
-            "num_points": pl.Int64,
-            "reason": pl.String,
-            "probe_hash": pl.String,
-        }
         rows = [
-            {
-                "metric": name,
-                "value": m.value,
-                "std_error": m.std_error,
-                "converged": m.converged,
-                "num_evaluations": m.num_evaluations,
-                "num_points": m.num_points,
-                "reason": m.reason,
-                "probe_hash": self.probe_hash,
-            }
-            for name, m in self.items()
+            (name, *(getattr(measured, column) for column in _COLUMNS), self.probe_hash)
+            for name, measured in self.items()
         ]
-        return pl.DataFrame(rows, schema=schema)
+        schema = {"metric": pl.String, **_COLUMNS, "probe_hash": pl.String}
+        return pl.DataFrame(rows, schema=schema, orient="row")
 
     def to_row(self) -> pl.DataFrame:
         """One row: the value and the standard error (`name_std_error`) of every metric."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flatscale.errors import FlatscaleError, LostWorkerError
@@ -24,7 +24,6 @@ from flatscale.study.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
 
-_Key = tuple[str, str]
 _WIDENED = "half-precision weights were measured in float32 arithmetic"
 
 
@@ -61,11 +60,8 @@ def measure_observers(
     """
     names = list(dict.fromkeys(metrics)) if metrics is not None else default_metrics(observers)
     check_metric_names(names, options)
-    resolved = resolve_options(options)
-    results: dict[_Key, Any] = {}
-    measured = {
-        name: _measure_one(metric_info(name), observers, resolved, seed, results) for name in names
-    }
+    run = _Run(observers, resolve_options(options), seed)
+    measured = {name: run.measure(metric_info(name)) for name in names}
     notes = _precision_notes(observers)
     return {name: with_notes(found, notes) for name, found in measured.items()}
 
@@ -76,81 +72,70 @@ def was_widened(shard: Shard) -> bool:
 
 
 def _precision_notes(observers: Mapping[str, Observer]) -> list[str]:
-    for observer in observers.values():
-        try:
-            widened = observer.once(was_widened)
-        except LostWorkerError:
-            raise
-        except Exception as error:
-            _log_failure("precision of the weights", error)
-            return []
-        return [_WIDENED] if widened else []
-    return []
+    observer = next(iter(observers.values()), None)
+    if observer is None:
+        return []
+    widened = _or_error("precision of the weights", observer.once, was_widened)
+    return [_WIDENED] if widened is True else []
 
 
-def _measure_one(
-    info: MetricInfo,
-    observers: Mapping[str, Observer],
-    options: Mapping[str, Any],
-    seed: int,
-    results: dict[_Key, Any],
-) -> Measurement:
-    own, looks = options_of(info, options)
-    inputs = []
-    for name, values in looks.items():
-        found = _pass_result(name, values, observers, options, seed, results)
-        if isinstance(found, Exception):
-            return Measurement.failed(info.name, _reason(found))
-        inputs.append(found)
-    try:
-        measured = info.function(*inputs, **own)
-    except LostWorkerError:
-        raise
-    except Exception as error:
-        _log_failure(f"metric {info.name}", error)
-        return Measurement.failed(info.name, _reason(error))
-    notes = [note for result in inputs for note in getattr(result, "notes", ())]
-    return with_notes(measured, notes)
+class _Run:
+    """One model's measurements: every pass runs once for each value of its options.
 
-
-def _pass_result(
-    name: str,
-    values: Mapping[str, Any],
-    observers: Mapping[str, Observer],
-    options: Mapping[str, Any],
-    seed: int,
-    results: dict[_Key, Any],
-) -> Any:
-    """The pass's result, its exception where it raised one: so that nothing is run twice.
-
-    The passes that it needs run first; where one of them failed, its exception is the result.
+    Args:
+        observers: the model held against point sets.
+        options: as `resolve_options` returns them.
+        seed: of everything random.
     """
-    key = (name, repr(sorted(values.items())))
-    if key in results:
-        return results[key]
-    needed = [
-        _pass_result(other, pass_options(other, options), observers, options, seed, results)
-        for other in PASSES[name].needs
-    ]
-    failed = next((found for found in needed if isinstance(found, Exception)), None)
-    results[key] = failed or _run_pass(name, values, observers, needed, seed)
-    return results[key]
+
+    def __init__(
+        self, observers: Mapping[str, Observer], options: Mapping[str, Any], seed: int
+    ) -> None:
+        self._observers, self._options, self._seed = observers, options, seed
+        self._results: dict[tuple[str, str], Any] = {}
+
+    def measure(self, info: MetricInfo) -> Measurement:
+        own, looks = options_of(info, self._options)
+        inputs = []
+        for name, values in looks.items():
+            found = self._result(name, values)
+            if isinstance(found, Exception):
+                return Measurement.failed(info.name, _reason(found))
+            inputs.append(found)
+        measured = _or_error(f"metric {info.name}", info.function, *inputs, **own)
+        if isinstance(measured, Exception):
+            return Measurement.failed(info.name, _reason(measured))
+        return with_notes(measured, [n for result in inputs for n in getattr(result, "notes", ())])
+
+    def _result(self, name: str, values: Mapping[str, Any]) -> Any:
+        """The pass's result, its exception where it raised one: so that nothing is run twice.
+
+        The passes it needs run first; where one of them failed, its exception is the result.
+        """
+        key = (name, repr(sorted(values.items())))
+        if key not in self._results:
+            needs = PASSES[name].needs
+            needed = [self._result(other, pass_options(other, self._options)) for other in needs]
+            failed = next((found for found in needed if isinstance(found, Exception)), None)
+            seed = derive_seed(self._seed, "pass", name)
+            run = PASSES[name].function
+            self._results[key] = failed or _or_error(
+                f"pass {name}", run, self._observers, seed, *needed, **values
+            )
+        return self._results[key]
 
 
-def _run_pass(
-    name: str,
-    values: Mapping[str, Any],
-    observers: Mapping[str, Observer],
-    needed: Sequence[Any],
-    seed: int,
-) -> Any:
+def _or_error(what: str, function: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+    """What the function returns, or its exception, logged; a lost worker is raised."""
     try:
-        own_seed = derive_seed(seed, "pass", name)
-        return PASSES[name].function(observers, own_seed, *needed, **values)
+        return function(*inputs, **options)
     except LostWorkerError:
         raise
     except Exception as error:
-        _log_failure(f"pass {name}", error)
+        if isinstance(error, FlatscaleError):
+            logger.info("%s: %s", what, error)
+        else:
+            logger.error("%s failed", what, exc_info=error)
         return error
 
 
@@ -166,10 +151,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, FlatscaleError):
         return str(error)
     return f"{type(error).__name__}: {error}"
-
-
-def _log_failure(what: str, error: Exception) -> None:
-    if isinstance(error, FlatscaleError):
-        logger.info("%s: %s", what, error)
-    else:
-        logger.error("%s failed", what, exc_info=error)

@@ -54,12 +54,12 @@ class MetricInfo(Registered):
     formula: str
     passes: tuple[str, ...]
     group: str
-    unit: str
-    value_range: str
-    invariances: tuple[str, ...]
-    source: str
-    observers: tuple[str, ...]
-    bounds: str | None
+    unit: str = "1"
+    value_range: str = "[0, inf)"
+    invariances: tuple[str, ...] = ()
+    source: str = ""
+    observers: tuple[str, ...] = ("probe",)
+    bounds: str | None = None
 
     @property
     def default(self) -> bool:
@@ -93,41 +93,23 @@ def measurement_pass(
 
 
 def metric(
-    name: str,
-    *,
-    passes: tuple[str, ...],
-    formula: str,
-    group: str,
-    unit: str = "1",
-    value_range: str = "[0, inf)",
-    invariances: tuple[str, ...] = (),
-    source: str = "",
-    observers: tuple[str, ...] = ("probe",),
-    bounds: str | None = None,
+    name: str, *, passes: tuple[str, ...], formula: str, group: str, **facts: Any
 ) -> Callable[[Function], Function]:
     """Register a metric: a function (pass results..., *, options...) -> Measurement.
 
     An option that a pass of its has too reaches both, with the metric's default. The first
     paragraph of the function's docstring is what the metric means.
+
+    Args:
+        name: what a study file calls it.
+        passes, formula, group: as in `MetricInfo`.
+        facts: the other fields of `MetricInfo`, where they differ from its defaults.
     """
 
     def add(function: Function) -> Function:
         _defaults(function)
-        METRICS.add(
-            MetricInfo(
-                name=name,
-                function=function,
-                formula=formula,
-                passes=passes,
-                group=group,
-                unit=unit,
-                value_range=value_range,
-                invariances=invariances,
-                source=source,
-                observers=observers,
-                bounds=bounds,
-            )
-        )
+        known = {"formula": formula, "passes": passes, "group": group, **facts}
+        METRICS.add(MetricInfo(name=name, function=function, **known))
         return function
 
     return add
@@ -188,8 +170,9 @@ def resolve_options(options: Options | None) -> dict[str, dict[str, Any]]:
     for name, values in (options or {}).items():
         if name not in METRICS and name not in PASSES:
             raise METRICS.unknown(name, also=PASSES)
-        functions = [PASSES[look].function for look in _passes_of(name)]
+        functions = [PASSES[name].function] if name in PASSES else []
         if name in METRICS:
+            functions = [PASSES[look].function for look in METRICS[name].passes]
             functions.append(METRICS[name].function)
         resolved[name] = checked_options(functions, values, f"options.{name}")
     for name in resolved:
@@ -220,10 +203,6 @@ def options_of(info: MetricInfo, options: Options) -> tuple[dict[str, Any], dict
 def pass_options(name: str, options: Options) -> dict[str, Any]:
     """The values of all options of a pass, as given for the pass itself or their defaults."""
     return {**_defaults(PASSES[name].function), **options.get(name, {})}
-
-
-def _passes_of(name: str) -> tuple[str, ...]:
-    return METRICS[name].passes if name in METRICS else (name,)
 
 
 def _check_together(name: str, options: Options) -> None:

@@ -148,13 +148,8 @@ class LocalObserver:
         model: any module mapping (B, ...) to (B, N); left as found.
         x: inputs (n, ...).
         y: targets, class indices (n,) or vectors (n, N).
-        loss: name of a registered loss per point, or a callable (outputs, targets) -> (B,).
-        output_map: identity, sigmoid or softmax.
-        microbatch: most points computed at once; None lets each pass choose.
-        indices: the points' places in a larger set; 0..n-1 by default.
-        device: where to compute; the model's own device by default.
         content_hash: identity of the point set; computed from x and y by default.
-        on_batch: called with the number of points before every computation.
+        settings: the others that `make_shard` takes.
     """
 
     def __init__(
@@ -163,25 +158,10 @@ class LocalObserver:
         x: Tensor,
         y: Tensor,
         *,
-        loss: str | PointLoss = "half_squared_error",
-        output_map: str = "identity",
-        microbatch: int | None = None,
-        indices: np.ndarray | None = None,
-        device: torch.device | str | None = None,
         content_hash: str | None = None,
-        on_batch: Callable[[int], None] | None = None,
+        **settings: Any,
     ) -> None:
-        self.shard = make_shard(
-            model,
-            x,
-            y,
-            loss=loss,
-            output_map=output_map,
-            microbatch=microbatch,
-            indices=indices,
-            device=device,
-            on_batch=on_batch,
-        )
+        self.shard = make_shard(model, x, y, **settings)
         self._content_hash = content_hash
         self._points = (x, y)
 
@@ -220,6 +200,17 @@ def make_shard(
     on_batch: Callable[[int], None] | None = None,
 ) -> Shard:
     """A shard, its points checked and moved to where the model is.
+
+    Args:
+        model: any module mapping (B, ...) to (B, N); left as found.
+        x: inputs (B, ...).
+        y: targets, class indices (B,) or vectors (B, N).
+        loss: name of a registered loss per point, or a callable (outputs, targets) -> (B,).
+        output_map: identity, sigmoid or softmax.
+        microbatch: most points computed at once; None lets each pass choose.
+        indices: the points' places in a larger set; 0..B-1 by default.
+        device: where to compute; the model's own device by default.
+        on_batch: called with the number of points before every computation.
 
     Raises:
         MetricError: not a module, no points, or inputs and targets of different number.

@@ -131,14 +131,9 @@ class Contraction:
 
 def patches(module: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
     """What each output position of a convolution reads: (B, groups, depth, positions)."""
-    if module.padding_mode != "zeros" or module.padding == "same":
+    if any(module._reversed_padding_repeated_twice):
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
         x = F.pad(x, module._reversed_padding_repeated_twice, mode=mode)
-        padding: tuple[int, ...] = (0,) * len(module.kernel_size)
-    elif module.padding == "valid":
-        padding = (0,) * len(module.kernel_size)
-    else:
-        padding = tuple(int(p) for p in module.padding)
     if isinstance(module, nn.Conv1d):
         x = x.unsqueeze(2)
     flat = (1,) if isinstance(module, nn.Conv1d) else ()
@@ -146,7 +141,6 @@ def patches(module: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
         x,
         (*flat, *module.kernel_size),
         dilation=(*flat, *module.dilation),
-        padding=(*(0 for _ in flat), *padding),
         stride=(*flat, *module.stride),
     )
     return columns.reshape(x.shape[0], module.groups, -1, columns.shape[-1])

@@ -33,10 +33,3 @@ def standard_normal(parameters: Mapping[str, Tensor], seed: int) -> dict[str, Te
         name: torch.randn(p.shape, generator=generator, dtype=p.dtype).to(p.device)
         for name, p in parameters.items()
     }
-
-
-def shifted(
-    parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor], step: float
-) -> dict[str, Tensor]:
-    """theta + step * direction, as new tensors."""
-    return {name: p.detach() + step * direction[name] for name, p in parameters.items()}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from flatscale.metrics.passes.jacobian.gradient_routes import find_routes
-from flatscale.metrics.passes.perturbation.draws import draw_seed, shifted, standard_normal
+from flatscale.metrics.passes.perturbation.draws import normals_of_points, standard_normal
 from flatscale.metrics.passes.perturbation.perturbed_layers import (
     FlippedWeights,
     LayerDraw,
@@ -28,19 +28,6 @@ from flatscale.metrics.probe.observers import Shard
 from flatscale.metrics.probe.parameters import call_with, float_parameters
 
 _MOST_OWN_WEIGHTS = 10_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupDraw:
-    """What the points of a group share of one perturbation: S z, before it is scaled by rho.
-
-    Attributes:
-        parameters: of parameters shifted in the network itself, by name.
-        weights: of layers' weights whose signs every point flips, by layer.
-    """
-
-    parameters: Mapping[str, Tensor]
-    weights: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,17 +57,15 @@ class PerturbedNetwork:
         weights = {name: layer.shared for name, layer in self.layers.items()}
         return {name: weight for name, weight in weights.items() if weight is not None}
 
-    def draw_group(self, seed: int) -> GroupDraw:
-        """S z of all that a group of points shares."""
-        weights = self.shared_weights
-        z = standard_normal({**self.parameters, **weights}, seed)
-        moved = {**self.parameters, **weights}
-        if self.adaptive:
-            z = {name: values.abs() * z[name] for name, values in moved.items()}
-        return GroupDraw(
-            parameters={name: z[name] for name in self.parameters},
-            weights={name: z[name] for name in weights},
-        )
+    def draw_group(self, seed: int) -> dict[str, Tensor]:
+        """S z of all that a group of points shares, before it is scaled by rho.
+
+        By name of the parameters shifted in the network itself, and by layer of the weights whose
+        signs every point flips.
+        """
+        moved = {**self.parameters, **self.shared_weights}
+        z = standard_normal(moved, seed)
+        return {n: v.abs() * z[n] for n, v in moved.items()} if self.adaptive else z
 
     def draw_points(
         self, seed: int, number: int, indices: np.ndarray, like: Tensor
@@ -88,28 +73,25 @@ class PerturbedNetwork:
         """Standard normals (B, width) by layer, of one round for the points of these indices."""
         widths = {name: layer.width for name, layer in self.layers.items()}
         dtype = like.dtype if like.is_floating_point() else torch.float32
-        rows = torch.empty(len(indices), self.width, dtype=dtype)
-        for i, index in enumerate(indices):
-            generator = torch.Generator().manual_seed(draw_seed(seed, number, 1, int(index)))
-            torch.randn(self.width, generator=generator, dtype=dtype, out=rows[i])
+        rows = normals_of_points(indices, (self.width,), dtype, seed, number, 1)
         pieces = rows.to(like.device).split(list(widths.values()), dim=1)
         return dict(zip(widths, pieces, strict=True))
 
     def logits(
-        self, x: Tensor, group: GroupDraw, rows: Mapping[str, Tensor], step: float
+        self, x: Tensor, group: Mapping[str, Tensor], rows: Mapping[str, Tensor], step: float
     ) -> Tensor:
         """The network's outputs for x (B, ...) at theta + step S z, z of its own for every point.
 
         Args:
             x: inputs.
-            group: what the points share.
+            group: what the points share, as `draw_group` returns it.
             rows: what each has of its own (B, width), by layer.
             step: rho with its sign.
         """
-        moved = shifted(self.parameters, group.parameters, step)
+        moved = {name: p + step * group[name] for name, p in self.parameters.items()}
         with ExitStack() as replaced:
             for name, layer in self.layers.items():
-                draw = LayerDraw(rows=rows[name], direction=group.weights.get(name), step=step)
+                draw = LayerDraw(rows=rows[name], direction=group.get(name), step=step)
                 replaced.enter_context(_replaced_forward(layer, draw))
             return call_with(self.model, moved, x)
 

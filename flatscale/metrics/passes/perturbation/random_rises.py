@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
 
 from flatscale.errors import MetricError
 from flatscale.metrics.estimators.accurate_draws import (
@@ -26,7 +27,6 @@ from flatscale.metrics.estimators.accurate_draws import (
 from flatscale.metrics.estimators.standard_error import widening
 from flatscale.metrics.passes.perturbation.draws import draw_seed
 from flatscale.metrics.passes.perturbation.perturbed_network import (
-    GroupDraw,
     PerturbedNetwork,
     perturbed_network,
 )
@@ -113,7 +113,8 @@ def adaptive_perturbation(
     """
     probe = required(observers, "probe")
     group = _group_size(probe, points_per_perturbation)
-    return _rises(probe, seed, True, rho, group, max_relative_error, max_evaluations // 2)
+    draws = {"rho": rho, "adaptive": True, "group": group, "seed": seed}
+    return _rises(probe, draws, max_relative_error, max_evaluations // 2)
 
 
 @measurement_pass("average_perturbation")
@@ -129,7 +130,8 @@ def average_perturbation(
     """Rises of the loss at theta + rho z; options as those of `adaptive_perturbation`."""
     probe = required(observers, "probe")
     group = _group_size(probe, points_per_perturbation)
-    return _rises(probe, seed, False, rho, group, max_relative_error, max_evaluations // 2)
+    draws = {"rho": rho, "adaptive": False, "group": group, "seed": seed}
+    return _rises(probe, draws, max_relative_error, max_evaluations // 2)
 
 
 def parameter_counts(shard: Shard) -> tuple[int, int]:
@@ -162,21 +164,13 @@ def paired_rises(
 
 
 def _rises(
-    observer: Observer,
-    seed: int,
-    adaptive: bool,
-    rho: float,
-    group: int,
-    max_relative_error: float,
-    most: int,
+    observer: Observer, draws: Mapping[str, Any], max_relative_error: float, most: int
 ) -> LossRises:
-    groups = np.arange(observer.num_points) // group
+    """Rounds of `paired_rises`, whose other arguments `draws` holds, until accurate."""
+    rho, groups = draws["rho"], np.arange(observer.num_points) // draws["group"]
 
     def draw(start: int, stop: int) -> list[np.ndarray]:
-        found = observer.gather(
-            paired_rises, seed=seed, rounds=(start, stop), rho=rho, adaptive=adaptive, group=group
-        )
-        return list(found["rises"].T)
+        return list(observer.gather(paired_rises, rounds=(start, stop), **draws)["rises"].T)
 
     def estimate(rounds: Sequence[np.ndarray]) -> LossRises:
         found = LossRises(rho=rho, rises=np.stack(rounds, axis=1), groups=groups, converged=False)
@@ -196,8 +190,7 @@ def _rises(
         max_relative_error=max_relative_error,
         schedule=as_many_as_needed,
     )
-    rises = drawn.estimate.rises
-    return LossRises(rho=rho, rises=rises, groups=groups, converged=drawn.converged)
+    return replace(drawn.estimate, converged=drawn.converged)
 
 
 def _group_size(observer: Observer, asked: int | None) -> int:
@@ -216,7 +209,7 @@ def _group_size(observer: Observer, asked: int | None) -> int:
 def _paired_losses(
     shard: Shard,
     network: PerturbedNetwork,
-    group: GroupDraw,
+    group: Mapping[str, Tensor],
     at: np.ndarray,
     rho: float,
     draw: tuple[int, int],
