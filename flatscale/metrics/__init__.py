@@ -1,16 +1,12 @@
 """Metrics: passes over a probe set, what reduces them, and `measure()`, which runs both."""
 
 from flatscale.metrics.catalog import (  # noqa: F401  (importing a module registers its metrics)
-    average_sharpness,
     compression,
     curvature,
-    finite_mls,
-    gauss_newton,
     inequalities,
     outcomes,
     reparametrization,
-    weight_precision,
-    worst_case,
+    sharpness,
 )
 from flatscale.metrics.measure import Report, measure
 from flatscale.metrics.pass_runner import default_metrics, measure_observers

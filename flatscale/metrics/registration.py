@@ -14,6 +14,8 @@ from flatscale.errors import ConfigError
 from flatscale.study.registry import Registered, Registry, checked_options, option_parameters
 from flatscale.study.schema import DEFAULT_METRICS
 
+RESCALING = "layer rescaling of ReLU networks"
+"""The transformation of Dinh et al. 2017, as metrics name it that it leaves unmoved."""
 Options = Mapping[str, Mapping[str, Any]]
 """Values by option, by the name of a metric or a pass."""
 Function = TypeVar("Function", bound=Callable[..., Any])

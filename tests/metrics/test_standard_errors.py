@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flatscale.metrics import measure
-from flatscale.metrics.estimators.standard_error import error_of_draws
+from flatscale.metrics.estimators.accurate_draws import error_of_draws
 from tests.metrics.test_every_metric import DRAWN
 from tests.metrics.test_random_sharpness import FORMS, linear_problem
 from tests.oracles.dense_hessian import curved_problem, dense_hessian

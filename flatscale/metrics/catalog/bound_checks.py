@@ -10,7 +10,7 @@ import numpy as np
 
 from flatscale.errors import MetricError
 from flatscale.measurement import Measurement
-from flatscale.metrics.estimators.standard_error import widening
+from flatscale.metrics.estimators.accurate_draws import widening
 from flatscale.metrics.passes.jacobian.jacobians import Found, GradientNorms, Jacobians
 from flatscale.metrics.passes.jacobian.layer_norms import LayerNorms
 from flatscale.metrics.probe.point_means import left_out_note

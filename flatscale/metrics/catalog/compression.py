@@ -1,8 +1,9 @@
-"""Compression of the representation: metrics of the Jacobian df/dx at each probe point."""
+"""Compression of the representation: how far the outputs move with the input at each point."""
 
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 from pydantic import PositiveInt
@@ -11,10 +12,11 @@ from scipy.special import logsumexp
 from flatscale.errors import MetricError
 from flatscale.measurement import Measurement
 from flatscale.metrics.passes.jacobian.jacobians import Jacobians, Leading, mean_of
-from flatscale.metrics.registration import metric
+from flatscale.metrics.passes.perturbation.finite_sensitivity import FiniteRatios
+from flatscale.metrics.probe.point_means import mean_over_points
+from flatscale.metrics.registration import RESCALING, metric
 
 _PAPER = "arXiv 2310.01770"
-_RESCALING = ("layer rescaling of ReLU networks",)
 
 VolumeRank = PositiveInt | None
 """How many leading singular values make the volume; None for all N."""
@@ -22,7 +24,7 @@ VolumeRank = PositiveInt | None
 _compression = functools.partial(metric, passes=("jacobian",), group="compression")
 
 
-@_compression("mls", formula="mean_i σ₁(J_i)", invariances=_RESCALING, source=_PAPER)
+@_compression("mls", formula="mean_i σ₁(J_i)", invariances=(RESCALING,), source=_PAPER)
 def mls(jacobian: Jacobians) -> Measurement:
     """Maximum Local Sensitivity: how far the output moves per unit of the worst input change."""
     largest = jacobian.leading(1)
@@ -43,7 +45,7 @@ def nmls(jacobian: Jacobians) -> Measurement:
     formula="mean_i Σ_{k≤r} log σ_k(J_i)",
     unit="nats",
     value_range="(-inf, inf)",
-    invariances=_RESCALING,
+    invariances=(RESCALING,),
     source=_PAPER,
 )
 def log_lvr(jacobian: Jacobians, *, volume_rank: VolumeRank = None) -> Measurement:
@@ -95,7 +97,7 @@ def log_nvr(jacobian: Jacobians, *, volume_rank: VolumeRank = None) -> Measureme
     "local_dimensionality",
     formula="mean_i (Σ σ²)² / Σ σ⁴",
     value_range="[1, N]",
-    invariances=_RESCALING,
+    invariances=(RESCALING,),
     source=_PAPER,
 )
 def local_dimensionality(jacobian: Jacobians) -> Measurement:
@@ -106,7 +108,7 @@ def local_dimensionality(jacobian: Jacobians) -> Measurement:
 
 
 @_compression(
-    "input_gradient", formula="mean_i ‖J_i‖_F²", invariances=_RESCALING, source="Ma & Ying 2021"
+    "input_gradient", formula="mean_i ‖J_i‖_F²", invariances=(RESCALING,), source="Ma & Ying 2021"
 )
 def input_gradient(jacobian: Jacobians) -> Measurement:
     """Squared norm of the gradient with respect to the input, summed over outputs."""
@@ -117,7 +119,7 @@ def input_gradient(jacobian: Jacobians) -> Measurement:
 @_compression(
     "normalized_mls",
     formula="mean_i σ₁(J_i)² ‖x_i‖²",
-    invariances=(*_RESCALING, "scaling of the input against the first layer"),
+    invariances=(RESCALING, "scaling of the input against the first layer"),
     source=f"{_PAPER}, Figure 4 (with sigmoid outputs)",
 )
 def normalized_mls(jacobian: Jacobians) -> Measurement:
@@ -129,13 +131,39 @@ def normalized_mls(jacobian: Jacobians) -> Measurement:
 @_compression(
     "input_invariant_mls",
     formula="mean_i ‖J_i x_i‖² / d",
-    invariances=(*_RESCALING, "scaling of the input against the first layer"),
+    invariances=(RESCALING, "scaling of the input against the first layer"),
     source=_PAPER,
 )
 def input_invariant_mls(jacobian: Jacobians) -> Measurement:
     """Squared output change along the input itself, per input dimension."""
     along = jacobian.along_input
     return mean_of("input_invariant_mls", along.values, along)
+
+
+@_compression(
+    "finite_mls",
+    passes=("finite_sensitivity",),
+    formula="mean_i max_{‖δ‖ ≤ r} ‖f(x_i + δ) − f(x_i)‖ / ‖δ‖",
+    invariances=(RESCALING,),
+    source=_PAPER,
+)
+def finite_mls(found: FiniteRatios, *, settle: float = 0.05) -> Measurement:
+    """Maximum local sensitivity to perturbations of finite size.
+
+    Args:
+        found: the best ratios.
+        settle: the ascent has settled once the second half of the steps raised the mean of the
+            best ratios by less than this share.
+    """
+    measured = mean_over_points(
+        "finite_mls",
+        found.best,
+        num_evaluations=found.num_evaluations,
+        extras={"radius": (found.radius,)},
+        note=f"the best found, a lower bound, for radius {found.radius}",
+    )
+    mean = np.nanmean(found.best)
+    return replace(measured, converged=bool(mean - np.nanmean(found.half) <= settle * mean))
 
 
 def _count(name: str, mask: np.ndarray) -> dict[str, tuple[float, ...]]:

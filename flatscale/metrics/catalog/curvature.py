@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -15,15 +16,15 @@ from flatscale.metrics.estimators.trace import TraceEstimate
 from flatscale.metrics.passes.curvature.loss_surface import LossSurface
 from flatscale.metrics.passes.curvature.relative_flatness import PointFlatness
 from flatscale.metrics.probe.point_means import mean_over_points
-from flatscale.metrics.registration import metric
+from flatscale.metrics.registration import RESCALING, metric
+
+_curvature = functools.partial(metric, group="sharpness", value_range="(-inf, inf)")
 
 
-@metric(
+@_curvature(
     "hessian_trace",
     passes=("hessian_trace_samples", "loss_surface"),
     formula="tr ∇²_θ mean_i loss_i",
-    group="sharpness",
-    value_range="(-inf, inf)",
     source="Hutch++: Meyer et al. 2021",
 )
 def hessian_trace(found: TraceEstimate, surface: LossSurface) -> Measurement:
@@ -33,12 +34,10 @@ def hessian_trace(found: TraceEstimate, surface: LossSurface) -> Measurement:
     )
 
 
-@metric(
+@_curvature(
     "top_eigenvalue",
     passes=("extreme_eigenvalues", "loss_surface"),
     formula="λ_max(∇²_θ mean_i loss_i)",
-    group="sharpness",
-    value_range="(-inf, inf)",
 )
 def top_eigenvalue(ends: ExtremeEigenvalues, surface: LossSurface) -> Measurement:
     """Largest eigenvalue of the loss's Hessian."""
@@ -47,12 +46,10 @@ def top_eigenvalue(ends: ExtremeEigenvalues, surface: LossSurface) -> Measuremen
     )
 
 
-@metric(
+@_curvature(
     "bottom_eigenvalue",
     passes=("extreme_eigenvalues", "loss_surface"),
     formula="λ_min(∇²_θ mean_i loss_i)",
-    group="sharpness",
-    value_range="(-inf, inf)",
 )
 def bottom_eigenvalue(ends: ExtremeEigenvalues, surface: LossSurface) -> Measurement:
     """Smallest eigenvalue of the loss's Hessian; negative away from a minimum."""
@@ -61,11 +58,11 @@ def bottom_eigenvalue(ends: ExtremeEigenvalues, surface: LossSurface) -> Measure
     )
 
 
-@metric(
+@_curvature(
     "eigenvalue_ratio",
     passes=("extreme_eigenvalues", "loss_surface"),
     formula="|λ_min| / λ_max",
-    group="sharpness",
+    value_range="[0, inf)",
 )
 def eigenvalue_ratio(ends: ExtremeEigenvalues, surface: LossSurface) -> Measurement:
     """How negative the Hessian's spectrum is, against its top: 0 at a minimum."""
@@ -76,12 +73,10 @@ def eigenvalue_ratio(ends: ExtremeEigenvalues, surface: LossSurface) -> Measurem
     return _of_hessian("eigenvalue_ratio", ratio, ends, surface, residual_norm=residuals)
 
 
-@metric(
+@_curvature(
     "spectral_density",
     passes=("lanczos_quadrature", "loss_surface"),
     formula="φ(t) = (1/P) Σ_j δ(t − λ_j); the value is its mean, tr H / P",
-    group="sharpness",
-    value_range="(-inf, inf)",
     source="stochastic Lanczos quadrature: Ghorbani et al. 2019",
 )
 def spectral_density(
@@ -106,13 +101,11 @@ def spectral_density(
     return replace(measured, std_error=found.std_error)
 
 
-@metric(
+@_curvature(
     "relative_flatness",
     passes=("relative_flatness_points",),
     formula="κ(l) = mean_i ‖x_i^l‖² tr(∂²loss_i/∂(x_i^l)²) = Σ_{s,s'} ⟨w_s, w_s'⟩ tr H_{s,s'}",
-    group="sharpness",
-    value_range="(-inf, inf)",
-    invariances=("layer rescaling of ReLU networks",),
+    invariances=(RESCALING,),
     source="Petzka et al. 2021",
 )
 def relative_flatness(points: PointFlatness) -> Measurement:

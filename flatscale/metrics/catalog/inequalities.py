@@ -28,9 +28,7 @@ from flatscale.metrics.catalog.compression import VolumeRank
 from flatscale.metrics.passes.jacobian.jacobians import GradientNorms, Jacobians, Leading
 from flatscale.metrics.passes.jacobian.layer_norms import LayerNorms
 from flatscale.metrics.probe.point_means import mean_over_points
-from flatscale.metrics.registration import metric
-
-_RESCALING = ("layer rescaling of ReLU networks",)
+from flatscale.metrics.registration import RESCALING, metric
 
 _inequality = functools.partial(
     metric, passes=("jacobian", "layer_norms"), group="bound", source="arXiv 2310.01770"
@@ -41,7 +39,7 @@ _inequality = functools.partial(
     "bound_a",
     passes=("jacobian",),
     formula="A = mean_i ‖J_i¹‖₂",
-    invariances=_RESCALING,
+    invariances=(RESCALING,),
     bounds="mls",
 )
 def bound_a(jacobian: Jacobians) -> Measurement:
@@ -60,7 +58,7 @@ def bound_a(jacobian: Jacobians) -> Measurement:
 @_inequality(
     "bound_b",
     formula="B = mean_i (‖W₁‖₂/‖x_i‖) ‖∇_{W₁} f(x_i)‖_F",
-    invariances=_RESCALING,
+    invariances=(RESCALING,),
     bounds="mls",
 )
 def bound_b(jacobian: Jacobians, norms: LayerNorms) -> Measurement:
@@ -73,7 +71,7 @@ def bound_b(jacobian: Jacobians, norms: LayerNorms) -> Measurement:
 
 
 @_inequality(
-    "bound_c", formula="C = √mean_i (a_i¹)² √mean_i (g_i¹)²", invariances=_RESCALING, bounds="mls"
+    "bound_c", formula="C = √mean_i (a_i¹)² √mean_i (g_i¹)²", invariances=(RESCALING,), bounds="mls"
 )
 def bound_c(jacobian: Jacobians, norms: LayerNorms) -> Measurement:
     """Second upper bound on MLS: B with its two factors averaged apart."""
@@ -144,7 +142,7 @@ def nvr_bound(
     "input_invariant_bound",
     passes=("jacobian",),
     formula="m₁ mean_i ‖W₁ ∘ ∇_{W₁} f(x_i)‖_F² ≥ mean_i ‖J_i x_i‖²/d",
-    invariances=_RESCALING,
+    invariances=(RESCALING,),
     bounds="input_invariant_mls",
 )
 def input_invariant_bound(jacobian: Jacobians) -> Measurement:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from flatscale.errors import MetricError
@@ -10,78 +12,53 @@ from flatscale.metrics.passes.predictions import Predictions
 from flatscale.metrics.probe.point_means import mean_over_points
 from flatscale.metrics.registration import metric
 
-
-@metric(
-    "train_loss",
-    passes=("train_predictions",),
-    formula="mean_i loss_i, training set",
-    group="outcome",
-    observers=("train",),
+_TRAIN, _TEST = "train_predictions", "test_predictions"
+_train = functools.partial(metric, passes=(_TRAIN,), group="outcome", observers=("train",))
+_test = functools.partial(metric, passes=(_TEST,), group="outcome", observers=("test",))
+_gap = functools.partial(
+    metric, passes=(_TRAIN, _TEST), group="outcome", observers=("train", "test")
 )
+
+
+@_train("train_loss", formula="mean_i loss_i, training set")
 def train_loss(predictions: Predictions) -> Measurement:
     """Mean loss on the training set."""
     return mean_over_points("train_loss", predictions.loss, num_evaluations=1)
 
 
-@metric(
-    "test_loss",
-    passes=("test_predictions",),
-    formula="mean_i loss_i, test set",
-    group="outcome",
-    observers=("test",),
-)
+@_test("test_loss", formula="mean_i loss_i, test set")
 def test_loss(predictions: Predictions) -> Measurement:
     """Mean loss on the test set."""
     return mean_over_points("test_loss", predictions.loss, num_evaluations=1)
 
 
-@metric(
+@_train(
     "train_accuracy",
-    passes=("train_predictions",),
     formula="mean_i 1[argmax f(x_i) = y_i], training set",
-    group="outcome",
     value_range="[0, 1]",
-    observers=("train",),
 )
 def train_accuracy(predictions: Predictions) -> Measurement:
     """Share of the training set classified correctly."""
     return mean_over_points("train_accuracy", _correct(predictions), num_evaluations=1)
 
 
-@metric(
+@_test(
     "test_accuracy",
-    passes=("test_predictions",),
     formula="mean_i 1[argmax f(x_i) = y_i], test set",
-    group="outcome",
     value_range="[0, 1]",
-    observers=("test",),
 )
 def test_accuracy(predictions: Predictions) -> Measurement:
     """Share of the test set classified correctly."""
     return mean_over_points("test_accuracy", _correct(predictions), num_evaluations=1)
 
 
-@metric(
-    "generalization_gap",
-    passes=("train_predictions", "test_predictions"),
-    formula="test error − train error",
-    group="outcome",
-    value_range="[-1, 1]",
-    observers=("train", "test"),
-)
+@_gap("generalization_gap", formula="test error − train error", value_range="[-1, 1]")
 def generalization_gap(train: Predictions, test: Predictions) -> Measurement:
     """How much more often the network errs on the test set than on the training set."""
     return _difference("generalization_gap", 1.0 - _correct(train), 1.0 - _correct(test))
 
 
-@metric(
-    "loss_gap",
-    passes=("train_predictions", "test_predictions"),
-    formula="test loss − train loss",
-    group="outcome",
-    value_range="(-inf, inf)",
-    observers=("train", "test"),
-)
+@_gap("loss_gap", formula="test loss − train loss", value_range="(-inf, inf)")
 def loss_gap(train: Predictions, test: Predictions) -> Measurement:
     """How much larger the mean loss is on the test set than on the training set."""
     return _difference("loss_gap", train.loss, test.loss)
@@ -98,18 +75,15 @@ def _difference(name: str, train: np.ndarray, test: np.ndarray) -> Measurement:
     second = mean_over_points(name, test, num_evaluations=1)
     if first.value is None or second.value is None:
         raise MetricError("a side of the gap has no value")
+    errors = (first.std_error, second.std_error)
     reasons = [
         f"{side}: {m.reason}" for side, m in (("train", first), ("test", second)) if m.reason
     ]
     return Measurement(
         name=name,
         value=second.value - first.value,
-        std_error=_combined(first.std_error, second.std_error),
+        std_error=None if None in errors else float(np.hypot(*errors)),
         num_evaluations=1,
         num_points=first.num_points + second.num_points,
         reason="; ".join(reasons) or None,
     )
-
-
-def _combined(first: float | None, second: float | None) -> float | None:
-    return None if first is None or second is None else float(np.hypot(first, second))

@@ -18,12 +18,10 @@ from flatscale.measurement import Measurement
 from flatscale.metrics.probe.given_sets import required
 from flatscale.metrics.probe.layer_calls import trace_calls
 from flatscale.metrics.probe.observers import Arrays, Observer, Result, Shard, ShardFunction
-from flatscale.metrics.probe.parameters import float_parameters
-from flatscale.metrics.registration import measurement_pass, metric, metric_info
+from flatscale.metrics.probe.parameters import float_parameters, parameter_name
+from flatscale.metrics.registration import RESCALING, measurement_pass, metric, metric_info
 
 _SAME_OUTPUTS = 1e-5
-RESCALING = "layer rescaling of ReLU networks"
-
 
 _REMEASURED = (
     "mls",
@@ -155,7 +153,7 @@ def candidate_pairs(shard: Shard) -> list[str]:
     names = [call.name for call in trace_calls(shard)[0] if call.is_linear]
     twice = {name.partition("@")[0] for name in names if "@" in name}
     parameters = float_parameters(shard.model)
-    return [n for n in names if n not in twice and _owned(n, "weight") in parameters]
+    return [n for n in names if n not in twice and parameter_name(n, "weight") in parameters]
 
 
 def output_rows(shard: Shard) -> Arrays:
@@ -190,12 +188,8 @@ def _rescaled(shard: Shard, pair: tuple[str, str], alpha: float) -> Shard:
     parameters = float_parameters(model)
     first, second = pair
     with torch.no_grad():
-        parameters[_owned(first, "weight")].mul_(alpha)
-        if _owned(first, "bias") in parameters:
-            parameters[_owned(first, "bias")].mul_(alpha)
-        parameters[_owned(second, "weight")].div_(alpha)
+        parameters[parameter_name(first, "weight")].mul_(alpha)
+        if parameter_name(first, "bias") in parameters:
+            parameters[parameter_name(first, "bias")].mul_(alpha)
+        parameters[parameter_name(second, "weight")].div_(alpha)
     return replace(shard, model=model, kept={})
-
-
-def _owned(layer: str, parameter: str) -> str:
-    return parameter if layer == "model" else f"{layer}.{parameter}"

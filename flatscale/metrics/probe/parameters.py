@@ -30,3 +30,8 @@ def call_with(model: nn.Module, values: Mapping[str, Tensor], x: Tensor) -> Any:
 def float_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Every floating-point parameter once, frozen ones included: theta."""
     return {name: p for name, p in model.named_parameters() if p.is_floating_point()}
+
+
+def parameter_name(layer: str, local: str) -> str:
+    """Full name of a layer's parameter; the network itself as a layer is called `model`."""
+    return f"{layer}.{local}" if layer != "model" else local

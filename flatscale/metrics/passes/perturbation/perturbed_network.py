@@ -25,7 +25,7 @@ from flatscale.metrics.passes.perturbation.perturbed_layers import (
 )
 from flatscale.metrics.probe.layer_calls import LayerCall, trace_calls
 from flatscale.metrics.probe.observers import Shard
-from flatscale.metrics.probe.parameters import call_with, float_parameters
+from flatscale.metrics.probe.parameters import call_with, float_parameters, parameter_name
 
 _MOST_OWN_WEIGHTS = 10_000
 
@@ -120,11 +120,6 @@ def perturbed_network(shard: Shard, *, adaptive: bool) -> PerturbedNetwork:
     return PerturbedNetwork(
         model=shard.model, adaptive=adaptive, layers=layers, parameters=parameters
     )
-
-
-def parameter_name(layer: str, local: str) -> str:
-    """Full name of a layer's parameter."""
-    return f"{layer}.{local}" if layer != "model" else local
 
 
 @contextmanager

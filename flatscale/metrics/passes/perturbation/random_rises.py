@@ -23,8 +23,8 @@ from flatscale.metrics.estimators.accurate_draws import (
     MeanOfDraws,
     as_many_as_needed,
     draw_until_accurate,
+    widening,
 )
-from flatscale.metrics.estimators.standard_error import widening
 from flatscale.metrics.passes.perturbation.draws import draw_seed
 from flatscale.metrics.passes.perturbation.perturbed_network import (
     PerturbedNetwork,
