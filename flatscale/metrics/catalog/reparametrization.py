@@ -15,9 +15,15 @@ from pydantic import PositiveFloat
 
 from flatscale.errors import MetricError
 from flatscale.measurement import Measurement
-from flatscale.metrics.probe.given_sets import required
 from flatscale.metrics.probe.layer_calls import trace_calls
-from flatscale.metrics.probe.observers import Arrays, Observer, Result, Shard, ShardFunction
+from flatscale.metrics.probe.observers import (
+    Arrays,
+    Observer,
+    Result,
+    Shard,
+    ShardFunction,
+    required,
+)
 from flatscale.metrics.probe.parameters import float_parameters, parameter_name
 from flatscale.metrics.registration import RESCALING, measurement_pass, metric, metric_info
 
@@ -159,11 +165,11 @@ def candidate_pairs(shard: Shard) -> list[str]:
 def output_rows(shard: Shard) -> Arrays:
     """f(x) of every point (B, N)."""
 
-    def compute(points: slice) -> np.ndarray:
+    def compute(points: slice) -> Arrays:
         with torch.no_grad():
-            return shard.outputs(shard.x[points]).double().cpu().numpy()
+            return {"outputs": shard.outputs(shard.x[points]).double().cpu().numpy()}
 
-    return {"outputs": np.concatenate(list(shard.microbatches(compute)))}
+    return shard.rows(compute)
 
 
 def _rescalable_pair(observer: Observer, alpha: float) -> tuple[str, str]:

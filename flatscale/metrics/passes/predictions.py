@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from flatscale.metrics.probe.given_sets import required
-from flatscale.metrics.probe.observers import Arrays, Observer, Shard
+from flatscale.metrics.probe.observers import Arrays, Observer, Shard, required
 from flatscale.metrics.registration import measurement_pass
 
 _MICROBATCH = 512
@@ -39,7 +38,7 @@ def test_predictions(observers: Mapping[str, Observer], seed: int) -> Prediction
 def prediction_rows(shard: Shard) -> Arrays:
     """Loss, correctness (NaN where the outputs are not finite) and number of outputs, per point."""
 
-    def compute(points: slice) -> tuple[np.ndarray, np.ndarray, int]:
+    def compute(points: slice) -> Arrays:
         y = shard.y[points]
         with torch.no_grad():
             logits = shard.logits(shard.x[points])
@@ -47,14 +46,13 @@ def prediction_rows(shard: Shard) -> Arrays:
         labels = y if y.ndim == 1 else y.argmax(dim=1)
         hit = (logits.argmax(dim=1) == labels).double()
         hit = torch.where(logits.isfinite().all(dim=1), hit, torch.full_like(hit, torch.nan))
-        return losses.double().cpu().numpy(), hit.cpu().numpy(), logits.shape[1]
+        return {
+            "loss": losses.double().cpu().numpy(),
+            "correct": hit.cpu().numpy(),
+            "num_outputs": np.full(len(y), logits.shape[1]),
+        }
 
-    parts = list(shard.microbatches(compute, _MICROBATCH))
-    return {
-        "loss": np.concatenate([part[0] for part in parts]),
-        "correct": np.concatenate([part[1] for part in parts]),
-        "num_outputs": np.full(shard.num_points, parts[0][2]),
-    }
+    return shard.rows(compute, _MICROBATCH)
 
 
 def _predictions(observers: Mapping[str, Observer], name: str) -> Predictions:

@@ -16,16 +16,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flatscale.errors import MetricError
+from flatscale.errors import ConfigError, MetricError
 from flatscale.metrics.probe.microbatch import BatchSize
-from flatscale.metrics.probe.output_map import output_map
-from flatscale.metrics.probe.output_map import output_map as check_output_map
 from flatscale.metrics.probe.restore import held_for_measurement, widened
+from flatscale.study.registry import unknown_name
 from flatscale.training.losses import PointLoss, point_loss, takes_logits
 
 Arrays = dict[str, np.ndarray]
 ShardFunction = Callable[..., Arrays]
 Result = TypeVar("Result")
+
+OUTPUT_MAPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda outputs: outputs,
+    "sigmoid": torch.sigmoid,
+    "softmax": lambda outputs: torch.softmax(outputs, dim=-1),
+}
+"""From raw network outputs to the f(x) whose geometry is measured."""
+
+_GIVE = {
+    "probe": "measure() takes it as `data`",
+    "train": "give measure() `train=(x, y)`",
+    "test": "give measure() `test=(x, y)`",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +93,7 @@ class Shard:
 
     def map_outputs(self, logits: Any) -> Tensor:
         """The output map of raw outputs, of a model's own output type too."""
-        return output_map(self.output_map)(getattr(logits, "logits", logits))
+        return OUTPUT_MAPS[self.output_map](getattr(logits, "logits", logits))
 
     def losses(self, logits: Any, y: Tensor) -> Tensor:
         """Loss of each point (B,) from raw outputs; a loss of logits sees no output map.
@@ -187,6 +199,18 @@ class LocalObserver:
         return call_on_shard(self.shard, function, **arguments)
 
 
+def required(observers: Mapping[str, Observer], name: str) -> Observer:
+    """The observer of that point set.
+
+    Raises:
+        MetricError: the set was not given.
+    """
+    if name not in observers:
+        hint = _GIVE.get(name, "give it")
+        raise MetricError(f"no {name} set was given; {hint}")
+    return observers[name]
+
+
 def make_shard(
     model: nn.Module,
     x: Tensor,
@@ -214,10 +238,12 @@ def make_shard(
 
     Raises:
         MetricError: not a module, no points, or inputs and targets of different number.
+        ConfigError: an unknown loss or output map.
     """
     if not isinstance(model, nn.Module):
         raise MetricError(f"the model must be a torch.nn.Module; found {type(model).__name__}")
-    check_output_map(output_map)
+    if output_map not in OUTPUT_MAPS:
+        raise ConfigError(unknown_name("output map", output_map, OUTPUT_MAPS))
     if x.ndim < 1 or x.shape[0] == 0:
         raise MetricError(f"a point set needs at least one point; found inputs {tuple(x.shape)}")
     if y.shape[:1] != x.shape[:1]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +14,8 @@ from flatscale.errors import MetricError
 from flatscale.metrics.estimators.symmetric_operator import SymmetricOperator
 from flatscale.metrics.probe.attention import attention_notes, twice_differentiable
 from flatscale.metrics.probe.byte_limits import GRADIENT_GRAPH
-from flatscale.metrics.probe.given_sets import required
 from flatscale.metrics.probe.layer_calls import trace_calls
-from flatscale.metrics.probe.observers import Arrays, Observer, Shard
+from flatscale.metrics.probe.observers import Arrays, Observer, Shard, required
 from flatscale.metrics.probe.parameters import call_with, float_parameters
 from flatscale.metrics.probe.point_means import left_out_note
 from flatscale.metrics.registration import measurement_pass
@@ -92,14 +92,14 @@ def loss_surface(observers: Mapping[str, Observer], seed: int) -> LossSurface:
 def finite_loss_rows(shard: Shard) -> Arrays:
     """The loss of each point; NaN where the outputs are not finite."""
 
-    def compute(points: slice) -> np.ndarray:
+    def compute(points: slice) -> Arrays:
         with torch.no_grad():
             logits = shard.logits(shard.x[points])
             losses = shard.losses(logits, shard.y[points]).double()
         finite = logits.isfinite().all(dim=1)
-        return torch.where(finite, losses, torch.full_like(losses, torch.nan)).cpu().numpy()
+        return {"loss": torch.where(finite, losses, torch.nan).cpu().numpy()}
 
-    return {"loss": np.concatenate(list(shard.microbatches(compute)))}
+    return shard.rows(compute)
 
 
 def parameter_vector(shard: Shard) -> np.ndarray:
@@ -111,7 +111,9 @@ def parameter_vector(shard: Shard) -> np.ndarray:
 def loss_gradient(shard: Shard, *, shift: np.ndarray, left_out: tuple[int, ...]) -> Arrays:
     """Summed loss and its gradient at theta + shift."""
     shard = shard.without(left_out)
-    leaves = {n: p.requires_grad_() for n, p in shifted_parameters(shard, shift).items()}
+    theta = float_parameters(shard.model)
+    moves = _unflatten(shift, theta)
+    leaves = {name: (p.detach() + moves[name]).requires_grad_() for name, p in theta.items()}
 
     def compute(points: slice) -> tuple[float, np.ndarray]:
         with torch.enable_grad():
@@ -143,14 +145,8 @@ def hessian_products(shard: Shard, *, vectors: np.ndarray, left_out: tuple[int, 
     return {"products": products}
 
 
-@dataclass(frozen=True, kw_only=True)
-class GradientGraph:
-    """The gradient of one microbatch's summed loss, differentiable in the leaves.
-
-    Attributes:
-        leaves: theta by name.
-        gradients: of the parameters whose gradient depends on theta, by name.
-    """
+class GradientGraph(NamedTuple):
+    """Theta, and the gradient of a microbatch's summed loss where it depends on theta; by name."""
 
     leaves: dict[str, Tensor]
     gradients: dict[str, Tensor]
@@ -191,13 +187,6 @@ def _graph_bytes(shard: Shard) -> float:
     """About what the gradient's graph holds: a few times every layer's input and output."""
     calls, _ = trace_calls(shard)
     return 4.0 * 8.0 * shard.num_points * sum(c.x.numel() + c.h.numel() for c in calls)
-
-
-def shifted_parameters(shard: Shard, shift: np.ndarray) -> dict[str, Tensor]:
-    """theta + shift, as new tensors by name."""
-    parameters = {name: p.detach() for name, p in float_parameters(shard.model).items()}
-    moves = _unflatten(shift, parameters)
-    return {name: p + moves[name] for name, p in parameters.items()}
 
 
 def _product(graph: GradientGraph, direction: Mapping[str, Tensor]) -> np.ndarray:

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from flatscale.errors import MetricError
 from flatscale.metrics.probe.attention import attention_notes, twice_differentiable
 from flatscale.metrics.probe.byte_limits import CURVATURE_ROWS
-from flatscale.metrics.probe.given_sets import required
 from flatscale.metrics.probe.layer_calls import LayerCall, captured_calls
-from flatscale.metrics.probe.observers import Arrays, Observer, Shard
+from flatscale.metrics.probe.observers import Arrays, Observer, Shard, required
 from flatscale.metrics.registration import measurement_pass
 from flatscale.training.losses import cross_entropy, half_squared_error, squared_error
 

@@ -27,7 +27,6 @@ from flatscale.metrics.passes.jacobian.jacobians import (
 )
 from flatscale.metrics.passes.jacobian.leading_values import SAMPLES_A_ROUND, Accuracy
 from flatscale.metrics.probe.byte_limits import BATCH_ROWS, CACHED_BATCH_ROWS, POINT_ROWS
-from flatscale.metrics.probe.given_sets import required
 from flatscale.metrics.probe.layer_calls import (
     NO_LINEAR_LAYER,
     linear_layer_names,
@@ -35,7 +34,7 @@ from flatscale.metrics.probe.layer_calls import (
     refuse_integers,
     trace_calls,
 )
-from flatscale.metrics.probe.observers import Arrays, Observer, Shard
+from flatscale.metrics.probe.observers import Arrays, Observer, Shard, required
 from flatscale.metrics.registration import measurement_pass
 
 

@@ -13,9 +13,8 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor, nn
 
 from flatscale.errors import MetricError
-from flatscale.metrics.probe.given_sets import required
 from flatscale.metrics.probe.layer_calls import trace_calls
-from flatscale.metrics.probe.observers import Observer, Shard
+from flatscale.metrics.probe.observers import Observer, Shard, required
 from flatscale.metrics.registration import measurement_pass
 
 _TOLERANCE = 1e-4

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from flatscale.errors import MetricError
 from flatscale.metrics.passes.perturbation.draws import normals_of_points
-from flatscale.metrics.probe.given_sets import required
 from flatscale.metrics.probe.layer_calls import refuse_integers
-from flatscale.metrics.probe.observers import Arrays, Observer, Shard
+from flatscale.metrics.probe.observers import Arrays, Observer, Shard, required
 from flatscale.metrics.registration import measurement_pass
 
 Shares = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)]

@@ -31,8 +31,7 @@ from flatscale.metrics.passes.perturbation.perturbed_network import (
     perturbed_network,
 )
 from flatscale.metrics.probe.byte_limits import DRAWN_ROWS
-from flatscale.metrics.probe.given_sets import required
-from flatscale.metrics.probe.observers import Arrays, Observer, Shard
+from flatscale.metrics.probe.observers import Arrays, Observer, Shard, required
 from flatscale.metrics.registration import measurement_pass
 
 AtLeastFour = Annotated[int, Field(ge=4)]
