@@ -52,13 +52,9 @@ def extreme_eigenvalues(
         MetricError: not even a loose tolerance is reached.
     """
     if operator.size <= _DENSE:
-        every, pairs = np.linalg.eigh(operator.products(np.eye(operator.size)))
-        values, vectors, num_products, converged = (
-            every[[0, -1]],
-            pairs[:, [0, -1]],
-            len(every),
-            True,
-        )
+        values, vectors = np.linalg.eigh(operator.products(np.eye(operator.size)))
+        values, vectors = values[[0, -1]], vectors[:, [0, -1]]
+        num_products, converged = operator.size, True
     else:
         values, vectors, num_products, converged = _both_ends(
             operator, seed, tolerance, max_iterations

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,11 +15,9 @@ from flatscale.metrics.probe.observers import Observer, Shard
 NOTE = "fused attention switched to an implementation with second derivatives"
 
 
-@contextmanager
-def twice_differentiable() -> Iterator[None]:
+def twice_differentiable() -> AbstractContextManager[None]:
     """Inside, scaled dot-product attention runs in plain operations (torch's MATH backend)."""
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 class _AttentionSeen(TorchFunctionMode):

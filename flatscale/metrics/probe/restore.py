@@ -30,7 +30,8 @@ def held_for_measurement(model: nn.Module) -> Iterator[nn.Module]:
     """
     modules = list(model.modules())
     with ExitStack() as undo:
-        undo.callback(_restore_modes, [(module, module.training) for module in modules])
+        for module in modules:
+            undo.callback(setattr, module, "training", module.training)
         for module in modules:
             if _can_change(module):
                 undo.callback(_Attributes(module).restore)
@@ -57,7 +58,7 @@ def held_for_measurement(model: nn.Module) -> Iterator[nn.Module]:
             undo.callback(parameter.requires_grad_, flag)
             parameter.requires_grad_(False)
             if parameter.dtype in _HALF:
-                undo.callback(_put_back, parameter, parameter.data)
+                undo.callback(setattr, parameter, "data", parameter.data)
                 parameter.data = parameter.data.float()
         for module in modules:
             for name, buffer in module._buffers.items():
@@ -125,16 +126,6 @@ def _restore_buffers(
                 buffer.copy_(value)
 
 
-def _restore_modes(modes: list[tuple[nn.Module, bool]]) -> None:
-    for module, training in modes:
-        if module.training != training:
-            module.training = training
-
-
 def _restore_parameters(module: nn.Module, before: dict[str, nn.Parameter | None]) -> None:
     module._parameters.clear()
     module._parameters.update(before)
-
-
-def _put_back(parameter: nn.Parameter, data: Tensor) -> None:
-    parameter.data = data

@@ -35,9 +35,7 @@ def hessian_trace_samples(
     """The trace by Hutch++.
 
     Args:
-        observers: not used.
-        seed: of sketch and samples.
-        surface: the loss.
+        observers, seed, surface: the seed is that of sketch and samples; observers are not used.
         sketch_size: directions of the Hessian's range that are taken out and traced exactly.
         max_relative_error: stop once the standard error is at most this share of the trace.
         max_products: most Hessian-vector products.
@@ -63,9 +61,7 @@ def hessian_ends(
     """Both ends of the spectrum from one Lanczos run.
 
     Args:
-        observers: not used.
-        seed: of the start vector.
-        surface: the loss.
+        observers, seed, surface: the seed is that of the start vector; observers are not used.
         tolerance: relative accuracy asked of the eigenvalues.
         max_iterations: most restarts of the iteration.
     """
@@ -88,9 +84,7 @@ def lanczos_quadrature(
     """Nodes and weights of the spectral measures of random vectors.
 
     Args:
-        observers: not used.
-        seed: of the start vectors.
-        surface: the loss.
+        observers, seed, surface: the seed is that of the start vectors; observers are not used.
         num_probes: random start vectors drawn first.
         max_probes: most start vectors, where the mean is not accurate with the first.
         max_relative_error: stop once the mean's standard error is at most this share of it.

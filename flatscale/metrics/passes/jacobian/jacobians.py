@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -180,10 +180,9 @@ def mean_of(
     values: np.ndarray,
     found: Found,
     *,
-    left_out: Mapping[str, np.ndarray] | None = None,
-    layers: Mapping[str, np.ndarray] | None = None,
     extras: Mapping[str, tuple[float, ...]] | None = None,
     draw_error: float | None = None,
+    **points: Any,
 ) -> Measurement:
     """The mean over points, with how the values were found; see `mean_over_points`.
 
@@ -191,8 +190,9 @@ def mean_of(
         name: the metric.
         values: one per point (n,).
         found: how.
-        left_out, layers, extras: as there.
+        extras: as there.
         draw_error: Monte-Carlo standard error of the mean, for the extras.
+        points: left_out and layers, as there.
     """
     drawn = {} if draw_error is None else {"monte_carlo_std_error": (draw_error,)}
     return mean_over_points(
@@ -200,8 +200,7 @@ def mean_of(
         values,
         num_evaluations=found.num_evaluations,
         converged=found.converged,
-        left_out=left_out,
-        layers=layers,
         extras={**(extras or {}), **drawn},
         note="; ".join(found.notes) or None,
+        **points,
     )

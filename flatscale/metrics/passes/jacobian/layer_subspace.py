@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from flatscale.errors import MetricError
 from flatscale.metrics.estimators.lanczos import unit
+from flatscale.metrics.passes.jacobian.batch_rows import reads_input
 from flatscale.metrics.passes.jacobian.derivatives import ForwardPass, run_forward
-from flatscale.metrics.passes.jacobian.first_layer import reads_input
 from flatscale.metrics.passes.jacobian.layer_maps import LayerMaps
 from flatscale.metrics.passes.jacobian.leading_values import (
     Accuracy,

@@ -16,7 +16,7 @@ Each computes (W + step S_W z_W) x + (b + step S_b z_b) with z ~ N(0, I) for eve
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,60 +26,51 @@ Norm = nn.LayerNorm | nn.GroupNorm | nn.BatchNorm1d | nn.BatchNorm2d
 Sliding = nn.Linear | nn.Conv1d | nn.Conv2d
 
 
-@dataclass(frozen=True, kw_only=True)
-class LayerDraw:
-    """One perturbation of one layer, for the points of one batch.
-
-    Attributes:
-        rows: standard normals (B, width), a row for every point.
-        direction: S_W z_W of a weight whose z the points share; None where nothing is shared.
-        step: rho with its sign.
-    """
-
-    rows: Tensor
-    direction: Tensor | None
-    step: float
-
-
-class PerturbedLayer(Protocol):
+@dataclass(frozen=True)
+class PerturbedLayer:
     """A layer that can be evaluated with its parameters perturbed.
 
     Attributes:
         layer: the layer itself.
+        adaptive: whether S is |theta| rather than 1.
         width: how many standard normals are drawn for each point.
         shared: the weight whose z a group of points shares; None where nothing is shared.
     """
 
-    @property
-    def layer(self) -> Sliding | Norm: ...
-
-    @property
-    def width(self) -> int: ...
-
-    @property
-    def shared(self) -> Tensor | None: ...
-
-    def forward(self, x: Tensor, draw: LayerDraw) -> Tensor:
-        """The perturbed output for x (B, ...)."""
-        ...
-
-
-@dataclass(frozen=True)
-class OutputNoise:
-    """A Linear layer that reads one vector a point."""
-
-    layer: nn.Linear
+    layer: Any
     adaptive: bool
 
     @property
     def width(self) -> int:
-        return self.layer.out_features
+        raise NotImplementedError
 
     @property
     def shared(self) -> Tensor | None:
         return None
 
-    def forward(self, x: Tensor, draw: LayerDraw) -> Tensor:
+    def forward(self, x: Tensor, rows: Tensor, direction: Tensor | None, step: float) -> Tensor:
+        """The perturbed output for one batch of points.
+
+        Args:
+            x: what the layer reads (B, ...).
+            rows: standard normals (B, width), a row for every point.
+            direction: S_W z_W of a weight whose z the points share; None where nothing is shared.
+            step: rho with its sign.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class OutputNoise(PerturbedLayer):
+    """A Linear layer that reads one vector a point."""
+
+    layer: nn.Linear
+
+    @property
+    def width(self) -> int:
+        return self.layer.out_features
+
+    def forward(self, x: Tensor, rows: Tensor, direction: Tensor | None, step: float) -> Tensor:
         squares = x.square()
         if self.adaptive:
             variance = squares @ self.layer.weight.detach().square().T
@@ -88,27 +79,22 @@ class OutputNoise:
         if self.layer.bias is not None:
             variance = variance + _scale(self.layer.bias, self.adaptive).square()
         center = F.linear(x, self.layer.weight, self.layer.bias)
-        return torch.addcmul(center, draw.rows, variance.sqrt(), value=draw.step)
+        return torch.addcmul(center, rows, variance.sqrt(), value=step)
 
 
 @dataclass(frozen=True)
-class OwnWeights:
+class OwnWeights(PerturbedLayer):
     """A small layer: weight and bias anew for every point."""
 
     layer: Sliding | Norm
-    adaptive: bool
 
     @property
     def width(self) -> int:
         return sum(p.numel() for p in self.layer.parameters())
 
-    @property
-    def shared(self) -> Tensor | None:
-        return None
-
-    def forward(self, x: Tensor, draw: LayerDraw) -> Tensor:
-        weight, start = self._perturbed(self.layer.weight, draw, 0)
-        bias, _ = self._perturbed(self.layer.bias, draw, start)
+    def forward(self, x: Tensor, rows: Tensor, direction: Tensor | None, step: float) -> Tensor:
+        weight, start = self._perturbed(self.layer.weight, rows, step, 0)
+        bias, _ = self._perturbed(self.layer.bias, rows, step, start)
         if isinstance(self.layer, Norm):
             return _affine(_normalized(self.layer, x), weight, bias, self.layer)
         if isinstance(self.layer, nn.Linear):
@@ -117,23 +103,22 @@ class OwnWeights:
         return _own_convolution(self.layer, x, weight, bias)
 
     def _perturbed(
-        self, parameter: Tensor | None, draw: LayerDraw, start: int
+        self, parameter: Tensor | None, rows: Tensor, step: float, start: int
     ) -> tuple[Tensor | None, int]:
         """theta + step S z for every point (B, *shape), and where the next parameter's z start."""
         if parameter is None:
             return None, start
         end = start + parameter.numel()
-        z = draw.rows[:, start:end].reshape(-1, *parameter.shape)
+        z = rows[:, start:end].reshape(-1, *parameter.shape)
         scale = _scale(parameter, self.adaptive)
-        return torch.addcmul(parameter.detach(), z, scale, value=draw.step), end
+        return torch.addcmul(parameter.detach(), z, scale, value=step), end
 
 
 @dataclass(frozen=True)
-class FlippedWeights:
+class FlippedWeights(PerturbedLayer):
     """A convolution or token-wise Linear layer whose z_W a group shares up to signs."""
 
     layer: Sliding
-    adaptive: bool
 
     @property
     def width(self) -> int:
@@ -145,9 +130,8 @@ class FlippedWeights:
     def shared(self) -> Tensor | None:
         return self.layer.weight.detach()
 
-    def forward(self, x: Tensor, draw: LayerDraw) -> Tensor:
-        assert draw.direction is not None
-        rows, direction = draw.rows, draw.direction
+    def forward(self, x: Tensor, rows: Tensor, direction: Tensor | None, step: float) -> Tensor:
+        assert direction is not None
         outgoing, incoming = _channels(self.layer)
         signs = torch.where(rows[:, : outgoing + incoming] < 0, -1.0, 1.0).to(rows.dtype)
         flip_out, flip_in = signs.split([outgoing, incoming], dim=1)
@@ -158,13 +142,11 @@ class FlippedWeights:
         else:
             center = self.layer._conv_forward(x, self.layer.weight, self.layer.bias)
             change = self.layer._conv_forward(flipped, direction, None)
-        moved = torch.addcmul(
-            center, change, _by_channel(flip_out, change, self.layer), value=draw.step
-        )
+        moved = torch.addcmul(center, change, _by_channel(flip_out, change, self.layer), value=step)
         if self.layer.bias is None:
             return moved
         z = rows[:, outgoing + incoming :]
-        bias = draw.step * _scale(self.layer.bias, self.adaptive) * z
+        bias = step * _scale(self.layer.bias, self.adaptive) * z
         return moved + _by_channel(bias, moved, self.layer)
 
 

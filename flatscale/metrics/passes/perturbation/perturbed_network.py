@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +15,6 @@ from flatscale.metrics.passes.jacobian.gradient_routes import find_routes
 from flatscale.metrics.passes.perturbation.draws import normals_of_points, standard_normal
 from flatscale.metrics.passes.perturbation.perturbed_layers import (
     FlippedWeights,
-    LayerDraw,
     Norm,
     OutputNoise,
     OwnWeights,
@@ -91,8 +89,7 @@ class PerturbedNetwork:
         moved = {name: p + step * group[name] for name, p in self.parameters.items()}
         with ExitStack() as replaced:
             for name, layer in self.layers.items():
-                draw = LayerDraw(rows=rows[name], direction=group.get(name), step=step)
-                replaced.enter_context(_replaced_forward(layer, draw))
+                replaced.enter_context(_replaced_forward(layer, rows[name], group.get(name), step))
             return call_with(self.model, moved, x)
 
 
@@ -123,9 +120,11 @@ def perturbed_network(shard: Shard, *, adaptive: bool) -> PerturbedNetwork:
 
 
 @contextmanager
-def _replaced_forward(layer: PerturbedLayer, draw: LayerDraw) -> Iterator[None]:
+def _replaced_forward(
+    layer: PerturbedLayer, rows: Tensor, direction: Tensor | None, step: float
+) -> Iterator[None]:
     """Inside, the layer computes with its parameters perturbed by this draw."""
-    layer.layer.__dict__["forward"] = partial(layer.forward, draw=draw)
+    layer.layer.__dict__["forward"] = lambda x: layer.forward(x, rows, direction, step)
     try:
         yield
     finally:
@@ -157,7 +156,6 @@ def _is_plain_norm(layer: Norm, x: Tensor) -> bool:
 
 def _reproduces(own: OwnWeights, call: LayerCall) -> bool:
     """Whether a kind of normalization that may be a subclass's own computes what is known."""
-    draw = LayerDraw(rows=call.x.new_zeros(1, own.width), direction=None, step=0.0)
     with torch.no_grad():
-        again = own.forward(call.x, draw)
+        again = own.forward(call.x, call.x.new_zeros(1, own.width), None, 0.0)
     return again.shape == call.h.shape and torch.allclose(again, call.h, rtol=1e-4, atol=1e-5)

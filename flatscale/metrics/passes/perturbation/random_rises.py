@@ -110,10 +110,9 @@ def adaptive_perturbation(
             outside known layers; None balances the cost of drawing one against the points'
             correlation.
     """
-    probe = required(observers, "probe")
-    group = _group_size(probe, points_per_perturbation)
-    draws = {"rho": rho, "adaptive": True, "group": group, "seed": seed}
-    return _rises(probe, draws, max_relative_error, max_evaluations // 2)
+    draws = {"rho": rho, "adaptive": True, "seed": seed}
+    most = max_evaluations // 2
+    return _rises(observers, draws, points_per_perturbation, max_relative_error, most)
 
 
 @measurement_pass("average_perturbation")
@@ -127,10 +126,9 @@ def average_perturbation(
     points_per_perturbation: PositiveInt | None = None,
 ) -> LossRises:
     """Rises of the loss at theta + rho z; options as those of `adaptive_perturbation`."""
-    probe = required(observers, "probe")
-    group = _group_size(probe, points_per_perturbation)
-    draws = {"rho": rho, "adaptive": False, "group": group, "seed": seed}
-    return _rises(probe, draws, max_relative_error, max_evaluations // 2)
+    draws = {"rho": rho, "adaptive": False, "seed": seed}
+    most = max_evaluations // 2
+    return _rises(observers, draws, points_per_perturbation, max_relative_error, most)
 
 
 def parameter_counts(shard: Shard) -> tuple[int, int]:
@@ -152,7 +150,13 @@ def paired_rises(
     shares = bool(network.parameters or network.shared_weights)
     groups = shard.indices // group if shares else np.zeros(shard.num_points, dtype=int)
     rises = np.empty((shard.num_points, rounds[1] - rounds[0]))
-    base = np.concatenate(list(shard.microbatches(lambda part: _losses(shard, part))))
+
+    def losses(part: slice) -> Arrays:
+        with torch.no_grad():
+            found = shard.losses(shard.model(shard.x[part]), shard.y[part])
+        return {"loss": found.double().cpu().numpy()}
+
+    base = shard.rows(losses)["loss"]
     for g in np.unique(groups):
         at = np.flatnonzero(groups == g)
         for column, number in enumerate(range(*rounds)):
@@ -163,13 +167,20 @@ def paired_rises(
 
 
 def _rises(
-    observer: Observer, draws: Mapping[str, Any], max_relative_error: float, most: int
+    observers: Mapping[str, Observer],
+    draws: Mapping[str, Any],
+    asked_group: int | None,
+    max_relative_error: float,
+    most: int,
 ) -> LossRises:
     """Rounds of `paired_rises`, whose other arguments `draws` holds, until accurate."""
-    rho, groups = draws["rho"], np.arange(observer.num_points) // draws["group"]
+    observer = required(observers, "probe")
+    group = _group_size(observer, asked_group)
+    rho, groups = draws["rho"], np.arange(observer.num_points) // group
 
     def draw(start: int, stop: int) -> list[np.ndarray]:
-        return list(observer.gather(paired_rises, rounds=(start, stop), **draws)["rises"].T)
+        found = observer.gather(paired_rises, rounds=(start, stop), group=group, **draws)
+        return list(found["rises"].T)
 
     def estimate(rounds: Sequence[np.ndarray]) -> LossRises:
         found = LossRises(rho=rho, rises=np.stack(rounds, axis=1), groups=groups, converged=False)
@@ -228,9 +239,3 @@ def _paired_losses(
 
     at_most = max(1, int(DRAWN_ROWS / (4 * max(1, network.width))))
     return np.concatenate(list(shard.batch.run(len(at), compute, at_most)))
-
-
-def _losses(shard: Shard, part: slice) -> np.ndarray:
-    with torch.no_grad():
-        losses = shard.losses(shard.model(shard.x[part]), shard.y[part])
-    return losses.double().cpu().numpy()
