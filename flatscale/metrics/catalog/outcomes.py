@@ -75,14 +75,14 @@ def _difference(name: str, train: np.ndarray, test: np.ndarray) -> Measurement:
     second = mean_over_points(name, test, num_evaluations=1)
     if first.value is None or second.value is None:
         raise MetricError("a side of the gap has no value")
-    errors = (first.std_error, second.std_error)
+    errors = [m.std_error for m in (first, second) if m.std_error is not None]
     reasons = [
         f"{side}: {m.reason}" for side, m in (("train", first), ("test", second)) if m.reason
     ]
     return Measurement(
         name=name,
         value=second.value - first.value,
-        std_error=None if None in errors else float(np.hypot(*errors)),
+        std_error=float(np.hypot(*errors)) if len(errors) == 2 else None,
         num_evaluations=1,
         num_points=first.num_points + second.num_points,
         reason="; ".join(reasons) or None,
