@@ -38,7 +38,9 @@ def held_for_measurement(model: nn.Module) -> Iterator[nn.Module]:
             if module._parameters:
                 undo.callback(_restore_parameters, module, dict(module._parameters))
             if module._buffers:
-                undo.callback(_restore_buffers, module, _saved_buffers(module))
+                buffers = dict(module._buffers)
+                values = {n: b.detach().clone() for n, b in buffers.items() if b is not None}
+                undo.callback(_restore_buffers, module, buffers, values)
         undo.callback(
             torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled()
         )
@@ -108,20 +110,14 @@ def _start_from_the_same(modules: list[nn.Module]) -> Callable[..., tuple[Any, .
     return before
 
 
-def _saved_buffers(module: nn.Module) -> dict[str, tuple[Tensor | None, Tensor | None]]:
-    return {
-        name: (buffer, None if buffer is None else buffer.detach().clone())
-        for name, buffer in module._buffers.items()
-    }
-
-
 def _restore_buffers(
-    module: nn.Module, saved: dict[str, tuple[Tensor | None, Tensor | None]]
+    module: nn.Module, before: dict[str, Tensor | None], values: dict[str, Tensor]
 ) -> None:
     module._buffers.clear()
-    for name, (buffer, value) in saved.items():
-        module._buffers[name] = buffer
-        if buffer is not None and value is not None and not torch.equal(buffer, value):
+    module._buffers.update(before)
+    for name, value in values.items():
+        buffer = before[name]
+        if buffer is not None and not torch.equal(buffer, value):
             with torch.no_grad():
                 buffer.copy_(value)
 

@@ -84,9 +84,6 @@ class ExactJacobians:
         singular_values: of J_i, descending (n, N).
         layer_names: the linear layers' uses, in forward order (L).
         layer_singular_values: of J_i^l (n, L, N).
-        input_norm2: ||x_i||^2 (n).
-        along_input: ||J_i x_i||^2 / d.
-        sums: what is summed over outputs.
         epsilon: rounding unit of the arithmetic the Jacobians were computed in.
     """
 

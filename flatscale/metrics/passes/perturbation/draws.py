@@ -22,7 +22,7 @@ def normals_of_points(
     rows = torch.empty(len(indices), *shape, dtype=dtype)
     for row, index in zip(rows, indices, strict=True):
         generator = torch.Generator().manual_seed(draw_seed(*labels, int(index)))
-        torch.randn(*shape, generator=generator, dtype=dtype, out=row)
+        torch.randn(tuple(shape), generator=generator, dtype=dtype, out=row)
     return rows
 
 
