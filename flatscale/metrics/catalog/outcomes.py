@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 
@@ -82,7 +83,7 @@ def _difference(name: str, train: np.ndarray, test: np.ndarray) -> Measurement:
     return Measurement(
         name=name,
         value=second.value - first.value,
-        std_error=float(np.hypot(*errors)) if len(errors) == 2 else None,
+        std_error=math.hypot(*errors) if len(errors) == 2 else None,
         num_evaluations=1,
         num_points=first.num_points + second.num_points,
         reason="; ".join(reasons) or None,
