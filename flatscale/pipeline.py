@@ -73,11 +73,11 @@ def run_study(
     # 1. The data, before the store exists: what cannot be run leaves nothing behind.
     points = load_points(config)
     check_networks(config, points.dataset)
-    store.prepare(config)
     problem = None
     with ExitStack() as stack:
-        # 2. From here on this process alone writes the store.
+        # 2. From here on this process alone writes the store; a refused run changes nothing in it.
         stack.enter_context(store.locked())
+        store.prepare(config)
         store.remove_leftovers()
         _write_companions(config, store, points)
         # 3. The trials; tracking hears from the store what is written, and delivers it meanwhile.

@@ -60,7 +60,7 @@ def _split(split: Path, class_names: tuple[str, ...], image_size: int | None) ->
     found = [
         (path, label)
         for label, name in enumerate(class_names)
-        for path in sorted((split / name).glob("*"))
+        for path in _entries(split / name)
         if path.suffix.lower() in _SUFFIXES and path.name[0] != "." and path.is_file()
     ]
     files = [path for path, _ in found]
@@ -71,3 +71,11 @@ def _split(split: Path, class_names: tuple[str, ...], image_size: int | None) ->
 
     labels = np.array([label for _, label in found], dtype=np.int64)
     return Split(labels=labels, read=read, where=f"the images in {split}")
+
+
+def _entries(class_folder: Path) -> list[Path]:
+    """What is in a class's folder; nothing where a split has no such class."""
+    try:
+        return sorted(class_folder.iterdir()) if class_folder.is_dir() else []
+    except OSError as error:
+        raise DataError(f"the class folder {class_folder} cannot be read: {error}") from error

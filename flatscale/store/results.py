@@ -113,9 +113,14 @@ class Store(Layout):
         """Hold the store for one driver; the lock ends with the process, however it ends.
 
         Raises:
-            StoreError: another driver holds it.
+            StoreError: another driver holds it, or the folder cannot be written.
         """
-        with self.lock_file.open("a") as file:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            opened = self.lock_file.open("a")
+        except OSError as error:
+            raise StoreError(f"cannot write the store {self.root}: {error}") from error
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -137,12 +142,15 @@ class Store(Layout):
                         path.unlink()
 
     def is_locked(self) -> bool:
-        """Whether a driver holds the store now."""
-        try:
-            with self.locked():
-                return False
-        except StoreError:
-            return True
+        """Whether a driver holds the store now; asked without writing anything."""
+        if not self.lock_file.is_file():
+            return False
+        with self.lock_file.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     def read_study(self) -> StudyConfig:
         """The study this store belongs to.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +93,20 @@ def test_a_training_folder_without_classes_is_refused(tmp_path: Path) -> None:
         save(tmp_path / split / "0.png", 1)
     with pytest.raises(DataError, match="one folder a class; found none"):
         load(tmp_path)
+
+
+def test_a_class_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split / "cat").mkdir(parents=True)
+    listed = Path.iterdir
+
+    def refuse(path: Path) -> Iterator[Path]:
+        if path.name == "cat":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(DataError, match=r"the class folder .*train/cat cannot be read: .*denied"):
+        load_dataset(DataConfig(source="folder", path=str(tmp_path)), seed=0)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from flatscale.errors import StoreError
 from flatscale.measurement import Measurement
+from flatscale.pipeline import run_study
 from flatscale.store.atomic import write_atomically
 from flatscale.store.records import FAILED, MEASUREMENT_SCHEMA, TRIAL_SCHEMA, Snapshot
 from flatscale.store.results import Store, load_results
@@ -350,3 +351,18 @@ def test_listeners_hear_of_every_record_that_is_on_the_disk(store: Store) -> Non
     for spec in plan(study())[:3]:
         store.write(record(spec))
     assert heard == [spec.trial_id for spec in plan(study())[:3]]
+
+
+def test_a_run_that_is_refused_changes_nothing_of_the_study_that_runs(tmp_path: Path) -> None:
+    running = study()
+    store = Store(tmp_path)
+    store.prepare(running)
+    before = store.study_file.read_bytes()
+    analysis = running.analysis.model_copy(update={"primary": ("learning_rate", "mls")})
+    intruder = running.model_copy(update={"analysis": analysis})
+    with store.locked():
+        assert Store(tmp_path).is_locked()
+        with pytest.raises(StoreError, match="another run is writing"):
+            run_study(intruder, plan(intruder), Store(tmp_path))
+    assert store.study_file.read_bytes() == before
+    assert not Store(tmp_path).is_locked()
