@@ -24,8 +24,12 @@ quickstart: $(STAMP) ## Run configs/quickstart.yaml on this machine and print wh
 
 test test-slow test-gpu: export OMP_NUM_THREADS ?= 1
 
-test: $(STAMP) ## The whole quick test suite, in WORKERS processes
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup
+# What starts Ray and servers runs alone: it uses every core, and waits for processes of its own.
+STARTS_RAY := tests/cluster tests/tracking tests/test_extension.py
+
+test: $(STAMP) ## The whole quick test suite: what starts Ray one by one, the rest in WORKERS processes
+	$(BIN)/pytest $(STARTS_RAY)
+	$(BIN)/pytest -n $(WORKERS) $(addprefix --ignore=,$(STARTS_RAY))
 
 test-slow: $(STAMP) ## The tests that take long: calibrations by simulation, kill tests, servers
 	$(BIN)/pytest -m slow --timeout 3000

@@ -16,16 +16,6 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 # One thread a process: the tests' networks are small, and their processes share few cores.
 torch.set_num_threads(1)
 
-# Tests that start a Ray of their own take turns: two at a time would share two cores.
-STARTS_RAY = {"cluster"}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one group run in one process, one after another, where tests run in several."""
-    for item in items:
-        if STARTS_RAY & set(item.path.parent.parts):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-
 
 def _without_collection(parse: Any) -> Any:
     """ast.parse with garbage collection put off until it is done.

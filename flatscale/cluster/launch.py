@@ -13,9 +13,10 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 # Tune reads these when it is imported: its own loggers cost four times the report rate, and its
 # experiment snapshots are not what a study resumes from.
@@ -112,8 +113,11 @@ def _run_missing(
         config=config, dataset=points.dataset, pool=pool, mailbox=mailbox, layout=Layout(store.root)
     )
     # 2. Tune runs the trials; each waits until its record is written here, so none is lost.
-    with RecordWriter(mailbox, store, listeners) as writer:
-        lost = run_on_tune(config, missing, context, writer)
+    try:
+        with RecordWriter(mailbox, store, listeners) as writer:
+            lost = run_on_tune(config, missing, context, writer)
+    finally:
+        _end_actors(*pool.actors, mailbox)
     if writer.error is not None:
         raise writer.error
     # 3. A trial whose processes died more often than the retry limit allows ends as failed.
@@ -124,6 +128,13 @@ def _run_missing(
             record = describe(spec, points.dataset)
             writer.write(replace(record, reason=reason, finished_at=datetime.now(UTC)))
     return len(writer.written) < len(missing)
+
+
+def _end_actors(*actors: Any) -> None:
+    """End what this run started: Ray keeps what Tune was given for as long as the driver lives."""
+    for actor in actors:
+        with suppress(ray.exceptions.RayError):
+            ray.kill(actor)
 
 
 def _refuse_other_data(store: Store, points: Points) -> None:
