@@ -13,7 +13,7 @@ from flatscale.measurement import Measurement
 from flatscale.store.records import DIVERGED, FAILED, FINISHED, Snapshot, TrialRecord
 from flatscale.store.results import Store
 from flatscale.study.plan import TrialSpec, plan
-from flatscale.study.schema import StudyConfig
+from flatscale.study.schema import DEFAULT_METRICS, StudyConfig
 
 NASTY_FAMILY = "R&D_50% {x}$<img src=x onerror=alert(1)></script>\\"
 FAMILIES = {
@@ -24,22 +24,7 @@ FAMILIES = {
     "timm:resnet18": NASTY_FAMILY,
 }
 BOUNDS = {"bound_a": 0.2, "bound_b": 0.5, "bound_c": 0.9, "bound_d": 1.3}
-METRICS = (
-    "train_loss",
-    "train_accuracy",
-    "test_loss",
-    "test_accuracy",
-    "generalization_gap",
-    "mls",
-    "nmls",
-    "log_lvr",
-    "log_nvr",
-    "local_dimensionality",
-    "sharpness",
-    "adaptive_sharpness",
-    *BOUNDS,
-    "nmls_bound",
-)
+METRICS = (*DEFAULT_METRICS, *BOUNDS, "nmls_bound")
 
 
 def make_study(
