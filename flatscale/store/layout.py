@@ -27,6 +27,8 @@ class Layout:
         """Weights that were kept, and what a trial needs to resume."""
         self.report = root / "report"
         self.report_page = self.report / REPORT_PAGE
+        self.table_file = root / "table.parquet"
+        """One row a network of the study, one column a metric: what `Results.table` gives."""
         self.trials_table = root / "trials.parquet"
         self.measurements_table = root / "measurements.parquet"
         """The records as two flat tables, for other programs."""

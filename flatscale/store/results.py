@@ -3,8 +3,9 @@
 A store is a folder. The truth in it is `records/<trial id>.parquet`, one atomic file a trial with
 one row: what was trained, how it ended, and (nested) every measurement and the training history.
 Nothing else needs to be right for a study to continue. `records.sha256` tells a record that was
-damaged on the disk from a whole one. `trials.parquet` and `measurements.parquet`
-are the same content as two flat tables, for other programs, written anew after every run.
+damaged on the disk from a whole one. `table.parquet` (one row a network, one column a metric),
+`trials.parquet` and `measurements.parquet` are the same content as flat tables, for other
+programs, written anew after every run.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from flatscale.store.atomic import is_leftover, write_atomically
 from flatscale.store.checksums import Checksums
 from flatscale.store.layout import Layout
 from flatscale.store.records import RECORD_SCHEMA, REQUIRED, TRIAL_SCHEMA, TrialRecord
+from flatscale.study.plan import plan
 from flatscale.study.reading import parse_config
 from flatscale.study.schema import StudyConfig
 
@@ -48,21 +50,47 @@ class Results:
     measurements: pl.DataFrame
     history: pl.DataFrame
 
-    def table(self) -> pl.DataFrame:
-        """One row per trial, with a column per metric of its final snapshot.
+    def table(self, *, all: bool = False) -> pl.DataFrame:
+        """One row per network of the study as it is now, a column per metric of its final snapshot.
 
         Beside a metric's column `m` stand `m__std_error` and `m__converged`. A trial without final
         measurements (failed, diverged) keeps its row, with nulls.
+
+        Args:
+            all: also the records that the study no longer owns, with a column `left_out` that says
+                why each is not in the table otherwise; a network may then have several rows.
         """
-        final = self.measurements.filter("is_final")
-        wide = self.trials
+        known = self.trials.with_columns(left_out=self._left_out())
+        wide = known if all else known.filter(pl.col("left_out").is_null()).drop("left_out")
+        final = self.measurements.filter("is_final", pl.col("trial_id").is_in(wide["trial_id"]))
         for values in ("value", "std_error", "converged"):
             name = pl.col("metric") + ("" if values == "value" else f"__{values}")
             pivoted = final.select("trial_id", values, name).pivot(
                 "metric", index="trial_id", values=values, aggregate_function="first"
             )
-            wide = wide.join(pivoted, on="trial_id", how="left")
+            wide = wide.join(pivoted, on="trial_id", how="left", maintain_order="left")
         return wide
+
+    def _left_out(self) -> pl.Series:
+        """Of every record, why it belongs to no trial of the study as it is now; null if it does.
+
+        A trial's id changes with what is measured, its network's does not: after a metric is added
+        the store holds the same network twice.
+        """
+        specs = plan(self.study)
+        current, networks = {s.trial_id for s in specs}, {s.network_id: s.trial_id for s in specs}
+
+        def reason(trial_id: str, network_id: str) -> str | None:
+            if trial_id in current:
+                return None
+            if network_id not in networks:
+                return "the study has no such network any more"
+            return (
+                f"measured otherwise than the study asks now; its trial is {networks[network_id]}"
+            )
+
+        rows = self.trials.select("trial_id", "network_id").iter_rows()
+        return pl.Series([reason(*row) for row in rows], dtype=pl.String)
 
 
 class Store(Layout):
@@ -255,7 +283,8 @@ class Store(Layout):
         )
 
     def export(self, results: Results) -> None:
-        """Write the two flat tables, of trials and of measurements."""
+        """Write the flat tables: of networks, of trials and of measurements."""
+        write_atomically(self.table_file, _parquet(results.table()))
         write_atomically(self.trials_table, _parquet(results.trials))
         write_atomically(self.measurements_table, _parquet(results.measurements))
 
@@ -300,7 +329,7 @@ class Store(Layout):
 
 
 def load_results(store: str | Path) -> Results:
-    """Read a results store: `trials`, `measurements`, `history`, and `.table()`, one row a trial.
+    """Read a results store: `trials`, `measurements`, `history`; `.table()` has a row a network.
 
     Raises:
         StoreError: this is not a store, or a record in it is damaged.

@@ -63,6 +63,32 @@ def test_the_table_has_one_row_a_trial_and_final_values_only(store: Store) -> No
     assert failed["reason"] == "worker died"
 
 
+def test_after_a_metric_is_added_every_network_stands_in_the_table_once(tmp_path: Path) -> None:
+    before = study(measurement={"metrics": ["mls"]})
+    after = study(measurement={"metrics": ["mls", "sharpness"]}, num_seeds=2)
+    store = Store(tmp_path / "store")
+    for config in (before, after):
+        store.prepare(config)
+        for spec in plan(config):
+            store.write(record(spec, network_id=spec.network_id))
+    results = load_results(store.root)
+    current = [spec.trial_id for spec in plan(after)]
+    table = results.table()
+    assert sorted(table["trial_id"]) == sorted(current)
+    assert not table["network_id"].is_duplicated().any()
+    everything = results.table(all=True)
+    assert everything.height == results.trials.height == len(plan(before)) + len(current)
+    assert everything["mls"].null_count() == 0
+    assert everything.filter(pl.col("left_out").is_null()).drop("left_out").equals(table)
+    reasons = dict(everything.select("trial_id", "left_out").iter_rows())
+    again = {spec.network_id: spec.trial_id for spec in plan(after)}
+    for spec in plan(before):
+        words = again.get(spec.network_id, "no such network any more")
+        assert words in reasons[spec.trial_id]
+    store.export(results)
+    assert pl.read_parquet(store.table_file).equals(table)
+
+
 def test_an_empty_store_reads_as_empty_tables(store: Store) -> None:
     results = store.read()
     assert results.table().height == 0
