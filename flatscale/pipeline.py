@@ -19,7 +19,7 @@ from flatscale.cluster.mailbox import Listener
 from flatscale.data import Points, load_points
 from flatscale.errors import FlatscaleError, TrackingError
 from flatscale.metrics import metric_catalog
-from flatscale.preflight import check_networks
+from flatscale.preflight import check_networks, say_what_is_clipped
 from flatscale.store.atomic import write_atomically
 from flatscale.store.results import Store
 from flatscale.store.status import StatusFile
@@ -73,6 +73,7 @@ def run_study(
     # 1. The data, before the store exists: what cannot be run leaves nothing behind.
     points = load_points(config)
     check_networks(config, points.dataset)
+    say_what_is_clipped(specs, points.dataset)
     problem = None
     with ExitStack() as stack:
         # 2. From here on this process alone writes the store; a refused run changes nothing in it.

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from flatscale.data import DATASETS, Dataset
 from flatscale.errors import ConfigError, FlatscaleError
-from flatscale.metrics import check_metric_names, metric_catalog
+from flatscale.metrics import check_metric_names, metric_catalog, with_inequalities
 from flatscale.models import build_model, model_options
 from flatscale.store.records import TRIAL_SCHEMA
 from flatscale.study.plan import TrialSpec, plan
 from flatscale.study.registry import import_plugins, unknown_name
-from flatscale.study.schema import StudyConfig, TrainingConfig
+from flatscale.study.schema import AnalysisConfig, StudyConfig, TrainingConfig
 from flatscale.training import LOSSES, build_optimizer, optimizer_constants
+
+logger = logging.getLogger(__name__)
 
 
 class Faults:
@@ -73,7 +76,34 @@ def check_study(config: StudyConfig) -> list[TrialSpec]:
                 if name not in known:
                     raise ConfigError(unknown_name("column", name, set(known)))
     faults.raise_any()
+    _say_what_is_not_measured(config)
     return plan(config)
+
+
+def _say_what_is_not_measured(config: StudyConfig) -> None:
+    """Warn of outcomes that the study file names, and that it does not measure."""
+    named, standard = config.analysis.outcomes, AnalysisConfig().outcomes
+    measured, _ = with_inequalities(config.measurement.metrics)
+    absent = [name for name in named if name not in (*measured, *TRIAL_SCHEMA)]
+    if absent and named != standard:
+        logger.warning(
+            "analysis.outcomes: %s not measured, so the report says nothing of it; add it to "
+            "measurement.metrics, or leave it out",
+            ", ".join(map(repr, absent)) + (" is" if len(absent) == 1 else " are"),
+        )
+
+
+def say_what_is_clipped(specs: Sequence[TrialSpec], dataset: Dataset) -> None:
+    """Warn of batch sizes that are larger than the data."""
+    most = len(dataset.y_train)
+    clipped = [spec.batch_size for spec in specs if spec.batch_size > most]
+    if clipped:
+        sizes = ", ".join(map(str, sorted(set(clipped))))
+        logger.warning(
+            "design.batch_size: %s is more than the %d training images; the %d trials with it are "
+            "trained with, and recorded as, batches of %d",
+            *(sizes, most, len(clipped), most),
+        )
 
 
 def check_networks(config: StudyConfig, dataset: Dataset) -> None:

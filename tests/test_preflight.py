@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flatscale.cluster.trial import describe
 from flatscale.data import load_points
 from flatscale.errors import ConfigError, DataError, FlatscaleError, ModelError
-from flatscale.preflight import check_networks, check_study
+from flatscale.preflight import check_networks, check_study, say_what_is_clipped
 from flatscale.study.reading import parse_config
 
 STUDY: dict[str, Any] = {
@@ -91,3 +95,63 @@ def test_networks_that_do_not_fit_the_images_are_named_before_anything_starts() 
         check_networks(config, load_points(config).dataset)
     assert "models[1]: 'timm:levit_128s' does not take images (1, 8, 8)" in str(caught.value)
     assert "models[2]: timm cannot build 'timm:resnet10t'" in str(caught.value)
+
+
+def test_an_outcome_that_is_not_measured_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    measurement = {"metrics": ["mls", "sharpness", "test_loss"]}
+    outcomes = {"outcomes": ["loss_gap", "test_loss"]}
+    check_study(parse_config({**STUDY, "measurement": measurement}))
+    assert not caplog.records  # the default outcomes were not asked for
+    check_study(parse_config({**STUDY, "measurement": measurement, "analysis": outcomes}))
+    (said,) = [entry.getMessage() for entry in caplog.records]
+    assert said.startswith("analysis.outcomes: 'loss_gap' is not measured")
+
+
+def test_a_batch_larger_than_the_data_is_said_and_recorded_as_what_was_used(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    design = {"kind": "grid", "learning_rate": [0.1], "batch_size": [16, 64], "num_seeds": 3}
+    data = {"source": "digits", "train_size": 20, "test_size": 20}
+    parts = {"design": design, "data": data, "measurement": {"probe_size": 10}}
+    config = parse_config({**STUDY, **parts})
+    specs, dataset = check_study(config), load_points(config).dataset
+    say_what_is_clipped(specs, dataset)
+    (said,) = [entry.getMessage() for entry in caplog.records]
+    assert "64 is more than the 20 training images; the 6 trials" in said
+    assert {(s.batch_size, describe(s, dataset).batch_size) for s in specs} == {(16, 16), (64, 20)}
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (
+            {"models": ["mlp"]},
+            (
+                "models[0]: must be a mapping with the keys architecture, family, options, design, "
+                "training; found 'mlp' (did you mean {architecture: 'mlp'}?)"
+            ),
+        ),
+        (
+            {"measurement": {"metrics": "mls"}},
+            "measurement.metrics: must be a list, such as ['mls']; found 'mls'",
+        ),
+        ({"data": {"classes": [3]}}, "data.classes: tuple should have at least 2 items"),
+    ],
+)
+def test_a_name_where_a_mapping_or_a_list_belongs(parts: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config({**STUDY, **parts})
+    first, *more = str(caught.value).splitlines()[1:]
+    assert first.strip().startswith(said)
+    assert not more
+
+
+def test_a_metrics_typo_in_the_measuring_job_is_one_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(__file__).resolve().parents[1]
+    arguments = ["measure.py", str(root / "configs" / "quickstart.yaml"), "mlss"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert runpy.run_path(str(root / "jobs" / "measure.py"))["main"]() == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: measurement: unknown metric 'mlss' (did you mean 'mls'?)")

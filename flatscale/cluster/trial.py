@@ -89,7 +89,7 @@ def describe(spec: TrialSpec, dataset: Dataset) -> TrialRecord:
         weight_decay=spec.training.optimizer.weight_decay,
         loss=spec.training.loss,
         learning_rate=spec.learning_rate,
-        batch_size=spec.batch_size,
+        batch_size=min(spec.batch_size, len(dataset.y_train)),
         seed_index=spec.seed_index,
         status=FAILED,
         reason="it has not ended",

@@ -6,6 +6,7 @@ import copy
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
-from flatscale.errors import DataError
+from flatscale.errors import DataError, MetricError
 from flatscale.measurement import Measurement
 from flatscale.metrics.pass_runner import measure_observers
-from flatscale.metrics.probe.observers import LocalObserver
+from flatscale.metrics.probe.observers import LocalObserver, call_on_shard
+from flatscale.metrics.probe.second_look import refuse_misfit
 from flatscale.metrics.registration import check_metric_names
 from flatscale.training.losses import PointLoss
 
-PointSet = tuple[Any, Any] | Iterable[Any]
-"""(x, y) tensors or arrays, or an iterable of such batches (a DataLoader)."""
+PointSet = tuple[Any, Any] | Iterable[Any] | Dataset[Any]
+"""(x, y) tensors or arrays, a Dataset, or an iterable of such batches (a DataLoader)."""
+_LOADED_AT_ONCE = 256
 
 _COLUMNS = {
     "value": pl.Float64,
@@ -76,9 +80,14 @@ class Report(Mapping[str, Measurement]):
 
     def __str__(self) -> str:
         table = Table("metric", "value", "std error", "converged", "note")
+        # What failed for one reason is one row.
+        failed = {m.reason: [k for k in self if self[k].reason == m.reason] for m in self.values()}
         for name, measured in self.items():
+            same = failed[measured.reason] if measured.value is None else [name]
+            if name != same[0]:
+                continue
             table.add_row(
-                name,
+                ", ".join(same),
                 "-" if measured.value is None else f"{measured.value:.6g}",
                 "-" if measured.std_error is None else f"{measured.std_error:.2g}",
                 "yes" if measured.converged else "no",
@@ -108,9 +117,14 @@ def measure(
 ) -> Report:
     """Measure a network on a probe set; the network comes back exactly as it was.
 
+    A network that is no function of the point alone (BatchNorm without running statistics, dropout
+    that stays on) is found out by a second look at some points; every measurement of it says so. A
+    compiled module is measured as the module that was compiled.
+
     Args:
         model: any module mapping inputs (B, ...) to outputs (B, N).
-        data: the probe set: (x, y), or a DataLoader of such batches.
+        data: the probe set: (x, y), a Dataset, or a DataLoader of such batches; (x, None) for the
+            metrics that need no targets.
         metrics: names (`metric_catalog()` lists them); None for the default set.
         loss: half_squared_error, squared_error, cross_entropy, or (outputs, targets) -> (B,).
         output_map: identity, sigmoid or softmax, applied before f is differentiated.
@@ -124,19 +138,27 @@ def measure(
     Raises:
         ConfigError: an unknown metric, option, loss or output map.
         DataError: data that is not (x, y).
-        MetricError: the model is no module, or inputs and targets differ in number.
+        MetricError: the model is no module or does not take such inputs, or inputs and targets
+            differ in number.
     """
-    names = list(metrics) if metrics is not None else None
+    names = metrics if metrics is None or isinstance(metrics, str) else list(metrics)
     check_metric_names(names, options)
     observers = {}
     with _random_state_kept():
-        held = _on_device(model, device)
+        held = _measurable(model, device)
         for name, points in (("probe", data), ("train", train), ("test", test)):
             if points is not None:
                 x, y = _points(points, name)
-                observers[name] = LocalObserver(
-                    held, x, y, loss=loss, output_map=output_map, microbatch=batch_size
+                observer = LocalObserver(
+                    held,
+                    x,
+                    y,
+                    loss=loss if y.numel() else partial(_no_targets, name),
+                    output_map=output_map,
+                    microbatch=batch_size,
                 )
+                call_on_shard(observer.shard, refuse_misfit, name=name)
+                observers[name] = observer
         measured = measure_observers(observers, names, options=options, seed=seed)
     return Report(measured, observers["probe"].content_hash)
 
@@ -153,26 +175,63 @@ def _random_state_kept() -> Iterator[None]:
             np.random.set_state(state)  # noqa: NPY002
 
 
-def _on_device(model: nn.Module, device: torch.device | str | None) -> nn.Module:
-    """The model itself where it is there already, else a copy moved there."""
-    if device is None or not isinstance(model, nn.Module):
+def _measurable(model: nn.Module, device: torch.device | str | None) -> nn.Module:
+    """The model itself where it can be measured as it is, else a copy that can, at that place."""
+    if not isinstance(model, nn.Module):
         return model
-    place = torch.device(device)
-    if all(p.device.type == place.type for p in model.parameters()):
+    tensors = [*model.parameters(), *model.buffers()]
+    place = None if device is None else torch.device(device)
+    moves = place is not None and not all(_is_at(tensor.device, place) for tensor in tensors)
+    if not moves and not any(tensor.is_inference() for tensor in tensors):
         return model
-    return copy.deepcopy(model).to(place)
+    # Tensors made in inference mode refuse derivatives; their copies do not.
+    with torch.inference_mode(False):
+        copied = copy.deepcopy(model)
+        return copied.to(place) if moves else copied
+
+
+def _is_at(found: torch.device, wanted: torch.device) -> bool:
+    """Whether a tensor's device is the wanted one; a kind without a number is any of that kind."""
+    return found.type == wanted.type and wanted.index in (None, found.index)
 
 
 def _points(points: PointSet, name: str) -> tuple[Tensor, Tensor]:
+    """Inputs (n, ...) and targets; targets (n, 0) where there are none."""
     if isinstance(points, tuple | list) and len(points) == 2 and hasattr(points[0], "shape"):
-        return torch.as_tensor(points[0]), torch.as_tensor(points[1])
+        x = torch.as_tensor(points[0])
+        return x, torch.empty(len(x), 0) if points[1] is None else torch.as_tensor(points[1])
+    loader = DataLoader(points, _LOADED_AT_ONCE) if isinstance(points, Dataset) else points
+    xs, ys = [], []
     try:
-        batches = [(torch.as_tensor(x), torch.as_tensor(y)) for x, y in points]
-    except (TypeError, ValueError) as error:
+        for batch in loader:
+            if isinstance(batch, Mapping):
+                raise DataError(
+                    f"the {name} set's batches are mappings with the keys "
+                    f"{', '.join(map(repr, batch))}, and which are inputs and targets cannot be "
+                    'known; give pairs, such as ((b["image"], b["label"]) for b in loader)'
+                )
+            x, y = (torch.as_tensor(part) for part in batch)
+            if y.ndim == 0:
+                raise DataError(
+                    f"the {name} set gives single points, not batches: wrap it in "
+                    "torch.utils.data.DataLoader(..., batch_size=256)"
+                )
+            xs.append(x)
+            ys.append(y)
+        if not xs:
+            raise DataError(f"the {name} set has no batches")
+        return torch.cat(xs), torch.cat(ys)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"the {name} set must be (x, y) or an iterable of (x, y) batches; "
-            f"found {type(points).__name__} ({error})"
+            f"the {name} set must be (x, y), a Dataset, or an iterable of (x, y) batches; "
+            f"found {type(points).__name__} ({str(error).splitlines()[0]})"
         ) from error
-    if not batches:
-        raise DataError(f"the {name} set has no batches")
-    return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
+
+
+def _no_targets(name: str, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The loss of points without targets.
+
+    Raises:
+        MetricError: always.
+    """
+    raise MetricError(f"the {name} set has no targets: give measure() (x, y) in place of (x, None)")

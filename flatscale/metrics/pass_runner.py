@@ -9,7 +9,8 @@ from typing import Any
 
 from flatscale.errors import FlatscaleError, LostWorkerError
 from flatscale.measurement import Measurement
-from flatscale.metrics.probe.observers import Observer, Shard
+from flatscale.metrics.probe.observers import Observer
+from flatscale.metrics.probe.second_look import network_notes
 from flatscale.metrics.registration import (
     PASSES,
     MetricInfo,
@@ -23,8 +24,6 @@ from flatscale.metrics.registration import (
 from flatscale.study.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
-
-_WIDENED = "half-precision weights were measured in float32 arithmetic"
 
 
 def default_metrics(given: Iterable[str]) -> list[str]:
@@ -62,21 +61,10 @@ def measure_observers(
     check_metric_names(names, options)
     run = _Run(observers, resolve_options(options), seed)
     measured = {name: run.measure(metric_info(name)) for name in names}
-    notes = _precision_notes(observers)
-    return {name: with_notes(found, notes) for name, found in measured.items()}
-
-
-def was_widened(shard: Shard) -> bool:
-    """Whether the model's weights are of half precision, and measured in float32."""
-    return shard.widened
-
-
-def _precision_notes(observers: Mapping[str, Observer]) -> list[str]:
     observer = next(iter(observers.values()), None)
-    if observer is None:
-        return []
-    widened = _or_error("precision of the weights", observer.once, was_widened)
-    return [_WIDENED] if widened is True else []
+    notes = run.attempt("look at the network", observer.once, network_notes) if observer else None
+    notes = list(notes) if isinstance(notes, tuple) else []
+    return {name: with_notes(found, notes) for name, found in measured.items()}
 
 
 class _Run:
@@ -93,6 +81,7 @@ class _Run:
     ) -> None:
         self._observers, self._options, self._seed = observers, options, seed
         self._results: dict[tuple[str, str], Any] = {}
+        self._told: set[str] = set()
 
     def measure(self, info: MetricInfo) -> Measurement:
         own, looks = options_of(info, self._options)
@@ -102,7 +91,7 @@ class _Run:
             if isinstance(found, Exception):
                 return Measurement.failed(info.name, _reason(found))
             inputs.append(found)
-        measured = _or_error(f"metric {info.name}", info.function, *inputs, **own)
+        measured = self.attempt(f"metric {info.name}", info.function, *inputs, **own)
         if isinstance(measured, Exception):
             return Measurement.failed(info.name, _reason(measured))
         return with_notes(measured, [n for result in inputs for n in getattr(result, "notes", ())])
@@ -119,24 +108,29 @@ class _Run:
             failed = next((found for found in needed if isinstance(found, Exception)), None)
             seed = derive_seed(self._seed, "pass", name)
             run = PASSES[name].function
-            self._results[key] = failed or _or_error(
+            self._results[key] = failed or self.attempt(
                 f"pass {name}", run, self._observers, seed, *needed, **values
             )
         return self._results[key]
 
+    def attempt(self, what: str, function: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+        """What the function returns, or its exception, logged; a lost worker is raised.
 
-def _or_error(what: str, function: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-    """What the function returns, or its exception, logged; a lost worker is raised."""
-    try:
-        return function(*inputs, **options)
-    except LostWorkerError:
-        raise
-    except Exception as error:
-        if isinstance(error, FlatscaleError):
-            logger.info("%s: %s", what, error)
-        else:
-            logger.error("%s failed", what, exc_info=error)
-        return error
+        The traceback of an error that many passes meet is logged once.
+        """
+        try:
+            return function(*inputs, **options)
+        except LostWorkerError:
+            raise
+        except Exception as error:
+            if isinstance(error, FlatscaleError):
+                logger.info("%s: %s", what, error)
+            elif _reason(error) in self._told:
+                logger.error("%s failed: %s", what, _reason(error))
+            else:
+                logger.error("%s failed", what, exc_info=error)
+            self._told.add(_reason(error))
+            return error
 
 
 def with_notes(measured: Measurement, notes: list[str]) -> Measurement:

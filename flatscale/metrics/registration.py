@@ -157,6 +157,9 @@ def check_metric_names(names: Iterable[str] | None, options: Options | None = No
     Raises:
         ConfigError: says what was found, the nearest valid name, and what is allowed.
     """
+    if isinstance(names, str):
+        metric_info(names)
+        raise ConfigError(f"metrics must be a list of names: [{names!r}], not {names!r}")
     for name in names or ():
         metric_info(name)
     resolve_options(options)

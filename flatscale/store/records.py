@@ -98,7 +98,7 @@ class TrialRecord:
     weight_decay: float = _column("weight decay of the optimizer", PARAMETER)
     loss: str = _column("name of the training loss", PARAMETER)
     learning_rate: float = _column("learning rate", PARAMETER, HYPERPARAMETER)
-    batch_size: int = _column("points a step", PARAMETER, HYPERPARAMETER)
+    batch_size: int = _column("points a step, not beyond the data", PARAMETER, HYPERPARAMETER)
     seed_index: int = _column("which of the study's seeds", PARAMETER, HYPERPARAMETER)
     num_parameters: int | None = _column("parameters of the network", PARAMETER, default=None)
     status: str = _column("finished, diverged or failed", TAG)

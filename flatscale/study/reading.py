@@ -51,7 +51,11 @@ def parse_config(content: dict[str, Any], where: str = "the study") -> StudyConf
     try:
         return StudyConfig.model_validate(content)
     except ValidationError as error:
-        faults = "\n".join(dict.fromkeys(f"  {_describe(fault)}" for fault in error.errors()))
+        found = error.errors()
+        # A list whose items are refused counts as too short: that is no fault of its own.
+        within = {f["loc"][:k] for f in found for k in range(len(f["loc"]))}
+        own = [f for f in found if f["type"] != "too_short" or f["loc"] not in within]
+        faults = "\n".join(dict.fromkeys(f"  {_describe(fault)}" for fault in own))
         raise ConfigError(f"{where} is not a valid study:\n{faults}") from None
     except RecursionError:
         raise ConfigError(f"{where} is not a valid study: it refers to itself") from None
@@ -92,9 +96,17 @@ def _describe(fault: Any) -> str:
         return f"{where}: unknown key{hint}; allowed here: {', '.join(known)}"
     if fault["type"] == "missing":
         return f"{where}: required, but not given"
+    found = _short(repr(fault["input"]))
+    if fault["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        known = _known_keys(tuple(fault["loc"]))
+        hint = f" (did you mean {{{known[0]}: {found}}}?)" if known and found[:1] == "'" else ""
+        keys = f" with the keys {', '.join(known)}" if known else ""
+        return f"{where}: must be a mapping{keys}; found {found}{hint}"
+    if fault["type"] == "tuple_type":
+        return f"{where}: must be a list, such as [{found}]; found {found}"
     if not where:
         return message
-    return f"{where}: {message[:1].lower()}{message[1:]}; found {_short(repr(fault['input']))}"
+    return f"{where}: {message[:1].lower()}{message[1:]}; found {found}"
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from flatscale.errors import MetricError
 from flatscale.metrics.probe.observers import Shard
+from flatscale.metrics.probe.parameters import refuse_complex
 
 NO_LINEAR_LAYER = "the network has no linear layer (Linear or Conv) that its outputs use"
 LINEAR_LAYERS = (
@@ -137,6 +138,7 @@ def linear_layer_names(shard: Shard) -> tuple[str, ...]:
 
 
 def _trace(shard: Shard) -> tuple[list[LayerCall], int]:
+    refuse_complex(shard.model)
     with captured_calls(shard.model) as calls, torch.enable_grad():
         outputs = shard.outputs(shard.x[:1].clone().requires_grad_(shard.x.is_floating_point()))
     return list(calls), outputs.shape[1]

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flatscale.errors import MetricError
+
 
 def call_with(model: nn.Module, values: Mapping[str, Tensor], x: Tensor) -> Any:
     """model(x) with these values in place of the parameters of these names.
@@ -27,8 +29,27 @@ def call_with(model: nn.Module, values: Mapping[str, Tensor], x: Tensor) -> Any:
     return torch.func.functional_call(model, everywhere, (x,), tie_weights=False)
 
 
+def refuse_complex(model: nn.Module) -> None:
+    """Refuse complex parameters, whose derivatives and norms no measure here is defined for.
+
+    Raises:
+        MetricError: names the first of them.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.is_complex():
+            raise MetricError(
+                f"the network has complex parameters, such as {name!r}, and theta is real; hold "
+                "their real and imaginary parts as real parameters (torch.view_as_complex)"
+            )
+
+
 def float_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Every floating-point parameter once, frozen ones included: theta."""
+    """Every floating-point parameter once, frozen ones included: theta.
+
+    Raises:
+        MetricError: the network has complex parameters.
+    """
+    refuse_complex(model)
     return {name: p for name, p in model.named_parameters() if p.is_floating_point()}
 
 

@@ -47,6 +47,9 @@ def held_for_measurement(model: nn.Module) -> Iterator[nn.Module]:
         # the fused encoder kernel would bypass every layer's forward
         torch.backends.mha.set_fastpath_enabled(False)
         undo.enter_context(torch.inference_mode(False))
+        if any(_is_compiled(module) for module in modules):
+            # compiled code runs past the hooks of layers; the same modules run without it
+            undo.enter_context(torch.compiler.set_stance("force_eager"))
         undo.enter_context(warnings.catch_warnings())
         # vmap of an operation without a batching rule is slow, and right
         warnings.filterwarnings("ignore", message="There is a performance drop")
@@ -67,6 +70,11 @@ def held_for_measurement(model: nn.Module) -> Iterator[nn.Module]:
                 if buffer is not None and buffer.dtype in _HALF:
                     module._buffers[name] = buffer.float()
         yield model
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether torch.compile made the module, or compiled it in place."""
+    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
 
 
 def widened(model: nn.Module) -> bool:
