@@ -245,7 +245,11 @@ def analyze(
         list[str] | None, typer.Option(help="Column held fixed in partial correlations; repeat.")
     ] = None,
     outcomes: Annotated[
-        Path | None, typer.Option(help="Another table, whose numeric columns become outcomes.")
+        Path | None, typer.Option(help="Another table, joined by --on for its outcomes.")
+    ] = None,
+    outcome: Annotated[
+        list[str] | None,
+        typer.Option(help="Column taken as an outcome; repeat.", show_default="found, and listed"),
     ] = None,
     on: Annotated[
         str | None,
@@ -259,20 +263,16 @@ def analyze(
     --y param_count --log param_count --family-from model`.
     """
     from flatscale.report import write_table_report
-    from flatscale.stats import family_from_name, read_table
+    from flatscale.stats import read_table
 
-    frame = read_table(table)
-    if family_from is not None:
-        pattern = {} if family_pattern is None else {"pattern": family_pattern}
-        frame = family_from_name(frame, family_from, **pattern)
-        family = "family"
-        label = label or (family_from if outcomes is None else None)
     paths = write_table_report(
-        frame,
+        read_table(table),
         x=x,
         y=y,
         out=to,
         family=family,
+        family_from=family_from,
+        family_pattern=family_pattern,
         configuration=_columns(configuration),
         label=_columns(label) or None,
         se_x=se_x,
@@ -281,6 +281,7 @@ def analyze(
         covariates=covariate or [],
         outcomes=outcomes,
         on=_columns(on) or None,
+        outcome_columns=outcome or [],
         title=table.stem,
     )
     out.print(f"report    {paths.page}", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,13 @@ import pyarrow.parquet as pq
 from flatscale.errors import StatsError
 from flatscale.stats.sample import require_columns
 
+logger = logging.getLogger(__name__)
+
 FAMILY_PATTERN = r"^[A-Za-z]+"
 """The leading letters of a model's name: resnet of `resnet50.a1_in1k`, eva of `eva02_large`."""
 
-_NUMBER = re.compile(r"[+-]?((\d{1,3}(,\d{3})+|\d+)(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+# "0,100" is a decimal comma, not a thousands separator: no such number starts with 0.
+_NUMBER = re.compile(r"[+-]?(([1-9]\d{0,2}(,\d{3})+|\d+)(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _UNREADABLE = (
     pl.exceptions.PolarsError,
     pl.exceptions.PanicException,
@@ -74,14 +78,25 @@ def read_table(path: str | Path) -> pl.DataFrame:
     if not path.is_file():
         raise StatsError(f"{path}: no such file")
     try:
-        if path.suffix == ".csv":
-            table = pl.read_csv(path, infer_schema_length=None)
-        else:
-            table = _read_parquet(path)
+        table = _read_csv(path) if path.suffix == ".csv" else _read_parquet(path)
     except _UNREADABLE as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise StatsError(f"{path}: cannot be read as a table: {said}") from error
     return parse_numbers(table)
+
+
+def _read_csv(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_csv(path, infer_schema_length=None)
+    except pl.exceptions.ComputeError:
+        # Whole numbers beyond 128 bits: as text, which `parse_numbers` takes for real numbers.
+        text = pl.read_csv(path, infer_schema=False)
+        return text.with_columns(_whole(series) for series in text)
+
+
+def _whole(series: pl.Series) -> pl.Series:
+    numbers = series.cast(pl.Int64, strict=False)
+    return numbers if numbers.null_count() == series.null_count() else series
 
 
 def _read_parquet(path: Path) -> pl.DataFrame:
@@ -99,10 +114,23 @@ def parse_numbers(table: pl.DataFrame) -> pl.DataFrame:
     for series in table:
         known = series.drop_nulls() if series.dtype == pl.String else None
         if known is not None and len(known) and all(_is_number(text) for text in known):
+            _say_if_ambiguous(known)
             values = [None if t is None else float(t.strip().replace(",", "")) for t in series]
             series = pl.Series(series.name, values, dtype=pl.Float64)
         columns.append(series)
     return pl.DataFrame(columns)
+
+
+def _say_if_ambiguous(texts: pl.Series) -> None:
+    """Thousands separators that may be decimal commas: no point, never two commas in a number."""
+    commas = texts.str.count_matches(",", literal=True)
+    if commas.max() == 1 and not texts.str.contains(".", literal=True).any():
+        first = texts.filter(commas == 1)[0].strip()
+        value = float(first.replace(",", ""))
+        logger.warning(
+            f"column {texts.name!r}: {first!r} is read as {value:g}; if its commas are decimal, "
+            "write points"
+        )
 
 
 def _is_number(text: str) -> bool:
@@ -200,7 +228,7 @@ def family_from_name(
     """The table with a column of families taken from names.
 
     A family is what `pattern` matches in the name, or the pattern's first group if it has one. A
-    name that the pattern does not match is its own family.
+    name that the pattern does not match is its own family; they are counted in a warning.
 
     Args:
         df: one row a network.
@@ -209,11 +237,22 @@ def family_from_name(
         family: the column to add.
 
     Raises:
-        StatsError: the pattern is no regular expression, or the table has the column already.
+        StatsError: the pattern is no regular expression or matches no name, or the table has the
+            column already.
     """
-    require_columns(df, [name])
     if family in df.columns:
         raise StatsError(f"the table has a column {family!r} already; name another")
+    families, note = families_in(df, name, pattern)
+    if note:
+        logger.warning(note)
+    return df.with_columns(pl.Series(family, families, dtype=pl.String))
+
+
+def families_in(
+    df: pl.DataFrame, name: str, pattern: str = FAMILY_PATTERN
+) -> tuple[list[str | None], str | None]:
+    """The family of every row, as in `family_from_name`, and a sentence on names without one."""
+    require_columns(df, [name])
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -221,10 +260,20 @@ def family_from_name(
             f"family pattern {pattern!r} is not a regular expression: {error}"
         ) from error
     group = 1 if compiled.groups else 0
-
-    def of(text: str | None) -> str | None:
-        found = None if text is None else compiled.search(text)
-        return text if found is None else found.group(group) or text
-
-    values = [of(text) for text in df[name].cast(pl.String)]
-    return df.with_columns(pl.Series(family, values, dtype=pl.String))
+    names = df[name].cast(pl.String).to_list()
+    found = [compiled.search(text) if text is not None else None for text in names]
+    families = [match.group(group) if match else None for match in found]
+    known = [text for text in names if text is not None]
+    alone = [t for t, of in zip(names, families, strict=True) if t is not None and not of]
+    if len(alone) == len(known) > 0:
+        raise StatsError(
+            f"the family pattern {pattern!r} matches none of the {len(known)} names in column "
+            f"{name!r} (for example {known[0]!r}): every row would be a family of its own"
+        )
+    note = (
+        f"The family pattern {pattern!r} does not match {len(alone)} of {len(known)} names in "
+        f"column {name!r}, each of which is a family of its own: {', '.join(alone[:20])}"
+        f"{f' and {len(alone) - 20} more' if len(alone) > 20 else ''}."
+    )
+    both = zip(names, families, strict=True)
+    return [of or text for text, of in both], note if alone else None

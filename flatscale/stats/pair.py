@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,10 @@ from flatscale.stats.estimators.partial import partial_estimate
 from flatscale.stats.estimators.permutation import permutation_within
 from flatscale.stats.estimators.synthesis import Synthesis, fisher_z, synthesize
 from flatscale.stats.findings import Estimate, Finding, finding, findings_frame, null_estimate
+from flatscale.stats.row_notes import row_notes
 from flatscale.stats.sample import Floats, Sample, require_columns, select_pair
+
+logger = logging.getLogger(__name__)
 
 METHODS = ("pearson", "spearman", "kendall")
 """The headline statistics; every other registered one belongs to the analysis in depth."""
@@ -124,7 +128,8 @@ def analyze(
         num_resamples, seed: of the bootstrap and the permutations.
 
     Returns:
-        A findings table; what cannot be computed is a null row with its reason.
+        A findings table; what cannot be computed is a null row with its reason. Rows left out,
+        repeated, or without a standard error are named in warnings of the log.
 
     Raises:
         StatsError: a column does not exist or holds no numbers, or a label occurs twice.
@@ -141,6 +146,8 @@ def analyze(
         x_error=se_x,
         y_error=se_y,
     )
+    for note in row_notes(df, sample, label=label, errors=(se_x, se_y)):
+        logger.warning(note)
     rows = headline(sample, methods=methods, confidence=confidence)
     rows += depth_findings(
         sample,

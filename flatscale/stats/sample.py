@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ Ints = NDArray[np.int64]
 
 _MIN_ROWS = 3
 _LARGEST = 1e100
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,6 +102,23 @@ def find_problem(x: Floats, y: Floats, x_name: str, y_name: str) -> str | None:
     for name, values in ((x_name, x), (y_name, y)):
         if is_constant(values):
             return f"{name} is constant over the {len(values)} usable rows"
+        problem = size_problem(values)
+        if problem:
+            return f"{name} {problem}"
+    return None
+
+
+def size_problem(values: Floats) -> str | None:
+    """Why squares of finite values or of their differences leave the range of float64, or None."""
+    largest = float(np.max(np.abs(values), initial=0))
+    if 0 < largest < 1 / _LARGEST:
+        return f"is at most {largest:.3g} in size, too small to square; multiply it by a constant"
+    if not largest:
+        return None
+    away = np.abs(values - np.median(values))
+    away = away[away > 0]
+    if len(away) and float(np.max(away)) / _LARGEST > float(np.median(away)):
+        return "spans more than 100 orders of magnitude; analyse it as log10, or leave rows out"
     return None
 
 
@@ -133,11 +152,31 @@ def numeric_column(table: pl.DataFrame, column: str) -> Floats:
     """
     series = table[column]
     if not (series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null)):
+        found = f"{series.dtype}{_first_text(series)}"
         raise StatsError(
-            f"column {column!r} must hold numbers but has type {series.dtype}; convert it to "
-            "numbers, or name another column"
+            f"column {column!r} must hold numbers but has type {found}; "
+            "leave a missing value empty and write numbers as 1234.5, or name another column"
         )
     return series.cast(pl.Float64).fill_null(float("nan")).to_numpy().astype(np.float64, copy=True)
+
+
+def error_column(table: pl.DataFrame, column: str) -> Floats:
+    """A numeric column of standard errors; true and false, which count as numbers, are refused."""
+    if table[column].dtype == pl.Boolean:
+        raise StatsError(f"column {column!r} must hold standard errors but holds true and false")
+    return numeric_column(table, column)
+
+
+def _first_text(series: pl.Series) -> str:
+    """Where a column of text holds no number: the first row, and how many there are."""
+    if series.dtype != pl.String:
+        return ""
+    numbers = series.str.strip_chars().cast(pl.Float64, strict=False)
+    wrong = (series.is_not_null() & numbers.is_null()).arg_true()
+    row = int(wrong[0]) if len(wrong) else 0
+    comma = series[row] is not None and _DECIMAL_COMMA.fullmatch(series[row])
+    hint = " (a decimal comma?)" if comma else ""
+    return f": row {row + 1} holds {series[row]!r}{hint}, one of {max(len(wrong), 1)} such rows"
 
 
 def check_labels(table: pl.DataFrame, label: str | None) -> NDArray[np.str_]:
@@ -207,7 +246,7 @@ def select_pair(
 
     values: dict[str, Floats] = {}
     for column in dict.fromkeys((x, y)):
-        values[column], reasons = _to_scale(numeric_column(table, column), log=column in log)
+        values[column], reasons = to_scale(numeric_column(table, column), log=column in log)
         for index, reason in reasons.items():
             leave_out(index, column, reason)
     for index, name in enumerate(families or ()):
@@ -242,7 +281,8 @@ def _replicates(table: pl.DataFrame, columns: Sequence[str], rows: Ints) -> Ints
     return np.array([codes.setdefault(point, len(codes)) for point in points], dtype=np.int64)
 
 
-def _to_scale(raw: Floats, *, log: bool) -> tuple[Floats, dict[int, str]]:
+def to_scale(raw: Floats, *, log: bool) -> tuple[Floats, dict[int, str]]:
+    """Values on the scale analysed, and of each row that is not usable the reason."""
     reasons = {int(i): "missing or not a number" for i in np.flatnonzero(np.isnan(raw))}
     reasons |= {int(i): "infinite" for i in np.flatnonzero(np.isinf(raw))}
     for index in np.flatnonzero(np.abs(np.nan_to_num(raw, posinf=0, neginf=0)) > _LARGEST):
@@ -260,10 +300,13 @@ def _errors(
 ) -> Floats | None:
     if error is None:
         return None
-    values = numeric_column(table, error)[rows]
-    if np.any(values < 0):
+    values = error_column(table, error)[rows]
+    negative = rows[values < 0]
+    if len(negative):
+        first = int(negative.min())
         raise StatsError(
-            f"column {error!r} holds standard errors but {int(np.sum(values < 0))} are negative"
+            f"column {error!r} holds standard errors but {len(negative)} are negative, the first "
+            f"in row {first + 1}: {table[error][first]}"
         )
     values[~np.isfinite(values)] = np.nan
     if log:

@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from flatscale.errors import StatsError
 from flatscale.report.content.report_content import Content
-from flatscale.stats import OutcomeJoin, StudyDesign, analyze_study, join_outcomes, read_table
-from flatscale.stats.sample import require_columns
+from flatscale.stats import (
+    OutcomeJoin,
+    StudyDesign,
+    analyze_study,
+    join_outcomes,
+    read_table,
+)
+from flatscale.stats.column_roles import column_roles
+from flatscale.stats.design import pair_sample
+from flatscale.stats.row_notes import row_notes
+from flatscale.stats.sample import (
+    error_column,
+    numeric_column,
+    require_columns,
+    size_problem,
+    to_scale,
+)
+
+logger = logging.getLogger(__name__)
 
 ROW = "row"
 _LISTED = 20
@@ -25,7 +44,7 @@ class Joined:
 
     Attributes:
         table: every row of the table, outcomes null where nothing matched.
-        outcomes: the numeric columns that were added.
+        outcomes: the columns that were added and are outcomes.
         label: the column that names each row once, if the key does.
         notes: what matched and what did not, in sentences.
     """
@@ -62,6 +81,9 @@ def content_of_table(
     require_columns(table, [*design.primary, *named, *chosen])
     if table.is_empty():
         raise StatsError("the table has no rows; at least 3 are needed")
+    taken = (*design.all_metrics, *design.outcomes, *design.covariates, design.family)
+    if "name" in taken and design.label != "name":
+        raise StatsError("a column called 'name' can only name the rows here; rename it")
     rows, label = table, design.label
     if label is None:
         label = ROW
@@ -70,12 +92,19 @@ def content_of_table(
     # Under the names where the statistics look for them.
     rows = rows.with_columns(
         pl.col(label).cast(pl.String).alias("name"),
+        *(pl.col(name).cast(pl.String) for name in [design.family] if name is not None),
         *(
-            pl.col(error).cast(pl.Float64, strict=False).alias(f"{column}__std_error")
+            pl.Series(f"{column}__std_error", error_column(table, error)).fill_nan(None)
             for column, error in errors.items()
             if error is not None
         ),
     )
+    _refuse_sizes(rows, design)
+    sample = pair_sample(rows, design, *design.primary)
+    name_of_rows = None if label == ROW else label
+    said = row_notes(table, sample, label=name_of_rows, errors=tuple(errors.values()))
+    for note in said:
+        logger.warning(note)
     return Content(
         title=title,
         question="",
@@ -88,19 +117,33 @@ def content_of_table(
         label=label,
         rows=rows,
         analysis=analyze_study(rows, design),
-        notes=tuple(notes),
+        notes=(*notes, *said),
         provenance={"rows": str(rows.height), "table hash": table_hash(table)},
     )
 
 
+def _refuse_sizes(rows: pl.DataFrame, design: StudyDesign) -> None:
+    """Refuse columns that float64 can neither square nor draw."""
+    for column in (*design.all_metrics, *design.outcomes):
+        values, unusable = to_scale(numeric_column(rows, column), log=column in design.log)
+        problem = size_problem(np.delete(values, list(unusable)))
+        if problem:
+            raise StatsError(f"column {column!r} {problem}")
+
+
 def join_table(
-    table: pl.DataFrame, outcomes: pl.DataFrame | str | Path, on: str | Sequence[str] | None
+    table: pl.DataFrame,
+    outcomes: pl.DataFrame | str | Path,
+    on: str | Sequence[str] | None,
+    outcome_columns: Sequence[str] = (),
 ) -> Joined:
     """Join another table, or its file, by the column or columns that name a row in both.
 
+    Its outcomes are `outcome_columns`, else those that `column_roles` finds.
+
     Raises:
-        StatsError: a column is missing, a name occurs twice among the outcomes, nothing matches, or
-            the file cannot be read.
+        StatsError: a column is missing, a name occurs twice among the outcomes, nothing matches, no
+            column is an outcome, or the file cannot be read.
     """
     if on is None:
         raise StatsError("joining outcomes needs `on`, the column of names in both tables")
@@ -108,17 +151,24 @@ def join_table(
     source = "the table of outcomes" if isinstance(outcomes, pl.DataFrame) else str(outcomes)
     keyed, key = with_key(table, on)
     other, _ = with_key(other, on)
-    joined = join_outcomes(keyed, other, key)
-    added = tuple(
-        name
-        for name, dtype in joined.table.schema.items()
-        if name not in keyed.columns and dtype.is_numeric()
+    named = [on] if isinstance(on, str) else list(on)
+    joined = join_outcomes(keyed, other.drop(name for name in named if name != key), key)
+    roles = column_roles(
+        joined.table,
+        [name for name in joined.table.columns if name not in keyed.columns],
+        keys=tuple(dict.fromkeys([*named, *(k for k in joined.keys if k != key)])),
+        renamed={new: old for old, new in joined.renamed.items()},
     )
+    said = f"Columns of {source} {roles.summary()}. Name others to have them taken (--outcome)."
+    if not (outcome_columns or roles.outcomes):
+        raise StatsError(said)
+    if not outcome_columns:
+        logger.warning(said)
     return Joined(
         table=joined.table,
-        outcomes=added,
+        outcomes=tuple(outcome_columns) or roles.outcomes,
         label=None if keyed[key].is_duplicated().any() else key,
-        notes=_join_notes(joined, key, source),
+        notes=(*_join_notes(joined, key, source), *(() if outcome_columns else (said,))),
     )
 
 

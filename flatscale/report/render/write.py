@@ -22,7 +22,8 @@ from flatscale.report.content.section import sections_of
 from flatscale.report.render.latex import render_document, render_table
 from flatscale.report.render.page import render_page
 from flatscale.report.words.summary import summary_of
-from flatscale.stats import StudyDesign
+from flatscale.stats import StudyDesign, family_from_name
+from flatscale.stats.joined_tables import FAMILY_PATTERN, families_in
 from flatscale.store.atomic import write_atomically
 from flatscale.store.layout import REPORT_PAGE
 from flatscale.store.results import Store
@@ -75,6 +76,8 @@ def write_table_report(
     y: str,
     out: str | Path,
     family: str | None = None,
+    family_from: str | None = None,
+    family_pattern: str | None = None,
     configuration: Sequence[str] = (),
     label: str | Sequence[str] | None = None,
     se_x: str | None = None,
@@ -94,6 +97,8 @@ def write_table_report(
         x, y: the primary pair of columns.
         out: the folder to write to; made if it does not exist.
         family: column of the family of each row; without it rows count as independent.
+        family_from, family_pattern: column of names whose beginning (or what the pattern matches,
+            see `family_from_name`) is the family, instead of `family`; it names the rows, too.
         configuration: columns of the hyperparameters; rows that agree in all of them (and the
             family) are replicates, and the configuration, not the row, counts as independent.
         label: column that names each row, or several that name it together; `on` where outcomes are
@@ -101,10 +106,11 @@ def write_table_report(
         se_x, se_y: columns with the standard errors of x and y.
         log: columns analysed and drawn as log10.
         covariates: columns held fixed in partial correlations.
-        outcomes: another table (or its file) to join; its numeric columns become outcomes.
+        outcomes: another table (or its file) to join; which of its columns become outcomes
+            `column_roles` says, in the log and in the report.
         on: the column of names in both tables, or several columns that name a row together (a
             model and its image size); needed with `outcomes`.
-        outcome_columns: which columns are outcomes; with `outcomes`, all numeric ones by default.
+        outcome_columns: which columns are outcomes, whatever they are called.
         title: heading of the report.
         num_resamples: bootstrap and permutation resamples.
 
@@ -114,10 +120,16 @@ def write_table_report(
     """
     table: pl.DataFrame = df
     notes: tuple[str, ...] = ()
+    if family_from is not None:
+        pattern = family_pattern or FAMILY_PATTERN
+        table, family = family_from_name(table, family_from, pattern=pattern), "family"
+        _, note = families_in(table, family_from, pattern)
+        notes = (note,) if note else ()
+        label = label or (family_from if outcomes is None else None)
     if outcomes is not None:
-        joined = join_table(df, outcomes, on)
-        table, notes = joined.table, joined.notes
-        outcome_columns = outcome_columns or joined.outcomes
+        joined = join_table(table, outcomes, on, outcome_columns)
+        table, notes = joined.table, (*notes, *joined.notes)
+        outcome_columns = joined.outcomes
         label = label or joined.label
     if label is not None:
         table, label = with_key(table, label)

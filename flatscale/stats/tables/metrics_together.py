@@ -11,7 +11,7 @@ import polars as pl
 from flatscale.stats.design import CONVERGED_SUFFIX, ERROR_SUFFIX
 from flatscale.stats.estimators.bound_tightness import bound_tightness
 from flatscale.stats.estimators.measurement_error import reliability
-from flatscale.stats.sample import numeric_column
+from flatscale.stats.sample import numeric_column, to_scale
 from flatscale.stats.tables.all_findings import pair_findings
 from flatscale.stats.tables.declaration import (
     COUNT,
@@ -100,8 +100,9 @@ def reliabilities(study: StudyData) -> Iterator[Row]:
     for name in study.design.all_metrics:
         log = name in study.design.log
         raw = numeric_column(table, name)
-        usable = np.isfinite(raw) & (raw > 0) if log else np.isfinite(raw)
-        values = np.log10(raw[usable]) if log else raw[usable]
+        scaled, unusable = to_scale(raw, log=log)
+        usable = ~np.isin(np.arange(len(raw)), list(unusable))
+        values = scaled[usable]
         row: Row = {
             "metric": name,
             "num_trials": len(values),
