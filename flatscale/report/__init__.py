@@ -1,10 +1,9 @@
 """The report of a study: a page to explore, files for a paper, every number for other programs."""
 
 from flatscale.report.content.report_content import Content
-from flatscale.report.content.section import Section, section
+from flatscale.report.content.section import Point, Section, section
 from flatscale.report.content.table_view import TableView, table_view
 from flatscale.report.render.write import ReportPaths, write_study_report, write_table_report
-from flatscale.report.words.reviewer_questions import Point
 
 __all__ = [
     "Content",

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 
 import polars as pl
 
-from flatscale.stats.tables.declaration import COUNT, REAL, TEXT, Column, interval
+from flatscale.stats.tables.declaration import COUNT, REAL, TEXT, UNITS, Column, interval
 
 FINDING_COLUMNS = (
     Column("x", TEXT, "column on the horizontal axis", "metric"),
@@ -35,8 +35,7 @@ FINDING_COLUMNS = (
     ),
     Column("num_trials", COUNT, "rows used", "n"),
     Column("num_families", COUNT, "families used; null where families play no part", "families"),
-    Column("units", TEXT, "independent units of the interval: families, configurations or rows"),
-    Column("num_units", COUNT, "how many of these units there are"),
+    *UNITS,
     Column("reason", TEXT, "why a number is null", "reason"),
 )
 

@@ -13,7 +13,7 @@ import vl_convert
 
 from flatscale.report.charts.draw import charts_of, datasets, paper_figures, specification
 from flatscale.report.charts.encodings import family_styles
-from flatscale.report.charts.look import COLOURS, NARROW, PAGE, WIDE
+from flatscale.report.charts.look import COLOURS, MIDDLE, NARROW, PAGE, WIDE
 from flatscale.report.charts.register import FIGURES
 from flatscale.report.content.from_store import content_of_store
 from flatscale.report.content.report_content import Content
@@ -23,6 +23,7 @@ from flatscale.store.results import Store
 
 CHARTS = {
     "scatter",
+    "linked",
     "levels",
     "forest",
     "leave_one_out",
@@ -33,7 +34,7 @@ CHARTS = {
     "convergence",
     "trajectories",
 }
-PRINTED = CHARTS - {"explorer"} | {"outcomes"}
+PRINTED = CHARTS - {"explorer", "linked"} | {"outcomes"}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_every_figure_stands_in_a_section_of_the_page_or_in_the_paper(content: C
 
 @pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
 def test_every_figure_obeys_the_schema_in_each_look(figure, content: Content) -> None:
-    looks = ([WIDE, NARROW] if figure.section else []) + ([figure.paper] if figure.paper else [])
+    looks = ([WIDE, MIDDLE, NARROW] if figure.section else []) + ([figure.paper] if figure.paper else [])
     for look in looks:
         spec = specification(figure, content, look)
         assert spec is not None

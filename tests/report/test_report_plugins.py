@@ -47,6 +47,7 @@ def signs(content: Content) -> Section | None:
     found = content.of_primary("findings").filter(pl.col("method") == "quadrant")
     said = f"Over {found['num_trials'][0]} networks <counted>."
     return Section(
+        sentence="They agree <mostly>.",
         paragraphs=(said,),
         points=(Point(lead="Which one?", text="Blomqvist's."),),
         tables=(table_view(SIGNS, found),),
@@ -91,7 +92,10 @@ def test_a_statistic_and_a_section_of_a_plugin_are_in_the_report(tmp_path: Path)
     page = (folder / "report.html").read_text()
     body = page[page.index("<main>") :]
     assert body.index('<section id="families"') < body.index('<section id="signs"')
-    assert body.index('<section id="signs"') < body.index('<section id="questions"')
+    assert body.index('<section id="signs"') < body.index('<section id="trials"')
+    assert '<p class="says">They agree &lt;mostly&gt;.</p>' in body
+    answers = document["answers"]
+    assert answers["Signs about the medians"] == "They agree <mostly>."
     assert "<h2>Signs about the medians</h2>" in page
     assert "Over 12 networks &lt;counted&gt;." in page
     assert "Has nothing to say" not in page

@@ -79,7 +79,30 @@ def test_an_interval_over_families_replaces_the_one_over_rows_where_there_is_one
 
 def test_methods_have_their_usual_names() -> None:
     assert method_name("kendall") == "Kendall τ-b"
-    assert method_name("pearson_jackknife") == "Pearson r (over families)"
+    assert method_name("pearson_jackknife") == "Pearson r (jackknife)"
+    assert method_name("pearson_bca") == "Pearson r (BCa bootstrap of networks)"
+    assert method_name("percentage_bend_jackknife") == "percentage bend (jackknife)"
+
+
+def test_names_are_listed_as_one_says_them() -> None:
+    assert printed.listed([]) == ""
+    assert printed.listed(["a"]) == "a"
+    assert printed.listed(["a", "b", "c"]) == "a, b and c"
+    assert printed.listed(list("abcdefgh"), 3) == "a, b, c and 5 more"
+
+
+def test_a_small_negative_correlation_is_no_negative_zero() -> None:
+    assert printed.correlation(-0.004) == "0.00"
+
+
+def test_a_long_note_that_is_the_same_in_every_row_stands_in_the_caption() -> None:
+    note = "the random slope's fit is singular: random intercept only"
+    table = declare("t", "", Column("n", REAL, "", "n"), Column("note", TEXT, "", "note"))
+    rows = [{"n": 1.0, "note": note}, {"n": 2.0, "note": note}]
+    view = table_view(table, table.frame(rows))
+    assert [head.title for head in view.headers] == ["n"]
+    assert note in view.caption
+    assert len(table_view(table, table.frame(rows[:1])).headers) == 2
 
 
 def test_a_column_of_words_with_nothing_in_it_is_not_shown() -> None:
@@ -116,7 +139,7 @@ def test_one_declaration_gives_title_format_order_and_bold() -> None:
         ("p", True),
     ]
     assert [[cell.text for cell in row] for row in view.rows] == [
-        ["Pearson r (over families)", "[−0.12, 0.50]", "0.200"],
+        ["Pearson r (jackknife)", "[−0.12, 0.50]", "0.200"],
         ["Kendall τ-b", "–", "< 0.001"],
     ]
     assert [row[1].order for row in view.rows] == ["-0.123", "0.1"]

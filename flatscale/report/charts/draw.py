@@ -11,7 +11,7 @@ import vl_convert
 from altair.utils import schemapi
 
 from flatscale.report.charts.frames import FRAMES, as_records
-from flatscale.report.charts.look import NARROW, WIDE, Look, theme
+from flatscale.report.charts.look import MIDDLE, NARROW, WIDE, Look, theme
 from flatscale.report.charts.register import FIGURES, Figure
 from flatscale.report.content.report_content import Content
 
@@ -26,14 +26,15 @@ class Chart:
     Attributes:
         key: its anchor.
         title, caption: what it shows and how to read it.
-        wide, narrow: Vega-Lite for a desk and for a phone; their data are named and stand on the
-            page once.
+        wide, middle, narrow: Vega-Lite for a desk, for half of it and for a phone; their data are
+            named and stand on the page once.
     """
 
     key: str
     title: str
     caption: str
     wide: Mapping[str, Any]
+    middle: Mapping[str, Any]
     narrow: Mapping[str, Any]
 
 
@@ -54,8 +55,9 @@ def charts_of(content: Content, section: str) -> tuple[Chart, ...]:
     for figure in FIGURES:
         if figure.section != section:
             continue
-        wide, narrow = specification(figure, content, WIDE), specification(figure, content, NARROW)
-        if wide is None or narrow is None:
+        looks = [specification(figure, content, look) for look in (WIDE, MIDDLE, NARROW)]
+        wide, middle, narrow = (spec or {} for spec in looks)
+        if not (wide and middle and narrow):
             continue
         extra = figure.note(content) + figure.page_note(content) + figure.on_page
         charts.append(
@@ -64,6 +66,7 @@ def charts_of(content: Content, section: str) -> tuple[Chart, ...]:
                 title=figure.title_of(content),
                 caption=figure.caption + extra,
                 wide=wide,
+                middle=middle,
                 narrow=narrow,
             )
         )

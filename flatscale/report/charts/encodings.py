@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from flatscale.report.charts.frames import NAME, OWN_FAMILY, column_keys
+from flatscale.report.charts.frames import NAME, OWN_FAMILY, axis_keys, column_keys
 from flatscale.report.charts.look import COLOURS, SHAPES, Look
 from flatscale.report.content.report_content import ONE_FAMILY, Content
 
@@ -79,10 +79,12 @@ def network_hover(content: Content, columns: Sequence[str]) -> list[alt.Tooltip]
     """The network's name, its family, the values shown and its design."""
     keys = column_keys(content)
     shown = [name for name in dict.fromkeys((*columns, *content.hyperparameters)) if name in keys]
+    words = {name: key for name, key in axis_keys(content).items() if name not in keys}
     return hover(
         (NAME, "network", ""),
         (OWN_FAMILY, "family", ""),
         *((keys[name], name, ".4~g") for name in shown),
+        *((key, name, "") for name, key in words.items() if name != content.family),
     )
 
 
@@ -95,7 +97,7 @@ def column_axis(channel: Any, content: Content, column: str) -> Any:
         field=column_keys(content)[column],
         type="quantitative",
         scale=scale,
-        title=column_title(content, column),
+        title=column_title(content, column) + (", log scale" if is_log else ""),
         axis=alt.Axis(**_digits(values.filter(values > 0) if is_log else values, is_log=is_log)),
     )
 

@@ -6,6 +6,8 @@ there is nothing to draw.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +23,9 @@ MAX_ROWS = 40
 """Families in a figure that has a line for each; the tables have all of them."""
 MAX_LINES = 150
 """Networks in a figure that has a line for each."""
+MAX_PARTS = 8
+"""Values of an axis that colours tell apart."""
+OTHERS = "others"
 
 NAME, FAMILY, OWN_FAMILY = "name", "family", "own_family"
 """FAMILY is the one in the legend, OWN_FAMILY the one a hover shows."""
@@ -193,10 +198,60 @@ def trajectories(content: Content, *, max_metrics: int = 6) -> pl.DataFrame:
 
 
 def column_keys(content: Content) -> dict[str, str]:
-    """Column -> key in the data; Vega reads dots and brackets in a name as a path."""
+    """Column of numbers -> key in the data; Vega reads dots and brackets in a name as a path."""
     columns = (*content.primary, *content.metrics, *content.outcomes, *content.hyperparameters)
     present = [name for name in dict.fromkeys(columns) if name in content.rows.columns]
-    return {name: f"v{index}" for index, name in enumerate(present)}
+    numbers = [name for name in present if content.rows[name].dtype.is_numeric()]
+    return {name: f"v{index}" for index, name in enumerate(numbers)}
+
+
+def axis_keys(content: Content) -> dict[str, str]:
+    """Axis of the design (hyperparameter, family, data set, ...) -> key of its parts in the data.
+
+    An axis that does not vary is no axis.
+    """
+    known = (*content.hyperparameters, content.family or "", "network", "dataset", "optimizer")
+    present = [name for name in dict.fromkeys(known) if name in content.rows.columns]
+    varied = [name for name in present if content.rows[name].drop_nulls().n_unique() > 1]
+    return {name: f"a{index}" for index, name in enumerate(varied)}
+
+
+def axis_parts(values: pl.Series) -> list[str]:
+    """The part of an axis that each row belongs to, in words.
+
+    A part is a value where there are at most MAX_PARTS, else one of five ranges that hold as many
+    rows each, or the most frequent values and the others.
+    """
+    distinct = values.drop_nulls().unique()
+    if len(distinct) <= MAX_PARTS:
+        return [_value(value) for value in values]
+    if not values.dtype.is_numeric():
+        most = values.drop_nulls().value_counts(sort=True)[values.name].head(MAX_PARTS - 1)
+        kept = set(most)
+        return [_value(value) if value is None or value in kept else OTHERS for value in values]
+    cuts = sorted({float(values.quantile(part / 5) or 0.0) for part in range(6)})
+    ranges = [f"{a:.3g} to {b:.3g}" for a, b in itertools.pairwise(cuts)]
+    return [
+        _value(None) if value is None else ranges[max(0, bisect.bisect_left(cuts, value) - 1)]
+        for value in values
+    ]
+
+
+def parts_in_order(content: Content, column: str) -> list[str]:
+    """The parts of an axis as a legend lists them: numbers by size, words by name, others last."""
+    first: dict[str, Any] = {}
+    values = content.rows[column]
+    for part, value in zip(axis_parts(values), values, strict=True):
+        if value is not None:
+            first[part] = min(first.get(part, value), value)
+    order = sorted(first, key=lambda part: (part == OTHERS, first[part]))
+    return [*order, *([_value(None)] if values.null_count() else [])]
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "(missing)"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def trials(content: Content) -> pl.DataFrame:
@@ -217,6 +272,10 @@ def trials(content: Content) -> pl.DataFrame:
         (_text(content.family) if content.family else pl.lit("")).alias(OWN_FAMILY),
         *(pl.col(column).cast(pl.Float64).alias(key) for column, key in keys.items()),
         *ends,
+        *(
+            pl.Series(key, axis_parts(content.rows[column]), dtype=pl.String)
+            for column, key in axis_keys(content).items()
+        ),
     )
 
 

@@ -90,6 +90,7 @@ class Look:
 
 
 WIDE = Look(width=980, letters=11, marker=8.4, line=2, row=24, names=210, columns=3)
+MIDDLE = Look(width=400, letters=11, marker=8, line=2, row=24, names=150, columns=2)
 NARROW = Look(width=320, letters=11, marker=7.5, line=2, row=24, names=115, columns=1)
 COLUMN = Look(
     width=3.3 * INCH, letters=7, marker=4.2, line=0.9, row=12.5, names=96, columns=1, paper=True
@@ -97,7 +98,7 @@ COLUMN = Look(
 PAGE = Look(
     width=6.9 * INCH, letters=7, marker=4.2, line=0.9, row=12.5, names=110, columns=3, paper=True
 )
-"""A desk, a phone; one column of two-column proceedings and both."""
+"""A desk, half of it, a phone; one column of two-column proceedings and both."""
 
 
 def theme(look: Look) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def matrix(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelMix
     """Heat map of both correlations; pairs that survive the correction carry a dot."""
     metrics = list(frames.matrix_metrics(content))
     room = (look.width - look.names - 2 * look.letters) / len(metrics)
-    step = alt.Step(min(max(room, 0.5 * look.row), 1.6 * look.row))
+    step = min(max(room, 0.5 * look.row), 1.6 * look.row)
     base = named("matrix").encode(
         x=alt.X("column:N", sort=metrics, title=None, axis=alt.Axis(labelAngle=-60)),
         y=alt.Y("row:N", sort=metrics, title=None),
@@ -43,4 +43,7 @@ def matrix(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelMix
         dots = base.transform_filter("isValid(datum.q_value) && datum.q_value < 0.05")
         strong = alt.condition("abs(datum.value) > 0.55", alt.value("#ffffff"), alt.value(INK))
         layers.append(dots.mark_point(style="significant").encode(color=strong))
-    return alt.layer(*layers).properties(width=step, height=step)
+    chart = alt.layer(*layers)
+    if look.paper:
+        return chart.properties(width=alt.Step(step), height=alt.Step(step))
+    return look.across(chart, max(step, look.row) * len(metrics))

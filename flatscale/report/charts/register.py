@@ -12,7 +12,7 @@ import polars as pl
 from flatscale.report.charts import intervals
 from flatscale.report.charts.look import COLUMN, PAGE, Look
 from flatscale.report.charts.matrix import matrix
-from flatscale.report.charts.scatter import explorer, outcomes, scatter, scatter_note
+from flatscale.report.charts.scatter import explorer, linked, linked_note, outcomes, scatter
 from flatscale.report.charts.trajectories import trajectories
 from flatscale.report.content.report_content import Content
 
@@ -59,9 +59,7 @@ FIGURES = (
         caption="Each marker is one network, on the scale of the statistic. Bars are one standard "
         "error of the measurement, the line is robust to outliers and its band is pointwise.",
         on_page=" Point at a marker to see which network it is. Click a family in the legend to "
-        "switch it off or on (statistics do not change). On a wide screen, drag in one panel to "
-        "pick networks out in all of them.",
-        page_note=scatter_note,
+        "switch it off or on (statistics do not change).",
         data="trials",
         draw=scatter,
     ),
@@ -90,8 +88,8 @@ FIGURES = (
     ),
     Figure(
         name="leave_one_out",
-        section="families",
-        title="Does one family carry it?",
+        section="leave_one_out",
+        title="r without each family",
         caption="Pooled r when the named family is left out; the dashed line is r with all "
         "families.",
         note=lambda content: intervals.partial_note(content, "most influential"),
@@ -129,19 +127,31 @@ FIGURES = (
         paper=PAGE,
     ),
     Figure(
+        name="linked",
+        section="outcomes",
+        title="The same networks against the outcomes",
+        caption="The primary pair, and its x against the outcomes.",
+        on_page=" On a wide screen, drag in one panel to pick networks out in all of them; click a "
+        "family in the legend to switch it off or on.",
+        page_note=linked_note,
+        data="trials",
+        draw=linked,
+        paper=None,
+    ),
+    Figure(
         name="explorer",
         section="outcomes",
         title="Each metric against each outcome",
         caption="Choose the columns below the chart. Columns declared logarithmic are shown as "
-        "log10. Colour: where the networks come from in the design, so that a hyperparameter "
-        "behind both can be seen.",
+        "log10. Colour: where the networks come from in the design, so that a hyperparameter or "
+        "another axis behind both can be seen; an axis of many values is cut into five parts.",
         data="trials",
         draw=explorer,
         paper=None,
     ),
     Figure(
         name="bounds",
-        section="measuring",
+        section="bounds",
         title="How loose the bounds are",
         caption="One tick a network, blue dot the median. 0 is tight, 1 means the bound is ten "
         "times the metric; left of 0 (orange) the inequality fails.",

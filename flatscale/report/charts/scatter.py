@@ -1,11 +1,11 @@
-"""Networks as points: the primary pair beside the outcomes, and any column against any other."""
+"""Networks as points: the primary pair, the outcomes, and any column against any other."""
 
 from __future__ import annotations
 
 import functools
 import json
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -21,67 +21,84 @@ from flatscale.report.charts.encodings import (
     network_hover,
     shown,
 )
-from flatscale.report.charts.frames import NAME, OWN_FAMILY, column_keys
+from flatscale.report.charts.frames import (
+    FAMILY,
+    NAME,
+    OWN_FAMILY,
+    axis_keys,
+    column_keys,
+    parts_in_order,
+)
 from flatscale.report.charts.look import Look
-from flatscale.report.content.report_content import Content
+from flatscale.report.content.report_content import ONE_FAMILY, Content
 
 
 def scatter(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelMixin:
-    """The primary pair with error bars and robust line; on a screen, outcomes in linked panels."""
+    """The primary pair with error bars and robust line."""
+    switch = family_switch(content, look)
+    panel = _panel(content, frame, look, content.primary, switch)
+    return look.across(panel, 0.68 * look.width if look.paper else 400)
+
+
+def linked(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelMixin | None:
+    """The primary pair and its x against outcomes, in panels that a brush links."""
     x, y = content.primary
-    outcomes = () if look.paper else _linked(content)
+    outcomes = _linked(content)
+    if not outcomes:
+        return None
     pairs = [(x, y), *((x, outcome) for outcome in outcomes)]
     # A finger that scrolls would draw brushes, so a phone has none.
-    brushing = look.columns > 1 and not look.paper
-    brushes = [alt.selection_interval(name=f"brush{i}") for i in range(len(pairs) * brushing)]
+    brushes = [
+        alt.selection_interval(name=f"brush{i}") for i in range(len(pairs) * (look.columns > 1))
+    ]
     switch = family_switch(content, look)
+    panels = []
+    for index, pair in enumerate(pairs):
+        here = brushes[index : index + 1]
+        panels.append(_panel(content, frame, look, pair, switch, brushes, here, first=not index))
+    columns = min(look.columns, len(panels))
+    width = look.panel(columns)
+    sized = [panel.properties(width=width, height=int(0.8 * width)) for panel in panels]
+    return alt.concat(*sized, columns=columns).resolve_scale(color="shared", shape="shared")
+
+
+def _panel(
+    content: Content,
+    frame: pl.DataFrame,
+    look: Look,
+    pair: tuple[str, str],
+    switch: Sequence[alt.Parameter],
+    brushes: Sequence[alt.Parameter] = (),
+    here: Sequence[alt.Parameter] = (),
+    *,
+    first: bool = True,
+) -> alt.LayerChart:
+    """One pair as points; the first panel, of the primary pair, has bars, line and the switch."""
+    across, up = pair
     colours = family_encoding(content, look)
-    panels: list[Any] = []
-    for index, (across, up) in enumerate(pairs):
-        points = shown(_networks(frame, look), switch).encode(
-            column_axis(alt.X, content, across),
-            column_axis(alt.Y, content, up),
-            tooltip=network_hover(content, (across, up)),
-            **_picked_out(brushes),
-            **colours,
-        )
-        layers = []
-        if index == 0:
-            layers = [
-                *_line(content),
-                *_error_bars(content, look, colours["color"], switch, brushes),
-            ]
-            points = points.add_params(*switch)
-        panels.append(alt.layer(*layers, points.add_params(*brushes[index : index + 1])))
-    return _arranged(panels, look)
+    points = shown(_networks(frame, look), switch).encode(
+        column_axis(alt.X, content, across),
+        column_axis(alt.Y, content, up),
+        tooltip=network_hover(content, pair),
+        **_picked_out(brushes),
+        **colours,
+    )
+    layers: list[Any] = []
+    if first:
+        bars = _error_bars(content, look, colours["color"], switch, brushes)
+        layers = [*_line(content), *bars]
+        points = points.add_params(*switch)
+    return alt.layer(*layers, points.add_params(*here))
 
 
-def scatter_note(content: Content) -> str:
+def linked_note(content: Content) -> str:
     """Which outcomes stand beside the pair on a screen."""
-    linked = ", ".join(_linked(content))
-    return f" The other panels show the same networks against {linked}." if linked else ""
+    return f" Outcomes: {', '.join(_linked(content))}."
 
 
 def _linked(content: Content) -> tuple[str, ...]:
     keys = column_keys(content)
     return tuple(n for n in content.outcomes if n in keys and n not in content.primary)[:3]
-
-
-def _arranged(panels: list[Any], look: Look) -> alt.TopLevelMixin:
-    """The pair, large, with the outcomes in a column beside it, or all below each other."""
-    first, *others = panels
-    if not others:
-        return look.across(first, 440 if look.columns > 1 and not look.paper else 0.68 * look.width)
-    if look.columns == 1:
-        sized = [panel.properties(width=look.panel(1), height=240) for panel in panels]
-        return alt.vconcat(*sized).resolve_scale(color="shared", shape="shared")
-    height, gap = 440, 5 * look.letters
-    beside = (height - gap * (len(others) - 1)) // len(others)
-    narrow = int(0.75 * look.panel(2))
-    small = [panel.properties(width=narrow, height=beside) for panel in others]
-    large = first.properties(width=2 * look.panel(2) - narrow, height=height)
-    side = alt.vconcat(*small).resolve_scale(color="shared", shape="shared")
-    return alt.hconcat(large, side).resolve_scale(color="shared", shape="shared")
 
 
 def _networks(frame: pl.DataFrame, look: Look) -> alt.Chart:
@@ -139,8 +156,9 @@ def outcomes(content: Content, frame: pl.DataFrame, look: Look) -> alt.VConcatCh
     keys = column_keys(content)
     metrics = [name for name in content.primary if name not in content.outcomes and name in keys]
     predicted = [name for name in content.outcomes if name in keys][:3]
-    colour = next((name for name in content.hyperparameters if name in keys), None)
-    if not metrics or not predicted or colour is None or frame[keys[colour]].is_null().all():
+    numbers = (name for name in content.hyperparameters if name in keys)
+    colour = next((name for name in numbers if frame[keys[name]].count()), None)
+    if not metrics or not predicted or colour is None:
         return None
     width = look.panel(len(predicted))
     tint = alt.Color(
@@ -167,18 +185,18 @@ def _tints(values: pl.Series) -> alt.Scale:
 
 
 def explorer(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelMixin | None:
-    """Choose x, y and the colouring hyperparameter from lists."""
-    keys = column_keys(content)
+    """Choose x, y and the axis of the design that colours the networks from lists."""
+    keys, axes = column_keys(content), axis_keys(content)
     if len(keys) < 2:
         return None
     outcome = next((name for name in content.outcomes if name in keys), content.primary[1])
-    tints = [name for name in content.hyperparameters if name in keys] or [content.primary[0]]
     logs = {keys[name] for name in content.log if name in keys}
+    coloured = dict(axes) or {ONE_FAMILY: FAMILY}
 
-    def choice(name: str, start: str, allowed: Sequence[str]) -> alt.Parameter:
-        options = [keys[column] for column in allowed]
-        bind = alt.binding_select(options=options, labels=list(allowed), name=f"{name}: ")
-        return alt.param(name=name, value=keys[start], bind=bind)
+    def choice(name: str, options: Mapping[str, str], start: str) -> alt.Parameter:
+        listed = list(options.values())
+        bind = alt.binding_select(options=listed, labels=list(options), name=f"{name}: ")
+        return alt.param(name=name, value=start, bind=bind)
 
     def chosen(name: str) -> str:
         """The value of the chosen column, as log10 where the study declares it."""
@@ -186,36 +204,43 @@ def explorer(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelM
         log10 = f"datum[{name}] > 0 ? log(datum[{name}]) / LN10 : null"
         return f"indexof({listed}, {name}) >= 0 ? ({log10}) : datum[{name}]"
 
-    titles = {key: f"log10 {name}" if key in logs else name for name, key in keys.items()}
+    titles = {
+        key: f"log10 {name}" if key in logs else column_title(content, name)
+        for name, key in keys.items()
+    }
     # JSON is a literal of Vega's expressions, too: no name can end the string it stands in.
     table = json.dumps(titles)
-    lines = f"[{table}[up] + ' against', {table}[across], 'coloured by ' + {table}[colour]]"
+    orders = {key: parts_in_order(content, name) for name, key in axes.items()}
+    place = f"indexof({json.dumps(orders)}[colour] || [], datum.c)"
+    names = json.dumps({key: name for name, key in coloured.items()})
+    lines = f"[{table}[up] + ' against', {table}[across], 'coloured by ' + {names}[colour]]"
     title = alt.ExprRef(expr=f"join({lines}, ' ')" if look.columns > 1 else lines)
-    positive = all((frame[keys[name]].drop_nulls() > 0).all() for name in tints)
     chart = (
         _networks(frame, look)
         .transform_calculate(x=chosen("across"), y=chosen("up"), c="datum[colour]")
+        .transform_calculate(place=place)
         .transform_filter("isValid(datum.x) && isValid(datum.y)")
         .encode(
             x=alt.X("x:Q", scale=alt.Scale(zero=False), title=None),
             y=alt.Y("y:Q", scale=alt.Scale(zero=False), title=None),
             color=alt.Color(
-                "c:Q",
-                scale=alt.Scale(scheme="viridis", type="log" if positive else "linear"),
-                legend=alt.Legend(title="colour"),
+                "c:O",
+                sort=alt.EncodingSortField(field="place", op="min"),
+                scale=alt.Scale(scheme="viridis"),
+                legend=alt.Legend(title=None, columns=look.columns, labelLimit=0),
             ),
             tooltip=hover(
                 (NAME, "network", ""),
                 (OWN_FAMILY, "family", ""),
                 ("x", "across", ".4~g"),
                 ("y", "up", ".4~g"),
-                ("c", "colour", ".4~g"),
+                ("c", "colour", ""),
             ),
         )
         .add_params(
-            choice("across", content.primary[0], list(keys)),
-            choice("up", outcome, list(keys)),
-            choice("colour", tints[0], tints),
+            choice("across", keys, keys[content.primary[0]]),
+            choice("up", keys, keys[outcome]),
+            choice("colour", coloured, next(iter(coloured.values()))),
         )
         .properties(title=alt.TitleParams(text=title))
     )

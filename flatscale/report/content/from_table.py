@@ -112,7 +112,7 @@ def content_of_table(
         log=design.log,
         metrics=design.all_metrics,
         outcomes=design.outcomes,
-        hyperparameters=tuple(c for c in design.covariates if rows[c].dtype.is_numeric()),
+        hyperparameters=tuple(dict.fromkeys((*design.covariates, *design.configuration))),
         family=design.family,
         label=label,
         rows=rows,

@@ -9,6 +9,7 @@ import polars as pl
 
 from flatscale.report.content.report_content import Content
 from flatscale.report.content.table_view import TableView, table_view
+from flatscale.report.words import printed
 from flatscale.stats import TABLES
 from flatscale.stats.tables.declaration import (
     COUNT,
@@ -31,7 +32,8 @@ def page_tables(content: Content, *names: str) -> tuple[TableView, ...]:
 
     def arranged(name: str) -> pl.DataFrame:
         frame = content.of_primary(name) if name in _PRIMARY else content.table(name)
-        return _ARRANGED[name](content, frame) if name in _ARRANGED else frame
+        frame = _ARRANGED[name](content, frame) if name in _ARRANGED else frame
+        return counted_units(frame) if {"units", "num_units"} <= {*frame.columns} else frame
 
     return tuple(table_view(TABLES[name], arranged(name)) for name in names)
 
@@ -45,6 +47,10 @@ _PRIMARY = frozenset(
         "cluster_effects",
         "linearity",
         "outlier_rows",
+        "scales",
+        "equivalence",
+        "required_numbers",
+        "negative_controls",
     }
 )
 """Tables of all pairs analysed in depth of which the page shows the primary pair."""
@@ -75,6 +81,13 @@ def prefer_family_intervals(frame: pl.DataFrame) -> pl.DataFrame:
     best = marked.sort("_has_interval", "_families", descending=True, maintain_order=True)
     kept = best.unique(subset=[*keys, "_base"], keep="first", maintain_order=True)
     return kept.sort("_row").select(frame.columns)
+
+
+def counted_units(frame: pl.DataFrame) -> pl.DataFrame:
+    """The units of each interval with their number, or that networks only count as such."""
+    pairs = frame.select("units", "num_units", "conf_low").iter_rows()
+    text = ["" if low is None else printed.units(kind, number) for kind, number, low in pairs]
+    return frame.with_columns(pl.Series("units", text, dtype=pl.String))
 
 
 def _with_names(content: Content, frame: pl.DataFrame) -> pl.DataFrame:
@@ -165,7 +178,7 @@ def headline_frame(content: Content) -> pl.DataFrame:
 
 def correlations_table(content: Content) -> TableView:
     """Every pair of metrics: pooled with its interval over families, within, between families."""
-    return table_view(_CORRELATIONS, headline_frame(content))
+    return table_view(_CORRELATIONS, counted_units(headline_frame(content)))
 
 
 _MEMBERS = declare(

@@ -8,29 +8,45 @@ from dataclasses import dataclass, replace
 from flatscale.report.charts.draw import Chart, charts_of
 from flatscale.report.content.report_content import Content
 from flatscale.report.content.table_view import TableView
-from flatscale.report.words.reviewer_questions import Point
 from flatscale.study.registry import Registered, Registry
 
 
 @dataclass(frozen=True, kw_only=True)
+class Point:
+    """One item of a list: a few words that lead, then the rest."""
+
+    lead: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Section:
-    """One section: words first, then charts, then tables.
+    """One question: the sentence that answers it, and folded under it words, charts, tables.
 
     Attributes:
-        paragraphs: sentences under the title.
+        sentence: the answer, made from the findings; it is read while the rest is folded.
+        paragraphs: further sentences.
         points: a list, each item with a few words that lead.
         charts: its figures beside those registered for the section.
         tables: its tables; those without rows are not shown.
         title: instead of the one registered.
         key: its anchor on the page; the name registered.
+        folded: closed on the page until asked for; as registered.
     """
 
+    sentence: str = ""
     paragraphs: tuple[str, ...] = ()
     points: tuple[Point, ...] = ()
     charts: tuple[Chart, ...] = ()
     tables: tuple[TableView, ...] = ()
     title: str = ""
     key: str = ""
+    folded: bool = True
+
+    @property
+    def has_details(self) -> bool:
+        """Whether there is anything under the sentence."""
+        return bool(self.paragraphs or self.points or self.charts or self.tables)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +56,7 @@ class RegisteredSection(Registered):
     title: str
     after: str | None
     without_statistics: bool
+    folded: bool
 
 
 SECTIONS: Registry[RegisteredSection] = Registry("report section")
@@ -49,15 +66,21 @@ Maker = Callable[[Content], Section | None]
 
 
 def section(
-    name: str, *, title: str, after: str | None = None, without_statistics: bool = False
+    name: str,
+    *,
+    title: str,
+    after: str | None = None,
+    without_statistics: bool = False,
+    folded: bool = True,
 ) -> Callable[[Maker], Maker]:
     """Register a section of the report: `function(content) -> Section`, or None for no section.
 
     Args:
         name: the section's anchor on the page.
-        title: its heading.
+        title: its heading: the question that it answers.
         after: the section it follows; the last one by default.
         without_statistics: it is also made when no trial could be analysed.
+        folded: closed on the page until asked for.
 
     Raises:
         ConfigError: the name is taken, or there is no section to follow.
@@ -73,6 +96,7 @@ def section(
                 title=title,
                 after=after,
                 without_statistics=without_statistics,
+                folded=folded,
             )
         )
         return function
@@ -93,11 +117,12 @@ def sections_of(content: Content) -> tuple[Section, ...]:
                     found,
                     key=entry.name,
                     title=found.title or entry.title,
+                    folded=entry.folded,
                     charts=(*charts_of(content, entry.name), *found.charts),
                     tables=tuple(table for table in found.tables if table.rows),
                 )
             )
-    return tuple(s for s in made if s.charts or s.tables or s.points or s.paragraphs)
+    return tuple(s for s in made if s.sentence or s.has_details)
 
 
 def _in_order() -> list[RegisteredSection]:

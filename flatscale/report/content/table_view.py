@@ -11,7 +11,22 @@ import polars as pl
 from flatscale.report.words import printed
 from flatscale.stats.tables.declaration import Column, Format, Table
 
-_METHOD_NAMES = {"pearson": "Pearson r", "spearman": "Spearman ρ", "kendall": "Kendall τ-b"}
+_METHOD_NAMES = {
+    "pearson": "Pearson r",
+    "spearman": "Spearman ρ",
+    "kendall": "Kendall τ-b",
+    "reml": "random-effects mean (REML)",
+    "partial": "partial r",
+    "disattenuated": "r corrected for measurement error",
+    "repeated_measures": "repeated-measures r",
+    "mm": "MM",
+    "theil_sen": "Theil–Sen",
+}
+_ENDINGS = {
+    "_jackknife": "jackknife",
+    "_bca": "BCa bootstrap of networks",
+    "_permutation": "permutation inside families",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +57,8 @@ class TableView:
         headers, rows: its content; all rows have as many cells as there are headers.
         emphasised: numbers of the rows set in bold (the primary pair, flagged clusters).
         folded: closed on the page until asked for.
+        drawn: for each row the ends of its interval and its estimate, to be drawn beside it on an
+            axis from -1 to 1; empty where nothing is drawn, None in place of what is absent.
     """
 
     key: str
@@ -51,13 +68,14 @@ class TableView:
     rows: tuple[tuple[Cell, ...], ...]
     emphasised: frozenset[int] = frozenset()
     folded: bool = False
+    drawn: tuple[tuple[float | None, float | None, float | None], ...] = ()
 
 
 def table_view(table: Table, frame: pl.DataFrame) -> TableView:
     """The rows of a frame as the table's declaration shows them.
 
     Columns without a title are left out; so is a column of words with nothing in it (no reasons,
-    no notes).
+    no notes). A long text that is the same in every row stands in the caption.
 
     Args:
         table: which columns are shown, with their titles and formats.
@@ -71,10 +89,12 @@ def table_view(table: Table, frame: pl.DataFrame) -> TableView:
         for column, cells in shown
         if column.printed_as in _NUMBERS or any(cell.text for cell in cells)
     ]
+    said = [(column, cells[0].text) for column, cells in shown if _says_one_thing(column, cells)]
+    shown = [part for part in shown if not _says_one_thing(*part)]
     return TableView(
         key=table.key,
         title=table.title,
-        caption=table.caption,
+        caption=" ".join([table.caption, *(f"All rows, {c.title}: {text}." for c, text in said)]),
         headers=tuple(
             Header(title=c.title, is_number=c.printed_as in _NUMBERS, meaning=c.meaning)
             for c, _ in shown
@@ -85,15 +105,19 @@ def table_view(table: Table, frame: pl.DataFrame) -> TableView:
     )
 
 
+def _says_one_thing(column: Column, cells: list[Cell]) -> bool:
+    texts = {cell.text for cell in cells}
+    return (
+        column.printed_as == "text" and len(cells) > 1 and len(texts) == 1 and len(max(texts)) > 40
+    )
+
+
 def method_name(method: str) -> str:
     """A statistic's usual name, with how its interval was made."""
-    base, _, rest = method.partition("_")
-    if base not in _METHOD_NAMES:
-        return method.replace("_", " ")
-    if not rest:
-        return _METHOD_NAMES[base]
-    how = "over families" if rest == "jackknife" else rest.replace("_", " ")
-    return f"{_METHOD_NAMES[base]} ({how})"
+    for ending, how in _ENDINGS.items():
+        if method.endswith(ending):
+            return f"{method_name(method.removesuffix(ending))} ({how})"
+    return _METHOD_NAMES.get(method, method.replace("_", " "))
 
 
 _NUMBERS: dict[Format, Callable[[Any], str]] = {

@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from flatscale.report.charts.draw import PaperFigure
 from flatscale.report.content.report_content import Content
+from flatscale.report.content.section import Section
 from flatscale.report.content.table_view import Cell, TableView
-from flatscale.report.words.reviewer_questions import answers_of
 from flatscale.report.words.summary import meta_of, summary_of
 
 MAX_ROWS = 40
@@ -116,9 +116,12 @@ def _cell(cell: Cell, *, bold: bool) -> str:
 
 
 def render_document(
-    content: Content, tables: tuple[TableView, ...], figures: tuple[PaperFigure, ...]
+    content: Content,
+    sections: tuple[Section, ...],
+    tables: tuple[TableView, ...],
+    figures: tuple[PaperFigure, ...],
 ) -> str:
-    """`report.tex`: the summary, every figure and every table, each from its own file."""
+    """`report.tex`: the summary, every answer, figure and table, each from its own file."""
     environment = Environment(
         loader=PackageLoader("flatscale.report.render"),
         undefined=StrictUndefined,
@@ -140,7 +143,7 @@ def render_document(
         content=content,
         meta=meta_of(content),
         summary=summary_of(content),
-        answers=answers_of(content) if content.analysis is not None else (),
+        answers=[s for s in sections if s.sentence] if content.analysis is not None else (),
         tables=tables,
         figures=figures,
     )

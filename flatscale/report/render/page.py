@@ -13,7 +13,7 @@ from flatscale.report.charts.draw import datasets
 from flatscale.report.content.report_content import Content
 from flatscale.report.content.section import Section
 from flatscale.report.render.vega_bundle import vega_bundle
-from flatscale.report.words.summary import headline_of, meta_of, summary_of
+from flatscale.report.words.summary import meta_of, summary_of
 
 
 def render_page(content: Content, sections: tuple[Section, ...]) -> str:
@@ -23,12 +23,11 @@ def render_page(content: Content, sections: tuple[Section, ...]) -> str:
     markup and as JSON in the scripts; a content policy in the page forbids every request.
     """
     charts = [chart for section in sections for chart in section.charts if chart is not None]
-    specs = {chart.key: {"wide": chart.wide, "narrow": chart.narrow} for chart in charts}
+    specs = {c.key: {"wide": c.wide, "middle": c.middle, "narrow": c.narrow} for c in charts}
     template = _environment().get_template("report.html.j2")
     return template.render(
         content=content,
         sections=sections,
-        headline=headline_of(content),
         summary=summary_of(content),
         meta=meta_of(content),
         css=Markup(_asset("report.css")),
@@ -40,13 +39,15 @@ def render_page(content: Content, sections: tuple[Section, ...]) -> str:
 
 
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("flatscale.report.render"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["percent"] = lambda r: f"{50 + 50 * max(-1.0, min(1.0, r)):.2f}%"
+    return environment
 
 
 def _json(content: Any) -> Markup:

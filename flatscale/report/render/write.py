@@ -18,7 +18,7 @@ from flatscale.report.content import standard_sections  # noqa: F401  registers 
 from flatscale.report.content.from_store import content_of_store
 from flatscale.report.content.from_table import content_of_table, join_table, with_key
 from flatscale.report.content.report_content import Content
-from flatscale.report.content.section import sections_of
+from flatscale.report.content.section import Section, sections_of
 from flatscale.report.render.latex import render_document, render_table
 from flatscale.report.render.page import render_page
 from flatscale.report.words.summary import summary_of
@@ -179,14 +179,15 @@ def render_files(content: Content) -> dict[str, bytes]:
     files |= {f"figures/{figure.name}.svg": figure.svg for figure in figures}
     for view in views:
         files[f"tables/{view.key}.tex"] = render_table(view).encode()
-    files["report.tex"] = render_document(content, views, figures).encode()
+    files["report.tex"] = render_document(content, sections, views, figures).encode()
     for name, frame in _tables(content).items():
         buffer = io.BytesIO()
         frame.write_parquet(buffer)
         files["findings.parquet" if name == "findings" else f"data/{name}.parquet"] = (
             buffer.getvalue()
         )
-    files["findings.json"] = _findings_json(content, sorted([*files, "findings.json", REPORT_PAGE]))
+    names = sorted([*files, "findings.json", REPORT_PAGE])
+    files["findings.json"] = _findings_json(content, sections, names)
     files[REPORT_PAGE] = render_page(content, sections).encode()
     return files
 
@@ -216,13 +217,14 @@ def _tables(content: Content) -> dict[str, pl.DataFrame]:
     return tables
 
 
-def _findings_json(content: Content, files: list[str]) -> bytes:
+def _findings_json(content: Content, sections: tuple[Section, ...], files: list[str]) -> bytes:
     document: dict[str, Any] = {
         "title": content.title,
         "question": content.question,
         "primary": list(content.primary),
         "log": list(content.log),
         "summary": list(summary_of(content)),
+        "answers": {section.title: section.sentence for section in sections if section.sentence},
         "problem": content.problem,
         "notes": list(content.notes),
         "provenance": dict(content.provenance),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 MISSING = "–"
 
@@ -26,7 +27,10 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def correlation(value: float | None) -> str:
     """A correlation to two decimals."""
-    return MISSING if value is None else f"{value:.2f}".replace("-", "−")
+    if value is None:
+        return MISSING
+    # Adding zero makes the zero of a small negative value positive.
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
 
 
 def p_value(value: float | None) -> str:
@@ -58,3 +62,34 @@ def count(value: int | None) -> str:
 def plural(value: int, one: str, many: str | None = None) -> str:
     """`1 trial`, `3 trials`."""
     return f"{count(value)} {one if value == 1 else many or one + 's'}"
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """`a`, `a and b`, `a, b and c`; beyond `most`, the rest are counted."""
+    shown = list(names[:most])
+    if len(names) > most:
+        shown.append(f"{count(len(names) - most)} more")
+    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]])) if shown else ""
+
+
+def with_interval(row: Mapping[str, Any], level: str = "") -> str:
+    """A correlation, and its interval where it has one: `0.76 [0.61, 0.86]`."""
+    key, ends = (level, level) if level else ("estimate", "conf")
+    low, high = row[f"{ends}_low"], row[f"{ends}_high"]
+    value = correlation(row[key])
+    return value if low is None or high is None else f"{value} {interval(low, high)}"
+
+
+def units(kind: str | None, number: int | None) -> str:
+    """What counts as independent in an interval: `12 families`; naive where nothing is known."""
+    if kind is None:
+        return "networks (naive)"
+    one, many = _UNITS[kind]
+    return many if number is None else plural(number, one, many)
+
+
+_UNITS = {
+    "families": ("family", "families"),
+    "configurations": ("configuration", "configurations"),
+    "rows": ("network", "networks"),
+}

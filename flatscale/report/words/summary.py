@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import Any
 
 import polars as pl
@@ -10,15 +10,12 @@ import polars as pl
 from flatscale.report.content.page_tables import headline_frame
 from flatscale.report.content.report_content import Content
 from flatscale.report.words import printed
+from flatscale.report.words.clusters import clusters_sentence
 
+Row = dict[str, Any]
 
-@dataclass(frozen=True, kw_only=True)
-class Headline:
-    """One large number with its name and its uncertainty."""
-
-    title: str
-    value: str
-    detail: str
+_APART = 0.15
+"""Two correlations differ for a reader from this difference of atanh r on."""
 
 
 def scale_of(content: Content) -> str:
@@ -39,40 +36,17 @@ def meta_of(content: Content) -> tuple[str, ...]:
     return tuple(items)
 
 
-def headline_row(content: Content) -> dict[str, Any] | None:
+def headline_row(content: Content) -> Row | None:
     """Pearson's row of the primary pair in the table of correlations."""
     x, y = content.primary
     found = headline_frame(content).filter(x=x, y=y, method="pearson")
     return found.row(0, named=True) if found.height else None
 
 
-def headline_of(content: Content) -> tuple[Headline, ...]:
-    """Pooled, within and between, and how many networks they rest on."""
-    row = headline_row(content)
-    if row is None:
-        return ()
-    levels = [("r, all networks", "estimate", "conf_low", "conf_high")]
-    if content.family is not None:
-        levels += [
-            ("r within families", "within", "within_low", "within_high"),
-            ("r between families", "between", "between_low", "between_high"),
-        ]
-    made = [
-        Headline(title=title, value=printed.correlation(row[key]), detail=_detail(row, low, high))
-        for title, key, low, high in levels
-    ]
-    families = row["num_families"]
-    detail = f"in {printed.plural(families, 'family', 'families')}" if families else ""
-    made.append(
-        Headline(title="networks used", value=printed.count(row["num_trials"]), detail=detail)
-    )
-    return tuple(made)
-
-
-def _detail(row: dict[str, Any], low: str, high: str) -> str:
-    if row[low] is None:
-        return "no interval"
-    return f"95% {printed.interval(row[low], row[high])}"
+def mean_row(content: Content) -> Row | None:
+    """The mean over families of the primary pair, where there is one."""
+    found = content.of_primary("synthesis").drop_nulls("estimate")
+    return found.row(0, named=True) if found.height else None
 
 
 def summary_of(content: Content) -> tuple[str, ...]:
@@ -82,7 +56,8 @@ def summary_of(content: Content) -> tuple[str, ...]:
     if row is None or row["estimate"] is None:
         parts.append(_unanswered(content, row))
     else:
-        parts += [_found(content, row), _inside(content, row), clusters_sentence(content)]
+        levels = f"{levels_sentence(content)} {reconciled(content)}".strip()
+        parts += [_found(content, row), levels, clusters_sentence(content)]
     parts.append(used_sentence(content))
     return tuple(part for part in parts if part)
 
@@ -100,12 +75,12 @@ def _asked(content: Content) -> str:
     )
 
 
-def _unanswered(content: Content, row: dict[str, Any] | None) -> str:
+def _unanswered(content: Content, row: Row | None) -> str:
     why = content.problem or (row or {}).get("reason") or "the analysis has no result for this pair"
     return f"Found: this cannot be said: {why.rstrip('.')}."
 
 
-def _found(content: Content, row: dict[str, Any]) -> str:
+def _found(content: Content, row: Row) -> str:
     estimate, low, high = row["estimate"], row["conf_low"], row["conf_high"]
     says = (
         f"Found: over {printed.plural(row['num_trials'], 'network')}, "
@@ -116,17 +91,24 @@ def _found(content: Content, row: dict[str, Any]) -> str:
     test = "" if row["p_value"] is None else f", {printed.tested('p', row['p_value'])}"
     says += f" (95% interval {printed.interval(low, high)}{test}; {units_of(row)})."
     note = f" It {row['reason']}." if row["reason"] else ""
-    return f"{says} {verdict(estimate, low, high)}{note}"
+    unsure = contains_zero(row) and high - low > 1
+    needed = more_needed(content, row) if unsure else ""
+    return f"{says} {verdict(estimate, low, high)}{needed}{note}"
 
 
-def units_of(row: dict[str, Any]) -> str:
+def units_of(row: Row) -> str:
     """What counts as independent in an interval."""
-    count = row["num_units"]
+    counted = printed.units(row["units"], row["num_units"])
     if row["units"] == "families":
-        return f"the {count} families, not networks, count as independent"
+        return f"the {counted}, not networks, count as independent"
     if row["units"] == "configurations":
-        return f"the {count} configurations, not their seeds, count as independent"
+        return f"the {counted}, not their seeds, count as independent"
     return "networks count as independent"
+
+
+def contains_zero(row: Row, low: str = "conf_low", high: str = "conf_high") -> bool | None:
+    """Whether an interval contains zero; None where there is none."""
+    return None if row[low] is None or row[high] is None else bool(row[low] <= 0 <= row[high])
 
 
 def verdict(estimate: float, low: float, high: float) -> str:
@@ -148,19 +130,107 @@ def verdict(estimate: float, low: float, high: float) -> str:
     )
 
 
-def _inside(content: Content, row: dict[str, Any]) -> str:
-    if content.family is None or row["within"] is None:
+def more_needed(content: Content, row: Row) -> str:
+    """How much larger the study would have to be to tell, where a pilot as this one says it."""
+    found = content.of_primary("required_numbers").sort("half_width", descending=True)
+    if found.is_empty():
         return ""
-    says = f"Inside families r = {_with_interval(row, 'within')}"
+    wanted = found.row(0, named=True)
+    width, families = printed.number(wanted["half_width"], 1), row["num_families"] or 0
+    if wanted["families"] and wanted["families"] > families:
+        more = printed.plural(wanted["families"] - families, "more family", "more families")
+        return f" About {more} like these are needed for an interval of ±{width}."
+    if wanted["configurations"]:
+        number = printed.plural(wanted["configurations"], "configuration")
+        return f" About {number} in each family are needed for an interval of ±{width}."
+    return ""
+
+
+def levels_sentence(content: Content) -> str:
+    """r within, over and between families; the mean over families first where they disagree."""
+    row, mean = headline_row(content), mean_row(content)
+    if content.family is None or row is None or row["within"] is None:
+        return ""
+    parts = [f"inside families r = {printed.with_interval(row, 'within')}"]
+    if mean is not None:
+        place = 0 if _differ(mean, row) else 1
+        parts.insert(place, f"the mean over families is {printed.with_interval(mean)}")
     if row["between"] is not None:
-        says += f"; between family means r = {_with_interval(row, 'between')}"
-    return f"{says}.{_reversal_sentence(content)}{_synthesis_sentence(content)}"
+        parts.append(f"between family means r = {printed.with_interval(row, 'between')}")
+    says = "; ".join(parts)
+    return f"{says[0].upper()}{says[1:]}."
 
 
-def _with_interval(row: dict[str, Any], level: str) -> str:
-    low, high = row[f"{level}_low"], row[f"{level}_high"]
-    known = "" if low is None else f" {printed.interval(low, high)}"
-    return printed.correlation(row[level]) + known
+def reconciled(content: Content) -> str:
+    """Where within, the mean over families and the pooled r disagree, why, in words."""
+    row, mean = headline_row(content), mean_row(content)
+    if row is None:
+        return ""
+    parts = []
+    if mean is not None and row["within"] is not None and _differ(mean, row):
+        parts.append(_why_apart(mean, row))
+    parts += [_about_zero(content, row, mean), _reversal_sentence(content), _new_family(mean)]
+    return " ".join(filter(None, parts))
+
+
+def _differ(mean: Row, row: Row) -> bool:
+    """Whether r within families and the mean over families tell a reader different things."""
+    zeros = contains_zero(mean), contains_zero(row, "within_low", "within_high")
+    return zeros[0] != zeros[1] or _far_apart(mean["estimate"], row["within"])
+
+
+def _far_apart(one: float, other: float) -> bool:
+    edge = 1 - 1e-9
+    distance = math.atanh(max(-edge, min(edge, one))) - math.atanh(max(-edge, min(edge, other)))
+    return one * other < 0 or abs(distance) >= _APART
+
+
+def _why_apart(mean: Row, row: Row) -> str:
+    if _far_apart(mean["estimate"], row["within"]):
+        return (
+            "The mean over families and r inside families differ, as slopes or spreads differ "
+            "between families: r inside families lets large and widely spread families count "
+            "most, the mean gives each family its own r. Read the mean."
+        )
+    return (
+        "The mean over families and r inside families agree in size and not about zero: the mean "
+        "takes families as a sample of families and r inside families does not. Read the mean "
+        "where the question is about other families."
+    )
+
+
+def _about_zero(content: Content, row: Row, mean: Row | None) -> str:
+    """Where the pooled interval and the other levels differ about zero, what that means."""
+    pooled = contains_zero(row)
+    if pooled is None:
+        return ""
+    line = content.of_primary("robust_line").drop_nulls(["slope_low", "slope_high"])
+    slope = line.row(0, named=True) if line.height else None
+    others = [("r inside families", contains_zero(row, "within_low", "within_high"))]
+    if mean is not None:
+        others.insert(0, ("the mean over families", contains_zero(mean)))
+    inside = [name for name, zero in others if zero is False]
+    by_line = ""
+    if slope is not None and contains_zero(slope, "slope_low", "slope_high") is False:
+        steep = printed.interval(slope["slope_low"], slope["slope_high"], show=printed.number)
+        by_line = f"the slope of the robust line ({steep})"
+    if pooled and inside:
+        named = printed.listed([*inside, *filter(None, [by_line])])
+        return (
+            f"Over all networks zero is not excluded, for {named} it is: the answer is about "
+            "networks of one family; over the collection, differences between families hide it."
+        )
+    if pooled and by_line:
+        return (
+            f"Zero is not excluded for r, but it is for {by_line}, which gives networks far "
+            "from the line little weight: what is seen rests on leaving them aside."
+        )
+    if not pooled and mean is not None and contains_zero(mean):
+        return (
+            "Over all networks zero is excluded, for the mean over families it is not: the "
+            "pooled correlation may come from differences between families."
+        )
+    return ""
 
 
 def _reversal_sentence(content: Content) -> str:
@@ -168,90 +238,46 @@ def _reversal_sentence(content: Content) -> str:
     found = content.of_primary("sign_reversal").drop_nulls("verdict")
     verdict_of_signs = found["verdict"].to_list()
     if verdict_of_signs == ["established"]:
-        return " Pooling reverses the sign that holds inside families (Simpson's paradox)."
+        return "Pooling reverses the sign that holds inside families (Simpson's paradox)."
     if verdict_of_signs == ["not established"]:
         return (
-            " The signs differ, but that pooling reverses one (Simpson's paradox) is not "
+            "The signs differ, but that pooling reverses one (Simpson's paradox) is not "
             "established: an interval, of a sign or of their difference, contains zero."
         )
     return ""
 
 
-def _synthesis_sentence(content: Content) -> str:
-    found = content.of_primary("synthesis").drop_nulls(["prediction_low", "i_squared"])
-    if found.is_empty():
+def _new_family(mean: Row | None) -> str:
+    if mean is None or mean["prediction_low"] is None or mean["i_squared"] is None:
         return ""
-    row = found.row(0, named=True)
     return (
-        f" {row['i_squared']:.0%} of the differences between families is not noise (I²); in a new "
-        f"family r would fall in {printed.interval(row['prediction_low'], row['prediction_high'])}."
+        f"{mean['i_squared']:.0%} of the differences between families is not noise (I²); in a "
+        "new family r would fall in "
+        f"{printed.interval(mean['prediction_low'], mean['prediction_high'])}."
     )
 
 
-def clusters_sentence(content: Content) -> str:
-    """Whether the relation is a line, which families the scan flags, and r without them."""
-    scanned = content.of_primary("clusters").drop_nulls("q_value")
-    if scanned.is_empty():
-        return ""
-    before = _curved(content)
-    flagged = scanned.filter("flagged")
-    if flagged.is_empty():
-        least = printed.tested("smallest q", min(scanned["q_value"]))
-        common = "curve" if before else "line"
-        return f"{before}No family departs from the common {common} ({least})."
-    named = "; ".join(_flagged(row) for row in flagged.iter_rows(named=True))
-    return f"{before}The scan for outlier clusters flags {named}.{_without_clusters(content)}"
-
-
-def _curved(content: Content) -> str:
-    checked = content.of_primary("linearity").filter("curved")
-    if checked.is_empty():
-        return ""
-    p = printed.tested("p", checked["p_value"][0])
-    return (
-        f"The relation is curved (check of linearity with families as units: {p}); outliers are "
-        "sought about a monotone curve. "
-    )
-
-
-def _flagged(row: dict[str, Any]) -> str:
-    """One flagged cluster; a part of a split family may be off its family, yet on the line."""
-    q = printed.tested("q", row["q_value"])
-    if row["test"] == "slope":
-        return f"{row['family']}, whose slope differs from the other families' ({q})"
-    members = f"{row['num_members']} of {row['num_trials']} {row['family']}"
-    if row["test"] != "subset":
-        members = f"the whole family {row['family']} ({row['num_trials']} networks),"
-    way = -1 if row["side"] == "below" else 1
-    if row["test"] != "subset" or row["mean_z"] is None or way * row["mean_z"] >= 1:
-        return f"{members} {row['side']} the line ({q})"
-    return (
-        f"{members} {row['side']} the rest of their family but near the line "
-        f"(mean z = {printed.number(row['mean_z'], 2)}, {q})"
-    )
-
-
-def _without_clusters(content: Content) -> str:
-    """The correlation without all flagged clusters, or without the only one."""
-    effects = content.of_primary("cluster_effects").filter(
-        pl.col("removed") != "none", pl.col("scope") == "pooled"
-    )
-    if (effects["removed"] == "all flagged").any():
-        effects = effects.filter(pl.col("removed") == "all flagged")
-    pearson = effects.filter(pl.col("method").str.starts_with("pearson")).drop_nulls("estimate")
-    if pearson.is_empty():
-        return ""
-    row = pearson.sort("method", descending=True).row(0, named=True)
-    return (
-        f" Without them r = {printed.correlation(row['estimate'])} "
-        f"{printed.interval(row['conf_low'], row['conf_high'])}; they stay in everything else here."
-    )
+def stronger_level(row: Row) -> str:
+    """Which of within and between is stronger: claimed where the intervals of |r| are apart."""
+    sizes = []
+    for level in ("within", "between"):
+        low, high = row[f"{level}_low"], row[f"{level}_high"]
+        if low is None or high is None:
+            return "Which of the two is stronger is not established: one has no interval."
+        ends = sorted((abs(low), abs(high)))
+        sizes.append((0.0 if low <= 0 <= high else ends[0], ends[1]))
+    within, between = sizes
+    if within[0] > between[1]:
+        return "It is stronger within families."
+    if between[0] > within[1]:
+        return "It is stronger between families."
+    return "Which of the two is stronger is not established: their intervals overlap."
 
 
 def used_sentence(content: Content) -> str:
-    """How many of the planned trials count, and why the others do not."""
+    """How many of the planned trials, or of a table's rows, count, and why the others do not."""
     if content.flow is None:
-        return ""
+        return _rows_sentence(content)
     flow = content.flow
     says = f"Of {printed.plural(flow.count('planned'), 'planned trial')}, {len(flow.used)} are used"
     reasons = flow.unused.group_by("outcome", maintain_order=True).len()
@@ -265,3 +291,15 @@ def used_sentence(content: Content) -> str:
             "converge."
         )
     return says
+
+
+def _rows_sentence(content: Content) -> str:
+    total, left_out = content.rows.height, content.of_primary("excluded")
+    if not total or content.analysis is None:
+        return ""
+    says = f"Of {printed.plural(total, 'row')} of the table, {total - left_out.height} are used"
+    reasons = left_out.group_by("column", "reason", maintain_order=True).agg(pl.len())
+    if reasons.height:
+        listed = ", ".join(f"{n} ({column}: {reason})" for column, reason, n in reasons.iter_rows())
+        says += f"; left out: {listed}"
+    return f"{says}."

@@ -67,11 +67,20 @@ def sign_reversals(study: StudyData) -> Iterator[Row]:
     "the test that one correlation of one pair is smaller than a bound",
     X,
     Y,
-    Column("scope", TEXT, "pooled or within"),
-    Column("bound", REAL, "the bound of |r|"),
-    Column("estimate", REAL, "Pearson r"),
-    Column("p_value", REAL, "of two one-sided tests; small says that |r| is below the bound"),
+    Column("scope", TEXT, "pooled or within", "level"),
+    Column("bound", REAL, "the bound of |r|", "bound", "correlation"),
+    Column("estimate", REAL, "Pearson r", "r", "correlation"),
+    Column(
+        "p_value",
+        REAL,
+        "of two one-sided tests; small says that |r| is below the bound",
+        "p of |r| ≥ bound",
+        "probability",
+    ),
     REASON,
+    title="Is the correlation smaller than a bound?",
+    caption="Two one-sided tests: a small p says that |r| is below the bound; a large one says "
+    "nothing.",
 )
 def smaller_than_bound(study: StudyData) -> Iterator[Row]:
     """Pooled and within-family r against the bound .2."""
@@ -96,12 +105,21 @@ def smaller_than_bound(study: StudyData) -> Iterator[Row]:
     "the study that an interval of one half width needs, for one pair",
     X,
     Y,
-    Column("half_width", REAL, "half width of the interval of the pooled r"),
-    Column("now", REAL, "half width of a balanced study as large as this one"),
-    Column("families", COUNT, "families needed, the rest as here; null where none are enough"),
-    Column("configurations", COUNT, "configurations needed in each family"),
-    Column("seeds", COUNT, "seeds needed of each configuration"),
+    Column("half_width", REAL, "half width of the interval of the pooled r", "±", "correlation"),
+    Column("now", REAL, "half width of a balanced study as large as this one", "± now"),
+    Column(
+        "families",
+        COUNT,
+        "families needed, the rest as here; null where none are enough",
+        "families needed",
+    ),
+    Column("configurations", COUNT, "configurations needed in each family", "configurations"),
+    Column("seeds", COUNT, "seeds needed of each configuration", "seeds"),
     REASON,
+    title="The study that an interval needs",
+    caption="For an interval of r of the wanted half width: families, or configurations in each "
+    "family, or seeds of each configuration, the other two as here. A dash: no number is enough. "
+    "From variance components of this study; with few units right within a factor of two.",
 )
 def required_numbers(study: StudyData) -> Iterator[Row]:
     """Families, configurations or seeds for half widths of .2 and .1."""
@@ -123,10 +141,12 @@ def required_numbers(study: StudyData) -> Iterator[Row]:
     "the scale of one column of one pair",
     X,
     Y,
-    Column("column", TEXT, "the column"),
-    Column("scale", TEXT, "raw or log, as declared"),
-    Column("skewness", REAL, "sample skewness on that scale"),
-    Column("warning", TEXT, "what to know of it; null where the scale is not skewed"),
+    Column("column", TEXT, "the column", "column"),
+    Column("scale", TEXT, "raw or log, as declared", "declared scale"),
+    Column("skewness", REAL, "sample skewness on that scale", "skewness"),
+    Column("warning", TEXT, "what to know of it; null where the scale is not skewed", "note"),
+    title="The declared scales",
+    caption="Skewness is 0 for a symmetric column; beyond ±1 Pearson r rests on few networks.",
 )
 def scales(study: StudyData) -> Iterator[Row]:
     """Skewness of both columns on the scale declared."""
@@ -146,10 +166,13 @@ def scales(study: StudyData) -> Iterator[Row]:
     "a column that cannot matter in place of x of the primary pair",
     X,
     Y,
-    Column("control", TEXT, "the column"),
-    Column("scope", TEXT, "pooled or within"),
-    Column("draws", COUNT, "independent draws with a test"),
-    Column("wins", COUNT, "draws whose p-value is at most the design's alpha"),
+    Column("control", TEXT, "the column", "column"),
+    Column("scope", TEXT, "pooled or within", "level"),
+    Column("draws", COUNT, "independent draws with a test", "draws"),
+    Column("wins", COUNT, "draws whose p-value is at most the design's alpha", "pass"),
+    title="Columns that cannot matter",
+    caption="A random column, the number of the trial and shuffled copies of x, tested as x is. "
+    "About 5% should pass; no draws: there is no such test in this design.",
 )
 def controls_that_win(study: StudyData) -> Iterator[Row]:
     """How often random, numbered and shuffled columns go with y by the tests of the report."""

@@ -127,6 +127,17 @@ NAMED_Y = Column("y", TEXT, Y.meaning, "y")
 P_VALUE = Column("p_value", REAL, "two-sided p-value", "p", "probability")
 REASON = Column("reason", TEXT, "why a number is null", "reason")
 
+UNITS = (
+    Column(
+        "units",
+        TEXT,
+        "independent units of the interval: families, configurations or rows; null where networks "
+        "are taken as independent whether they are or not",
+        "independent",
+    ),
+    Column("num_units", COUNT, "how many of these units there are"),
+)
+
 
 def number_of_trials(title: str = "n", meaning: str = "rows used") -> Column:
     """The column that counts a table's networks."""
@@ -165,6 +176,7 @@ def statistic_columns(
         *interval(),
         P_VALUE,
         *more,
+        *UNITS,
         number_of_trials(num_trials),
         REASON,
     )
