@@ -54,7 +54,9 @@ def test_every_figure_stands_in_a_section_of_the_page_or_in_the_paper(content: C
 
 @pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
 def test_every_figure_obeys_the_schema_in_each_look(figure, content: Content) -> None:
-    looks = ([WIDE, MIDDLE, NARROW] if figure.section else []) + ([figure.paper] if figure.paper else [])
+    looks = ([WIDE, MIDDLE, NARROW] if figure.section else []) + (
+        [figure.paper] if figure.paper else []
+    )
     for look in looks:
         spec = specification(figure, content, look)
         assert spec is not None

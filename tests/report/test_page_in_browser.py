@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from collections.abc import Iterator
@@ -67,7 +68,27 @@ def wait_for(browser: Any, script: str) -> None:
     WebDriverWait(browser, 30).until(lambda driver: driver.execute_script(script))
 
 
+FOLDS = "[...document.querySelectorAll('.fold > details, details.more')]"
+OPEN_ALL = f"{FOLDS}.forEach(d => {{ d.open = true; }})"
+ALL_DRAWN = (
+    "return Object.keys(flatscaleViews).length === document.querySelectorAll('.chart').length"
+)
+
+
+def open_all(browser: Any) -> None:
+    browser.execute_script(OPEN_ALL)
+    wait_for(browser, ALL_DRAWN)
+
+
+def at(browser: Any, width: int, height: int = 844) -> None:
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.refresh()
+    wait_for(browser, "return document.documentElement.dataset.ready === 'yes'")
+
+
 def test_it_loads_without_a_console_message(page: Any) -> None:
+    open_all(page)
     assert page.get_log("browser") == []
 
 
@@ -82,11 +103,18 @@ def test_it_asks_the_network_for_nothing(page: Any, page_path: Path) -> None:
 
 
 def test_every_chart_is_drawn(page: Any) -> None:
+    open_all(page)
     drawn = page.execute_script(
         "return Object.fromEntries([...document.querySelectorAll('.chart')].map("
         "c => [c.id, c.querySelectorAll('svg.marks path').length]))"
     )
-    assert {"chart-scatter", "chart-levels", "chart-explorer", "chart-trajectories"} <= set(drawn)
+    assert {
+        "chart-scatter",
+        "chart-linked",
+        "chart-levels",
+        "chart-explorer",
+        "chart-trajectories",
+    } <= set(drawn)
     assert all(paths > 5 for paths in drawn.values()), drawn
 
 
@@ -143,6 +171,7 @@ def test_a_family_is_switched_off_and_on_by_its_legend(page: Any) -> None:
 def test_tables_sort_by_number_both_ways(page: Any) -> None:
     from selenium.webdriver.common.by import By
 
+    open_all(page)
     table = page.find_element(By.CSS_SELECTOR, "table[data-key=flow]")
     button = table.find_elements(By.CSS_SELECTOR, "th button")[1]
     page.execute_script(
@@ -167,19 +196,97 @@ def test_a_name_with_markup_stays_text(page: Any, nasty_family: str) -> None:
     assert page.execute_script("return document.querySelectorAll('img').length") == 0
 
 
-def test_a_phone_does_not_scroll_sideways(page: Any) -> None:
-    phone = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
-    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+@pytest.mark.parametrize("width", [390, 1200, 2000])
+def test_no_screen_scrolls_sideways_and_charts_fill_it(page: Any, width: int) -> None:
     try:
-        page.refresh()
-        wait_for(page, "return document.documentElement.dataset.ready === 'yes'")
+        at(page, width)
+        open_all(page)
+        wait_for(page, "return !document.getAnimations().length")
         widths = page.execute_script(
             "return [document.documentElement.scrollWidth, ...[...document.querySelectorAll("
             "'.chart svg.marks')].map(svg => svg.getBoundingClientRect().right)]"
         )
-        assert max(widths) <= 390, widths
+        assert max(widths) <= width, widths
+        filled = page.execute_script(
+            "return [...document.querySelectorAll('.chart')].map(c => "
+            "c.querySelector('svg.marks').getBoundingClientRect().width / c.clientWidth)"
+        )
+        assert min(filled) > 0.8, filled
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_first_screen_holds_the_answer_its_figure_and_its_robustness(page: Any) -> None:
+    try:
+        at(page, 1200, 900)
+        tops = page.execute_script(
+            "return ['.lead', '#chart-scatter svg.marks', '#table-robustness tbody tr.em']"
+            ".map(s => document.querySelector(s).getBoundingClientRect())"
+            ".map(box => [box.top, box.bottom])"
+        )
+        assert all(0 < top < 500 for top, _ in tops), tops
+        assert tops[1][1] < 900
+        assert page.execute_script(f"return {FOLDS}.every(d => !d.open)")
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_search_opens_what_it_finds(page: Any) -> None:
+    from selenium.webdriver.common.by import By
+
+    field = page.find_element(By.ID, "search")
+    field.send_keys("mobilevit random-effects")
+    assert "Nothing found" in page.find_element(By.ID, "results").text
+    field.clear()
+    field.send_keys("CUDA out of memory")
+    (found, *_) = page.find_elements(By.CSS_SELECTOR, "#results button")
+    assert "Trials that are not used" in found.text
+    found.click()
+    hit = page.find_element(By.CSS_SELECTOR, "tr.hit")
+    assert "CUDA out of memory" in hit.text
+    wait_for(
+        page,
+        "const {top, bottom} = document.querySelector('tr.hit').getBoundingClientRect();"
+        "return top > 0 && bottom < window.innerHeight",
+    )
+
+
+def test_the_contents_open_a_section_and_follow_the_scroll(page: Any) -> None:
+    from selenium.webdriver.common.by import By
+
+    page.execute_script("document.documentElement.style.scrollBehavior = 'auto'")
+    link = page.find_element(By.CSS_SELECTOR, "nav a[href='#estimators']")
+    link.click()
+    wait_for(page, "return document.querySelector('#estimators details').open")
+    current = "return document.querySelector('nav a[aria-current]').hash"
+    wait_for(page, f"{current} === '#estimators'")
+    table = page.find_element(By.CSS_SELECTOR, "#table-estimators td")
+    assert table.is_displayed()
+    page.execute_script("window.scrollTo(0, 0)")
+    wait_for(page, f"{current} === '#summary'")
+
+
+def test_a_wide_table_says_that_there_is_more_and_keeps_its_first_column(page: Any) -> None:
+    open_all(page)
+    scroll = "document.querySelector('#table-correlations .scroll')"
+    frame = f"{scroll}.parentElement.classList"
+    wait_for(page, f"return {frame}.contains('right')")
+    left = f"{scroll}.querySelector('tbody td').getBoundingClientRect().left"
+    before = page.execute_script(f"return {left}")
+    page.execute_script(f"{scroll}.scrollLeft = 1e6")
+    wait_for(page, f"return {frame}.contains('left') && !{frame}.contains('right')")
+    assert page.execute_script(f"return {left}") == pytest.approx(before, abs=1)
+
+
+def test_print_opens_and_draws_everything(page: Any, page_path: Path) -> None:
+    page.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.execute_script(f"return {FOLDS}.every(d => d.open)")
+    wait_for(page, ALL_DRAWN)
+    page.execute_script("window.dispatchEvent(new Event('afterprint'))")
+    assert page.execute_script(f"return {FOLDS}.every(d => !d.open)")
+    printed = page.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})
+    assert base64.b64decode(printed["data"]).startswith(b"%PDF")
+    assert page.execute_script(ALL_DRAWN)
 
 
 def test_a_table_without_families_gives_a_page_without_a_message(
@@ -202,13 +309,14 @@ def test_a_brush_in_one_panel_fades_the_others_points(page: Any) -> None:
     from selenium.webdriver.common.by import By
 
     def opacities() -> set[str]:
-        marks = page.find_elements(By.CSS_SELECTOR, "#chart-scatter .mark-symbol.role-mark")
+        marks = page.find_elements(By.CSS_SELECTOR, "#chart-linked .mark-symbol.role-mark")
         return {
             mark.get_attribute("opacity")
             for mark in marks[-1].find_elements(By.CSS_SELECTOR, "path")
         }
 
-    chart = page.find_element(By.ID, "chart-scatter")
+    open_all(page)
+    chart = page.find_element(By.ID, "chart-linked")
     page.execute_script(
         "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", chart
     )

@@ -185,11 +185,8 @@ def precision_sentence(content: Content) -> str:
     )
     missed = table.filter(pl.col("num_unconverged") > 0).height
     if table["num_unconverged"].count():
-        says += (
-            f" In some network the estimator of {printed.plural(missed, 'metric')} did not converge."
-            if missed
-            else " Every estimator converged."
-        )
+        some = f" The estimator of {printed.plural(missed, 'metric')} did not always converge."
+        says += some if missed else " Every estimator converged."
     return f"{says[0].upper()}{says[1:]}"
 
 
