@@ -72,7 +72,7 @@ def _panel(
     here: Sequence[alt.Parameter] = (),
     *,
     first: bool = True,
-) -> alt.LayerChart:
+) -> Any:
     """One pair as points; the first panel, of the primary pair, has bars, line and the switch."""
     across, up = pair
     colours = family_encoding(content, look)

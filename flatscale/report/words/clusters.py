@@ -37,7 +37,7 @@ def copies_sentence(content: Content) -> str:
     if counted.is_empty():
         return ""
     copies = counted.sort("num_copies", "family", descending=[True, False])
-    number = copies["num_copies"].sum()
+    number = int(copies["num_copies"].sum())
     families = printed.listed([f"{f} {n}" for f, n in copies["family", "num_copies"].iter_rows()])
     return (
         f" {printed.plural(number, 'network')} lie so close to another of their family that the "
