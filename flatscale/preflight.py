@@ -14,7 +14,14 @@ from flatscale.store.records import TRIAL_SCHEMA
 from flatscale.study.plan import TrialSpec, plan
 from flatscale.study.registry import import_plugins, unknown_name
 from flatscale.study.schema import AnalysisConfig, StudyConfig, TrainingConfig
-from flatscale.training import LOSSES, build_optimizer, optimizer_constants
+from flatscale.training import (
+    LOSSES,
+    Augmentation,
+    average_constants,
+    build_optimizer,
+    optimizer_constants,
+    schedule_constants,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +70,15 @@ def check_study(config: StudyConfig) -> list[TrialSpec]:
             optimizer_constants(training.optimizer)
         with faults.at(f"{key}.loss"):
             LOSSES[training.loss]
+        with faults.at(f"{key}.schedule"):
+            schedule_constants(training.schedule)
+        with faults.at(f"{key}.augmentation"):
+            Augmentation(training.augmentation, seed=0)
+        with faults.at(f"{key}.averaging"):
+            if training.averaging is not None:
+                average_constants(training.averaging)
+            elif config.measurement.weights == "average":
+                raise ConfigError("measurement.weights: average needs one; found none")
     measurement = config.measurement
     with faults.at("measurement"):
         check_metric_names(measurement.metrics, measurement.options)

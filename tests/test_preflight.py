@@ -30,13 +30,16 @@ STUDY: dict[str, Any] = {
             ConfigError,
             (
                 "training.optimizer: unknown option 'momentun' (did you mean 'momentum'?); "
-                "allowed: momentum, weight_decay"
+                "allowed: momentum, weight_decay, nesterov"
             ),
         ),
         (
             {"training": {"optimizer": {"name": "sdg"}}},
             ConfigError,
-            "training.optimizer: unknown optimizer 'sdg' (did you mean 'sgd'?); known: sgd",
+            (
+                "training.optimizer: unknown optimizer 'sdg' (did you mean 'sgd'?); "
+                "known: adam, adamw, asam, rmsprop, sam, sgd, timm:<name>"
+            ),
         ),
         (
             {"models": [{"architecture": "mlp", "training": {"loss": "squared"}}]},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import platform
 import shutil
 from collections.abc import Mapping
@@ -27,7 +28,15 @@ from flatscale.store.records import DIVERGED, FAILED, FINISHED, TrialRecord
 from flatscale.study.plan import TrialSpec
 from flatscale.study.registry import import_plugins
 from flatscale.study.schema import StudyConfig
-from flatscale.training import load_weights, log_spaced_steps, own_constants, save_weights, train
+from flatscale.training import (
+    load_weights,
+    log_spaced_steps,
+    optimizer_constants,
+    own_constants,
+    save_weights,
+    step_limit,
+    train,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +82,7 @@ def run_trial(config: Mapping[str, Any], context: TrialContext) -> dict[str, Any
 
 def describe(spec: TrialSpec, dataset: Dataset) -> TrialRecord:
     """The part of a trial's record that is known before it runs, marked as failed."""
+    constants = optimizer_constants(spec.training.optimizer)
     return TrialRecord(
         trial_id=spec.trial_id,
         network_id=spec.network_id,
@@ -85,8 +95,8 @@ def describe(spec: TrialSpec, dataset: Dataset) -> TrialRecord:
         train_size=len(dataset.y_train),
         optimizer=spec.training.optimizer.name,
         optimizer_options=json.dumps(own_constants(spec.training.optimizer), sort_keys=True),
-        momentum=spec.training.optimizer.momentum,
-        weight_decay=spec.training.optimizer.weight_decay,
+        momentum=constants.get("momentum", 0.0),
+        weight_decay=constants.get("weight_decay", 0.0),
         loss=spec.training.loss,
         learning_rate=spec.learning_rate,
         batch_size=min(spec.batch_size, len(dataset.y_train)),
@@ -140,12 +150,15 @@ def _obtain(
     record: TrialRecord,
 ) -> TrialRecord:
     """Train the network, or take its kept weights, where only the end is to be measured."""
-    kept, keeps = context.layout.weights_file(spec.network_id), context.config.keep_checkpoints
+    wanted = spec.measurement.weights
+    name = spec.network_id if wanted == "last" else f"{spec.network_id}-{wanted}"
+    kept, keeps = context.layout.weights_file(name), context.config.keep_checkpoints
     if keeps and spec.measurement.num_snapshots == 1 and kept.exists():
         facts = load_weights(kept, model)
         history = tuple((int(step), float(loss)) for step, loss in facts.pop("history"))
         return replace(record, status=FINISHED, reason=None, history=history, **facts)
     x, y = _training_tensors(context.dataset, next(model.parameters()).device)
+    num_steps = step_limit(spec.training, math.ceil(len(x) / spec.batch_size))
     began = perf_counter()
     result = train(
         model,
@@ -155,7 +168,8 @@ def _obtain(
         learning_rate=spec.learning_rate,
         batch_size=spec.batch_size,
         seed=spec.seed("order"),
-        snapshot_steps=log_spaced_steps(spec.measurement.num_snapshots, spec.training.max_steps),
+        weights=wanted,
+        snapshot_steps=log_spaced_steps(spec.measurement.num_snapshots, num_steps),
         on_snapshot=measurer.submit,
         checkpoint=training_checkpoint(folder) if folder else None,
     )

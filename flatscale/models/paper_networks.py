@@ -13,6 +13,7 @@ from flatscale.errors import ModelError
 from flatscale.models.architectures import model
 
 _CHANNELS = (16, 16, 32, 64, 64)
+_Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 @model("mlp")
@@ -23,6 +24,7 @@ def mlp(
     width: Annotated[int, Field(ge=1)] = 500,
     depth: Annotated[int, Field(ge=0)] = 3,
     activation: Literal["tanh", "relu"] = "tanh",
+    dropout: _Share = 0.0,
 ) -> nn.Sequential:
     """`depth` hidden layers of `width` units on the flattened image (arXiv 2310.01770: 3 of 500).
 
@@ -32,12 +34,13 @@ def mlp(
         width: units of each hidden layer.
         depth: number of hidden layers; 0 is a linear classifier.
         activation: `tanh` or `relu`.
+        dropout: share of the units of each hidden layer left out in training.
     """
     sizes = [math.prod(input_shape), *[width] * depth]
     activate = {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]
     layers: list[nn.Module] = [nn.Flatten()]
     for size, next_size in itertools.pairwise(sizes):
-        layers += [nn.Linear(size, next_size), activate()]
+        layers += [nn.Linear(size, next_size), activate(), *_dropout(dropout)]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], num_classes))
 
 
@@ -47,6 +50,7 @@ def lenet(
     num_classes: int,
     *,
     width_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0,
+    dropout: _Share = 0.0,
 ) -> nn.Sequential:
     """5x5 convolutions with 6 and 16 channels, each max-pooled, then 120, 84 and the outputs; ReLU.
 
@@ -58,6 +62,7 @@ def lenet(
         input_shape: (channels, height, width).
         num_classes: outputs.
         width_factor: multiplies the channels and units of every hidden layer.
+        dropout: share of the units of the two layers before the outputs left out in training.
 
     Raises:
         ModelError: an image side under 4.
@@ -81,8 +86,10 @@ def lenet(
         nn.Flatten(),
         nn.Linear(maps2 * height * width, units1),
         nn.ReLU(),
+        *_dropout(dropout),
         nn.Linear(units1, units2),
         nn.ReLU(),
+        *_dropout(dropout),
         nn.Linear(units2, num_classes),
     )
 
@@ -94,6 +101,7 @@ def vgg11(
     *,
     channels: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = _CHANNELS,
     hidden: Annotated[int, Field(ge=1)] = 128,
+    dropout: _Share = 0.0,
 ) -> nn.Sequential:
     """3x3 convolutions, each with ReLU and a max-pool, then one hidden layer (arXiv 2310.01770).
 
@@ -105,6 +113,7 @@ def vgg11(
         num_classes: outputs.
         channels: channels of the convolutions, in order.
         hidden: units of the hidden layer.
+        dropout: share of these left out in training.
     """
     maps, height, width = input_shape
     layers: list[nn.Module] = []
@@ -116,8 +125,14 @@ def vgg11(
         nn.Flatten(),
         nn.Linear(maps * height * width, hidden),
         nn.ReLU(),
+        *_dropout(dropout),
         nn.Linear(hidden, num_classes),
     )
+
+
+def _dropout(share: float) -> list[nn.Module]:
+    """A layer that leaves units out in training; none where the share is 0."""
+    return [nn.Dropout(share)] if share else []
 
 
 def _pooled(side: int, kernel: int, padding: int) -> int:

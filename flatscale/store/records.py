@@ -102,7 +102,9 @@ class TrialRecord:
     seed_index: int = _column("which of the study's seeds", PARAMETER, HYPERPARAMETER)
     num_parameters: int | None = _column("parameters of the network", PARAMETER, default=None)
     status: str = _column("finished, diverged or failed", TAG)
-    stop: str | None = _column("interpolated or step_limit, if finished", TAG, default=None)
+    stop: str | None = _column(
+        "which rule ended it, such as interpolated or step_limit, if finished", TAG, default=None
+    )
     reason: str | None = _column("why it diverged or failed", TAG, default=None)
     num_steps: int | None = _column("steps of the optimizer", METRIC, default=None)
     num_attempts: int = _column("times it was started", default=1)

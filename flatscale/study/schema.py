@@ -10,7 +10,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    GetJsonSchemaHandler,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from flatscale.study.identity import content_hash, identifying_content
 from flatscale.study.redaction import without_password
@@ -33,6 +43,30 @@ def _distinct(kind: str) -> AfterValidator:
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class _Named(_Part):
+    """One of a kind by its name, its constants as further keys; a name alone will do."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: Options = Field(init=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_name(cls, given: Any) -> Any:
+        return {"name": given} if isinstance(given, str) else given
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        handler.resolve_ref_schema(shape := handler(core_schema))
+        return {"anyOf": [{"type": "string"}, shape]}
+
+    @property
+    def constants(self) -> Options:
+        """The further keys."""
+        return dict(self.model_extra or {})
 
 
 class DataConfig(_Part):
@@ -121,18 +155,19 @@ class ModelConfig(_Part):
     """Training settings of its own instead of the study's."""
 
 
-class OptimizerConfig(_Part):
+class OptimizerConfig(_Named):
     """The optimizer and its constants; its learning rate comes from the design."""
 
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: Options = Field(init=False)
-
     name: str = "sgd"
-    """`sgd`, or a plugin's name; other keys are constants of the optimizer of that name."""
+    """`sgd`, `adam`, `adamw`, `rmsprop`, `timm:<name>`, `sam` or `asam` around one of them, or a
+    plugin's name; other keys are constants of the optimizer of that name."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
     """Momentum of SGD, and of other optimizers that take one."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """L2 penalty added to the gradient, by optimizers that take one."""
+    """L2 penalty added to the gradient (decoupled in `adamw`), by optimizers that take one."""
+    base: OptimizerConfig | None = None
+    """The optimizer that `sam` and `asam` are around, `sgd` by default; constants beside it that
+    are not theirs are its own."""
 
     @property
     def constants(self) -> Options:
@@ -141,20 +176,74 @@ class OptimizerConfig(_Part):
         return {name: value for name, value in both.items() if value} | (self.model_extra or {})
 
 
+class ScheduleConfig(_Named):
+    """The learning rate over the steps, as a factor of the design's."""
+
+    name: str = "constant"
+    """`constant`, `cosine`, `linear` or `steps`; other keys are its constants. It runs from the end
+    of the warm-up to the step limit."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the learning rate first rises linearly from 0."""
+
+
+class AveragingConfig(_Named):
+    """An average of the weights beside the last; `measurement.weights` says which to measure."""
+
+    name: str
+    """`ema` (its `decay` a step) or `swa` (the mean); other keys are its constants."""
+    start_step: int = Field(default=0, ge=0)
+    """The average begins after this step; until then it is the network itself."""
+    every: int = Field(default=1, ge=1)
+    """Steps between the networks that are averaged."""
+
+
+class TransformConfig(_Named):
+    """One random change of the training images."""
+
+    name: str
+    """A class of torchvision.transforms.v2, such as `RandomHorizontalFlip`; other keys are its
+    arguments."""
+
+
 class TrainingConfig(_Part):
     """How every network is trained."""
 
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimizer and its constants."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """The learning rate over the steps."""
     loss: str = "half_squared_error"
     """`half_squared_error` (1/2 ||f - onehot||^2, the paper's), `squared_error`, `cross_entropy`,
     or a plugin's name."""
-    stop_loss: PositiveFloat = 0.01
-    """Stop when the mean training loss over the whole training set is at most this."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each target that is spread evenly over the classes. It changes what is descended;
+    the training loss that is looked at stays that of the classes."""
+    clip_gradient: PositiveFloat | None = None
+    """Largest norm of the gradient of a step; a longer one is scaled down to it."""
+    augmentation: tuple[TransformConfig, ...] = ()
+    """Random changes of the training images, in order, drawn anew for each image in each epoch."""
+    averaging: AveragingConfig | None = None
+    """An average of the weights; none by default."""
+    stop_loss: PositiveFloat | None = 0.01
+    """Stop when the mean training loss over the whole training set is at most this; null: never."""
+    stop_accuracy: float | None = Field(default=None, gt=0, le=1)
+    """Stop when the accuracy on the whole training set is at least this."""
+    stop_gradient_norm: PositiveFloat | None = None
+    """Stop when the norm of the training loss's gradient over the whole training set is at most
+    this."""
+    patience: int | None = Field(default=None, ge=1)
+    """Early stopping: stop when the loss on `data.held_out_size` images has not been lower than its
+    lowest for this many evaluations."""
     max_steps: int = Field(default=20_000, ge=1)
     """Stop after this many optimizer steps in any case."""
+    max_epochs: int | None = Field(default=None, ge=1)
+    """Stop after this many epochs too, where they come first."""
     evaluate_every: int | None = Field(default=None, ge=1)
-    """Steps between evaluations of the whole training set; one epoch by default."""
+    """Steps between evaluations of the whole training set. By default the rules above are looked at
+    once an epoch; from the sixteenth epoch on, a look may end as soon as the training loss is
+    known to be above `stop_loss`, and one in an eighth of the steps so far is written down."""
+    microbatch_size: int | None = Field(default=None, ge=1)
+    """Most images computed at once in a step; the whole batch, while memory lasts, by default."""
     checkpoint_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints a trial can resume from when its worker dies; none by default:
     a lost trial starts again."""
@@ -192,6 +281,9 @@ class MeasurementConfig(_Part):
     """Which images the probe set is drawn from."""
     output_map: Literal["identity", "sigmoid", "softmax"] = "identity"
     """Applied to the network's outputs before anything is measured."""
+    weights: Literal["last", "average"] = "last"
+    """Measure the last weights or their `training.averaging`; as an axis, the same networks both
+    ways."""
     loss: str | None = None
     """Loss of the sharpness measures; the training loss by default."""
     num_snapshots: int = Field(default=1, ge=1)
@@ -238,8 +330,8 @@ class AnalysisConfig(_Part):
     num_resamples: int = Field(default=2_000, ge=100)
     """Bootstrap and permutation resamples."""
     require_interpolation: bool = False
-    """Leave trials that hit the step limit out of the statistics (they are listed, with that
-    reason)."""
+    """Leave trials that hit the step or epoch limit out of the statistics (they are listed, with
+    that reason)."""
 
 
 class TrackingConfig(_Part):

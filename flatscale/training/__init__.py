@@ -1,5 +1,7 @@
-"""Training: one loop, losses and optimizers by name, checkpoints and weights as safetensors."""
+"""Training: one loop; losses, optimizers, schedules by name; checkpoints as safetensors."""
 
+from flatscale.training.augmentation import Augmentation
+from flatscale.training.averages import AVERAGES, average, average_constants
 from flatscale.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -18,13 +20,21 @@ from flatscale.training.optimizers import (
     optimizer_constants,
     own_constants,
 )
-from flatscale.training.order import log_spaced_steps
+from flatscale.training.order import log_spaced_steps, step_limit
+from flatscale.training.schedules import SCHEDULES, schedule, schedule_constants
+from flatscale.training.sharpness_aware import SharpnessAware
 
 __all__ = [
+    "AVERAGES",
     "LOSSES",
     "OPTIMIZERS",
+    "SCHEDULES",
+    "Augmentation",
     "Checkpoint",
+    "SharpnessAware",
     "TrainingResult",
+    "average",
+    "average_constants",
     "build_optimizer",
     "load_checkpoint",
     "load_weights",
@@ -36,6 +46,9 @@ __all__ = [
     "point_loss",
     "save_checkpoint",
     "save_weights",
+    "schedule",
+    "schedule_constants",
+    "step_limit",
     "train",
     "weights_from_bytes",
     "weights_to_bytes",

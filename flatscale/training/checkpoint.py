@@ -20,7 +20,7 @@ from flatscale.errors import ModelError, StoreError
 from flatscale.store.atomic import write_atomically
 
 _METADATA_KEY = "flatscale"
-_MODEL, _OPTIMIZER = "model.", "optimizer."
+_MODEL, _OPTIMIZER, _GROUP, _AVERAGE = "model.", "optimizer.", "group.", "average."
 
 
 def save_weights(path: Path, model: nn.Module, metadata: Mapping[str, Any] | None = None) -> None:
@@ -75,10 +75,14 @@ def weights_from_bytes(content: bytes, model: nn.Module) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Where a saved training stood: optimizer steps taken, (step, training loss) evaluations."""
+    """Where a saved training stood: optimizer steps taken, (step, loss) evaluations.
+
+    The first are of the training set, the others of the images held out.
+    """
 
     step: int
     history: tuple[tuple[int, float], ...]
+    held_out_history: tuple[tuple[int, float], ...] = ()
 
 
 def save_checkpoint(
@@ -89,6 +93,8 @@ def save_checkpoint(
     history: Sequence[tuple[int, float]],
     *,
     settings: Mapping[str, Any] | None = None,
+    held_out_history: Sequence[tuple[int, float]] = (),
+    average: nn.Module | None = None,
 ) -> None:
     """Write the state of a training, atomically.
 
@@ -99,12 +105,16 @@ def save_checkpoint(
         step: optimizer steps taken.
         history: evaluations so far.
         settings: JSON-able facts that a training resuming from the file must share.
+        held_out_history: evaluations on held-out images so far.
+        average: the average of its weights, if there is one.
 
     Raises:
         ModelError: the network's or optimizer's state cannot be saved.
         StoreError: the file cannot be written; an old one is untouched.
     """
     tensors = {_MODEL + name: tensor for name, tensor in _model_tensors(model).items()}
+    if average is not None:
+        tensors |= {_AVERAGE + name: t for name, t in _model_tensors(average).items()}
     state = optimizer.state_dict()
     constants: dict[str, dict[str, Any]] = {}
     for index, slots in state["state"].items():
@@ -118,12 +128,17 @@ def save_checkpoint(
                     f"cannot save {type(optimizer).__name__}: its state {name!r} is a "
                     f"{type(value).__name__}"
                 )
+    groups = [dict(group) for group in state["param_groups"]]
+    for index, group in enumerate(groups):
+        for name in [name for name, value in group.items() if isinstance(value, Tensor)]:
+            tensors[f"{_GROUP}{index}.{name}"] = _copy_on_cpu(group.pop(name))
     header = {
         "kind": "checkpoint",
         "step": step,
         "history": [list(entry) for entry in history],
+        "held_out_history": [list(entry) for entry in held_out_history],
         "settings": dict(settings or {}),
-        "param_groups": state["param_groups"],
+        "param_groups": groups,
         "constants": constants,
     }
     _write_tensors(path, tensors, header)
@@ -135,6 +150,7 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer,
     *,
     settings: Mapping[str, Any] | None = None,
+    average: nn.Module | None = None,
 ) -> Checkpoint:
     """Put a saved training back into a network and its optimizer, in place.
 
@@ -143,6 +159,7 @@ def load_checkpoint(
         model: a network of the same architecture.
         optimizer: an optimizer of the same kind over its parameters.
         settings: what the file's settings must be; None takes any.
+        average: where the average of the weights goes, if there is one.
 
     Raises:
         StoreError: the file is missing, cut short, none of ours, or of a training with other
@@ -150,11 +167,10 @@ def load_checkpoint(
         ModelError: it does not fit the network, which is left as it was.
     """
     tensors, header = _read_tensors(path, kind="checkpoint")
-    weights = {
-        name.removeprefix(_MODEL): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(_MODEL)
-    }
+    weights, averaged = (
+        {name.removeprefix(part): t for name, t in tensors.items() if name.startswith(part)}
+        for part in (_MODEL, _AVERAGE)
+    )
     _check_fit(model.state_dict(), weights, str(path), type(model).__name__)
     try:
         for name, wanted in (settings or {}).items():
@@ -165,7 +181,8 @@ def load_checkpoint(
                 )
         checkpoint = Checkpoint(
             step=int(header["step"]),
-            history=tuple((int(step), float(loss)) for step, loss in header["history"]),
+            history=_evaluations(header["history"]),
+            held_out_history=_evaluations(header.get("held_out_history", [])),
         )
         # The optimizer's state by parameter index, as torch numbers it.
         slots = {int(index): dict(values) for index, values in header["constants"].items()}
@@ -173,13 +190,22 @@ def load_checkpoint(
             if name.startswith(_OPTIMIZER):
                 index, _, slot = name.removeprefix(_OPTIMIZER).partition(".")
                 slots.setdefault(int(index), {})[slot] = tensor
+            elif name.startswith(_GROUP):
+                index, _, slot = name.removeprefix(_GROUP).partition(".")
+                header["param_groups"][int(index)][slot] = tensor
         optimizer.load_state_dict({"state": slots, "param_groups": header["param_groups"]})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(
             f"{path} is not a checkpoint of {type(optimizer).__name__} over this network: {error}"
         ) from error
+    if average is not None:
+        _fill_model(average, averaged, str(path))
     _fill_model(model, weights, str(path))
     return checkpoint
+
+
+def _evaluations(entries: Sequence[Sequence[Any]]) -> tuple[tuple[int, float], ...]:
+    return tuple((int(step), float(loss)) for step, loss in entries)
 
 
 def _model_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -1,13 +1,13 @@
-"""The only training loop: to interpolation, to the step limit, or until it diverges."""
+"""The only training loop: steps, looks at the whole training set, snapshots, checkpoints."""
 
 from __future__ import annotations
 
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,21 +15,32 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from flatscale.errors import ModelError
 from flatscale.study.identity import result_content
 from flatscale.study.schema import TrainingConfig
 from flatscale.study.seeds import derive_seed
+from flatscale.training.augmentation import Augmentation, seed_generators
+from flatscale.training.averages import WeightAverage
 from flatscale.training.checkpoint import load_checkpoint, save_checkpoint
-from flatscale.training.losses import PointLoss, mean_loss, point_loss
+from flatscale.training.losses import (
+    LOSSES,
+    PointLoss,
+    losses_of_points,
+    point_loss,
+    smoothed_targets,
+)
 from flatscale.training.memory import Microbatches
-from flatscale.training.optimizers import build_optimizer
+from flatscale.training.optimizers import build_optimizer, needs_closure
 from flatscale.training.order import BatchOrder
+from flatscale.training.schedules import rate_factor
+from flatscale.training.stopping import End, Point, Status, Stopping
+from flatscale.training.whole_set import CHUNK, WholeSet
 
 logger = logging.getLogger(__name__)
 
-Status = Literal["interpolated", "step_limit", "diverged"]
-_EVALUATION_CHUNK = 1024
+Array = NDArray[np.generic] | Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,27 +48,30 @@ class TrainingResult:
     """How a training ended."""
 
     status: Status
-    """`interpolated` (the training loss reached `stop_loss`), `step_limit`, or `diverged` (a loss
-    that is not finite)."""
+    """`interpolated` (the training loss reached `stop_loss`), `accuracy_reached`, `stationary` (the
+    gradient's norm fell), `early_stopped`, `epoch_limit`, `step_limit`, or `diverged` (a loss that
+    is not finite)."""
     num_steps: int
     """Optimizer steps taken, those before a resumption included."""
     train_loss: float
-    """Mean loss over the whole training set at the end; NaN or infinite if diverged."""
-    history: tuple[tuple[int, float], ...]
-    """(step, train_loss) of every evaluation, all finite."""
+    """Mean loss over the whole training set at the last weights; NaN or infinite if diverged."""
+    history: tuple[Point, ...]
+    """(step, train_loss) of every whole evaluation, all finite."""
     reason: str
     """One line that says why it ended so."""
 
 
 def train(
     model: nn.Module,
-    x: NDArray[np.float32] | Tensor,
-    y: NDArray[np.int64] | Tensor,
+    x: Array,
+    y: Array,
     config: TrainingConfig,
     *,
     learning_rate: float,
     batch_size: int,
     seed: int,
+    held_out: tuple[Array, Array] | None = None,
+    weights: Literal["last", "average"] = "last",
     snapshot_steps: Iterable[int] = (),
     on_snapshot: Callable[[int, nn.Module], None] | None = None,
     checkpoint: Path | None = None,
@@ -67,19 +81,21 @@ def train(
     Where memory runs out, a batch is computed in microbatches whose gradients add up to its own,
     except where the network normalises over the batch.
 
-    Everything random (data order, dropout) depends on the seed and the step alone, so resuming from
-    a checkpoint gives bit for bit what an undisturbed run gives; torch's global generators are left
-    as they were found. Evaluation is in eval mode; the network is in training mode again after it
-    and after every snapshot.
+    Everything random (data order, dropout, augmentation) depends on the seed and the step alone, so
+    resuming from a checkpoint gives bit for bit what an undisturbed run gives; torch's global
+    generators are left as they were found. Evaluation is in eval mode; the network is in training
+    mode again after it and after every snapshot.
 
     Args:
         model: the network; ends with the last step's weights, in training mode.
-        x: images (n, channels, height, width).
-        y: classes (n,).
+        x: inputs (n, ...).
+        y: classes (n,), or the targets of a regression (n, outputs).
         config: optimizer, loss and when to stop.
-        learning_rate: of the optimizer.
-        batch_size: images a step; the last batch of an epoch may be smaller.
+        learning_rate: of the optimizer; the schedule multiplies it.
+        batch_size: points a step; the last batch of an epoch may be smaller.
         seed: of the data order and of anything random in the network.
+        held_out: inputs and targets for early stopping.
+        weights: which `on_snapshot` gets and the network ends with: the last, or their average.
         snapshot_steps: steps after which `on_snapshot` is called, unless training ends there (the
             final state is the caller's); 0 is the initialisation.
         on_snapshot: called with the step and the network, which it must not change.
@@ -87,74 +103,179 @@ def train(
             `config.checkpoint_every` steps.
 
     Raises:
-        ModelError: images, classes and network do not fit together, or memory runs out with one
-            image, or with a batch that cannot be split.
+        ModelError: inputs, targets and network do not fit together, or memory runs out with one
+            point, or with a batch that cannot be split; a rule or choice lacks what it needs.
         StoreError: the checkpoint is broken, of another training, or cannot be written.
     """
     device = _device(model)
-    images, classes = _on_device(x, device), _on_device(y, device)
-    if len(images) == 0 or len(images) != len(classes):
+    inputs, targets = _on_device(x, device), _on_device(y, device)
+    if len(inputs) == 0 or len(inputs) != len(targets):
         raise ModelError(
-            f"training needs as many classes as images, at least one; found {len(images)} images "
-            f"and {len(classes)} classes"
+            f"training needs as many classes as images, at least one; found {len(inputs)} images "
+            f"and {len(targets)} classes"
         )
+    if config.patience is not None and held_out is None:
+        raise ModelError("training.patience needs images held out: set data.held_out_size")
+    if weights == "average" and config.averaging is None:
+        raise ModelError("measurement.weights: average needs training.averaging")
+    loss = point_loss(config.loss)
+    order = BatchOrder(len(inputs), batch_size, seed=seed, device=device)
+    apart = [_on_device(part, device) for part in held_out or ()]
     run = _Run(
         model=model,
-        images=images,
-        classes=classes,
-        loss=point_loss(config.loss),
-        optimizer=build_optimizer(model, config.optimizer, learning_rate),
-        order=BatchOrder(len(images), batch_size, seed=seed, device=device),
+        inputs=inputs,
+        targets=targets,
         config=config,
         seed=seed,
+        loss=loss,
+        optimizer=build_optimizer(model, config.optimizer, learning_rate),
+        order=order,
+        stopping=Stopping(
+            config=config,
+            steps_per_epoch=order.steps_per_epoch,
+            train=WholeSet(model, inputs, targets, loss),
+            held_out=WholeSet(model, apart[0], apart[1], loss) if apart else None,
+            bounded=LOSSES[config.loss].not_negative,
+        ),
+        weights=weights,
         checkpoint=checkpoint,
         settings={
             "training": result_content(config),
             "learning_rate": learning_rate,
             "batch_size": batch_size,
             "seed": seed,
-            "num_images": len(images),
+            "num_images": len(inputs),
         },
-        microbatches=Microbatches(model),
-        evaluation_batches=Microbatches(model),
     )
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        result = _descend(run, frozenset(snapshot_steps), on_snapshot)
+        end, step = run.descend(frozenset(snapshot_steps), on_snapshot)
+        if end.status != "diverged" and weights == "average":
+            model.load_state_dict(run.shown().state_dict())
     model.train()
-    logger.info("training ended as %s: %s", result.status, result.reason)
-    return result
+    logger.info("training ended as %s: %s", end.status, end.reason)
+    history = tuple(run.stopping.history)
+    return TrainingResult(num_steps=step, history=history, **vars(end))
 
 
-@dataclass(kw_only=True)
 class _Run:
     """What one training works with; a checkpoint must share its `settings` to be resumed from."""
 
-    model: nn.Module
-    images: Tensor
-    classes: Tensor
-    loss: PointLoss
-    optimizer: torch.optim.Optimizer
-    order: BatchOrder
-    config: TrainingConfig
-    seed: int
-    checkpoint: Path | None
-    settings: dict[str, Any]
-    microbatches: Microbatches
-    evaluation_batches: Microbatches
-    history: list[tuple[int, float]] = field(default_factory=list)
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        inputs: Tensor,
+        targets: Tensor,
+        config: TrainingConfig,
+        seed: int,
+        loss: PointLoss,
+        optimizer: torch.optim.Optimizer,
+        order: BatchOrder,
+        stopping: Stopping,
+        weights: str,
+        checkpoint: Path | None,
+        settings: dict[str, Any],
+    ) -> None:
+        self.model, self.inputs, self.targets = model, inputs, targets
+        self.config, self.seed, self.loss = config, seed, loss
+        self.optimizer, self.order, self.stopping = optimizer, order, stopping
+        self.weights, self.checkpoint, self.settings = weights, checkpoint, settings
+        self.rates = [group["lr"] for group in optimizer.param_groups]
+        self.closure = needs_closure(config.optimizer)
+        self.microbatches = Microbatches(model, config.microbatch_size)
+        self.augment = Augmentation(config.augmentation, seed=seed) if config.augmentation else None
+        self.average = WeightAverage(model, config.averaging) if config.averaging else None
+        self.averaged = self.average.averaged if self.average else None
+        self.latest = torch.zeros(len(inputs), device=inputs.device)
+        """Each point's loss when it was last in a batch: where a brief look begins."""
 
-    def step(self, step: int) -> Tensor:
+    def descend(
+        self, snapshots: frozenset[int], on_snapshot: Callable[[int, nn.Module], None] | None
+    ) -> tuple[End, int]:
+        """Steps until one of the ends is reached; that end, and the steps taken.
+
+        What belongs to a step is done in the order: update, evaluation, snapshot, checkpoint; a
+        resumed training goes on after the last of these.
+        """
+        # Asking a GPU for every loss would make each step wait for it: there, evaluation finds out.
+        watch_batches = self.inputs.device.type == "cpu"
+        step, every = self._resumed(), self.config.checkpoint_every
+        self.model.train()
+        fresh = step == 0
+        while True:
+            if not fresh:
+                batch_loss = self._step(step)
+                step += 1
+                if watch_batches and not math.isfinite(value := batch_loss.item()):
+                    reason = f"the batch's training loss became {value} at step {step}"
+                    return End(status="diverged", train_loss=value, reason=reason), step
+            if self.stopping.is_due(step) and (end := self._look(step)) is not None:
+                return end, step
+            if step in snapshots and on_snapshot is not None:
+                on_snapshot(step, self.shown())
+                self.model.train()
+            if self.checkpoint is not None and every and step % every == 0 and not fresh:
+                self._save(self.checkpoint, step)
+            fresh = False
+
+    def shown(self) -> nn.Module:
+        """The network with the weights that are to be measured."""
+        if self.average is None or self.weights == "last":
+            return self.model
+        return self.average.network(self.inputs.split(CHUNK))
+
+    def _look(self, step: int) -> End | None:
+        stopping, level = self.stopping, self.config.stop_loss
+        if stopping.may_be_brief(step) and (
+            level is None or stopping.train.is_above(level, self.latest)
+        ):
+            return None
+        return stopping.end(step)
+
+    def _step(self, step: int) -> Tensor:
         """One optimizer step; the batch's mean loss before it."""
-        rows = self.order.rows(step)
+        if self.config.schedule != type(self.config.schedule)():
+            factor = rate_factor(self.config.schedule, step, self.stopping.max_steps)
+            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = rate * factor
+        rows, looks = self.order.rows(step), itertools.count()
+
+        def look() -> Tensor:
+            if next(looks) == 0:
+                return self._gradient(step, rows)
+            with _running_statistics_kept(self.model):
+                return self._gradient(step, rows)
+
+        if self.closure:
+            loss: Tensor = self.optimizer.step(look)  # type: ignore[assignment, arg-type]
+        else:
+            loss = look()
+            self.optimizer.step()
+        if self.average is not None:
+            self.average.update(step + 1)
+        return loss
+
+    def _gradient(self, step: int, rows: Tensor) -> Tensor:
+        """The gradient of the batch's mean loss, into the parameters; that loss."""
 
         def accumulate() -> Tensor:
-            _seed_layers(self.seed, step, rows.device)
             self.optimizer.zero_grad(set_to_none=True)
             total = torch.zeros((), device=rows.device)
+            # Layers that draw (dropout) draw the numbers of this step, wherever it is resumed.
+            seed_generators(derive_seed(self.seed, "layers", step), rows.device)
             for part in self.microbatches.slices(len(rows)):
                 chosen = rows[part]
-                outputs = self.model(self.images.index_select(0, chosen))
-                loss = mean_loss(self.loss, outputs, self.classes.index_select(0, chosen))
+                inputs = self.inputs.index_select(0, chosen)
+                targets = self.targets.index_select(0, chosen)
+                if self.augment is not None:
+                    with _generators_kept(rows.device):
+                        inputs = self.augment(inputs, chosen, self.order.epoch(step))
+                outputs = self.model(inputs)
+                if self.config.label_smoothing:
+                    targets = smoothed_targets(outputs, targets, self.config.label_smoothing)
+                values = losses_of_points(self.loss, outputs, targets)
+                self.latest[chosen] = values.detach().to(self.latest.dtype)
+                loss = values.mean()
                 if len(chosen) < len(rows):
                     loss = loss * (len(chosen) / len(rows))
                 loss.backward()
@@ -162,104 +283,56 @@ class _Run:
             return total
 
         loss = self.microbatches.until_it_fits(len(rows), accumulate, training=True)
-        self.optimizer.step()
+        if self.config.clip_gradient is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_gradient)
         return loss
 
-    @torch.no_grad()
-    def evaluate(self) -> float:
-        """Mean loss over the whole training set, in eval mode; training mode again after it."""
-        self.model.eval()
-        total = torch.zeros((), dtype=torch.float64)
-        chunks = zip(
-            self.images.split(_EVALUATION_CHUNK), self.classes.split(_EVALUATION_CHUNK), strict=True
+    def _resumed(self) -> int:
+        """The step to go on after: that of the checkpoint, if there is one, else 0."""
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return 0
+        saved = load_checkpoint(
+            self.checkpoint,
+            self.model,
+            self.optimizer,
+            settings=self.settings,
+            average=self.averaged,
         )
-        for images, classes in chunks:
-            total += self.evaluation_batches.until_it_fits(
-                len(images), partial(self._sum_of_losses, images, classes), training=False
-            )
-        self.model.train()
-        return total.item() / len(self.images)
+        self.stopping.history = list(saved.history)
+        self.stopping.held_out_history = list(saved.held_out_history)
+        return saved.step
 
-    def _sum_of_losses(self, images: Tensor, classes: Tensor) -> Tensor:
-        total = torch.zeros((), dtype=torch.float64)
-        for part in self.evaluation_batches.slices(len(images)):
-            values = self.loss(self.model(images[part].clone()), classes[part])
-            total += values.double().sum().cpu()
-        return total
-
-    def ended(self, status: Status, step: int, train_loss: float, reason: str) -> TrainingResult:
-        return TrainingResult(
-            status=status,
-            num_steps=step,
-            train_loss=train_loss,
-            history=tuple(self.history),
-            reason=reason,
+    def _save(self, path: Path, step: int) -> None:
+        save_checkpoint(
+            path,
+            self.model,
+            self.optimizer,
+            step,
+            self.stopping.history,
+            settings=self.settings,
+            held_out_history=self.stopping.held_out_history,
+            average=self.averaged,
         )
 
 
-def _descend(
-    run: _Run, snapshots: frozenset[int], on_snapshot: Callable[[int, nn.Module], None] | None
-) -> TrainingResult:
-    """Steps until one of the ends is reached.
+@contextmanager
+def _running_statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Inside, layers that normalise over the batch leave their running statistics alone.
 
-    What belongs to a step is done in the order: update, evaluation, snapshot, checkpoint; a resumed
-    training goes on after the last of these.
+    A step that looks at a batch more than once has them of the first look only.
     """
-    config = run.config
-    evaluate_every = config.evaluate_every or run.order.steps_per_epoch
-    # Asking a GPU for every loss would make each step wait for it: there, evaluation finds out.
-    watch_batches = run.images.device.type == "cpu"
-    step = 0
-    if run.checkpoint is not None and run.checkpoint.exists():
-        saved = load_checkpoint(run.checkpoint, run.model, run.optimizer, settings=run.settings)
-        step, run.history = saved.step, list(saved.history)
-    run.model.train()
-    fresh = step == 0
-    while True:
-        if not fresh:
-            batch_loss = run.step(step)
-            step += 1
-            if watch_batches and not math.isfinite(value := batch_loss.item()):
-                reason = f"the batch's training loss became {value} at step {step}"
-                return run.ended("diverged", step, value, reason)
-        if step % evaluate_every == 0 or step == config.max_steps:
-            end = _look(run, step)
-            if end is not None:
-                return end
-        if step in snapshots and on_snapshot is not None:
-            on_snapshot(step, run.model)
-            run.model.train()
-        due = config.checkpoint_every and step % config.checkpoint_every == 0
-        if run.checkpoint is not None and due and not fresh:
-            state = (run.model, run.optimizer, step, run.history)
-            save_checkpoint(run.checkpoint, *state, settings=run.settings)
-        fresh = False
+    tracking = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for module in tracking:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in tracking:
+            module.track_running_stats = True
 
 
-def _look(run: _Run, step: int) -> TrainingResult | None:
-    """Evaluate, note it in the history, and say whether training ends here."""
-    train_loss = run.evaluate()
-    if not math.isfinite(train_loss):
-        reason = f"the training loss became {train_loss} at step {step}"
-        return run.ended("diverged", step, train_loss, reason)
-    run.history.append((step, train_loss))
-    stop_loss, max_steps = run.config.stop_loss, run.config.max_steps
-    if train_loss <= stop_loss:
-        reason = f"training loss {train_loss:.4g} reached {stop_loss:g} at step {step}"
-        return run.ended("interpolated", step, train_loss, reason)
-    if step >= max_steps:
-        reason = f"training loss {train_loss:.4g} is above {stop_loss:g} after {step} steps"
-        return run.ended("step_limit", step, train_loss, reason)
-    return None
-
-
-def _seed_layers(seed: int, step: int, device: torch.device) -> None:
-    """Layers that draw random numbers (dropout) draw those of this step, wherever it is resumed."""
-    layer_seed = derive_seed(seed, "layers", step)
-    torch.default_generator.manual_seed(layer_seed)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(layer_seed)
+def _generators_kept(device: torch.device) -> Any:
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -269,6 +342,6 @@ def _device(model: nn.Module) -> torch.device:
     return tensor.device
 
 
-def _on_device(array: NDArray[np.generic] | Tensor, device: torch.device) -> Tensor:
+def _on_device(array: Array, device: torch.device) -> Tensor:
     """A tensor as it is; an array as a copy, for it may be read-only or shared."""
     return array.to(device) if isinstance(array, Tensor) else torch.tensor(array, device=device)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,25 +17,30 @@ PointLoss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Loss(Registered):
-    """A loss per point, and whether it is defined on the raw network outputs."""
+    """A loss per point: whether it is defined on the raw network outputs, and never negative."""
 
     of_logits: bool
+    not_negative: bool
 
 
 LOSSES: Registry[Loss] = Registry("loss")
 
 
-def loss(name: str, *, of_logits: bool = False) -> Callable[[PointLoss], PointLoss]:
+def loss(
+    name: str, *, of_logits: bool = False, not_negative: bool = False
+) -> Callable[[PointLoss], PointLoss]:
     """Register a loss per point: a function (outputs, targets) -> losses (B,).
 
     Args:
         name: what a study file or `measure(loss=...)` calls it.
         of_logits: the loss is defined on the raw network outputs, so a metric's output map
             (sigmoid, softmax) is not applied before it.
+        not_negative: it is never below 0, which spares looks at the whole training set.
     """
 
     def add(function: PointLoss) -> PointLoss:
-        LOSSES.add(Loss(name=name, function=function, of_logits=of_logits))
+        known = {"of_logits": of_logits, "not_negative": not_negative}
+        LOSSES.add(Loss(name=name, function=function, **known))
         return function
 
     return add
@@ -78,19 +82,19 @@ def target_vectors(outputs: Tensor, targets: Tensor) -> Tensor:
         ) from error
 
 
-@loss("squared_error")
+@loss("squared_error", not_negative=True)
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """||f - t||^2 against one-hot targets, per point (B,)."""
     return (outputs - target_vectors(outputs, targets)).square().sum(dim=1)
 
 
-@loss("half_squared_error")
+@loss("half_squared_error", not_negative=True)
 def half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """1/2 ||f - t||^2 against one-hot targets, per point (B,)."""
     return 0.5 * squared_error(outputs, targets)
 
 
-@loss("cross_entropy", of_logits=True)
+@loss("cross_entropy", of_logits=True, not_negative=True)
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """-log softmax(f)_t of the logits, per point (B,)."""
     if targets.is_floating_point():
@@ -98,12 +102,17 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(outputs, targets.long(), reduction="none")
 
 
-def mean_loss(function: PointLoss, outputs: Tensor, targets: Tensor) -> Tensor:
-    """The mean over points of a loss per point: what training descends."""
+def smoothed_targets(outputs: Tensor, targets: Tensor, share: float) -> Tensor:
+    """Targets with a share of them spread evenly over the outputs (B, N) (Szegedy et al. 2016)."""
+    return (1 - share) * target_vectors(outputs, targets) + share / outputs.shape[1]
+
+
+def losses_of_points(function: PointLoss, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The loss of each point (B,), checked to be that."""
     values = function(outputs, targets)
     if values.shape != outputs.shape[:1]:
         raise ModelError(
             f"a loss must return one value per point, shape ({outputs.shape[0]},); "
             f"found {tuple(values.shape)}"
         )
-    return torch.mean(values)
+    return values

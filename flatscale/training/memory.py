@@ -30,10 +30,11 @@ class Microbatches:
     Args:
         model: the network; one that normalises over the batch is not the same network on a part of
             it, and is never trained so.
+        limit: most images computed at once from the start.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._limit: int | None = None
+    def __init__(self, model: nn.Module, limit: int | None = None) -> None:
+        self._limit = limit
         self._normalises = any(isinstance(module, _BatchNorm) for module in model.modules())
 
     def slices(self, num_images: int) -> Iterator[slice]:

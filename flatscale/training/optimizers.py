@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -10,17 +12,33 @@ from pydantic import Field
 from torch import nn
 
 from flatscale.errors import ConfigError
-from flatscale.study.registry import Registered, Registry, option_parameters
+from flatscale.models import allow_torchvision_without_ops
+from flatscale.study.registry import Registered, Registry, checked_options, option_parameters
 from flatscale.study.schema import OptimizerConfig
 
 OptimizerBuilder = Callable[..., torch.optim.Optimizer]
 """(parameters, learning rate, **constants) -> optimizer."""
 
-OPTIMIZERS: Registry[Registered] = Registry("optimizer")
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerEntry(Registered):
+    """An optimizer, whether its step looks at the gradient anew, whether it is around another."""
+
+    closure: bool = False
+    around: bool = False
+
+
+TIMM = "timm:"
+OPTIMIZERS: Registry[OptimizerEntry] = Registry("optimizer", also=(f"{TIMM}<name>",))
 _OF_ALL = frozenset({"momentum", "weight_decay"})
+_Share = Annotated[float, Field(ge=0, lt=1)]
+_Positive = Annotated[float, Field(gt=0)]
+_NotNegative = Annotated[float, Field(ge=0)]
 
 
-def optimizer(name: str) -> Callable[[OptimizerBuilder], OptimizerBuilder]:
+def optimizer(
+    name: str, *, closure: bool = False, around: bool = False
+) -> Callable[[OptimizerBuilder], OptimizerBuilder]:
     """Register a function that builds an optimizer.
 
     It takes the parameters and the learning rate, and its constants as keyword-only arguments with
@@ -29,6 +47,9 @@ def optimizer(name: str) -> Callable[[OptimizerBuilder], OptimizerBuilder]:
 
     Args:
         name: what a study file calls it.
+        closure: its `step` takes a function that computes loss and gradients at the weights as
+            they are then, and calls it as often as it likes.
+        around: it takes another optimizer in place of parameters and learning rate.
 
     Raises:
         ConfigError: one of those two has another default.
@@ -40,21 +61,26 @@ def optimizer(name: str) -> Callable[[OptimizerBuilder], OptimizerBuilder]:
             # A trial's id holds 0 for what is not given, so nothing else may be meant by it.
             if constants[constant].default != 0:
                 raise ConfigError(f"optimizer {name!r}: the default of {constant} must be 0")
-        OPTIMIZERS.add(Registered(name=name, function=builder))
+        OPTIMIZERS.add(OptimizerEntry(name=name, function=builder, closure=closure, around=around))
         return builder
 
     return add
 
 
 def optimizer_constants(config: OptimizerConfig) -> dict[str, Any]:
-    """Every constant of an optimizer, those given and those left at their default.
+    """Every constant of an optimizer and of the one it is around, given or left at their default.
 
     Raises:
         ConfigError: no such optimizer or constant, or a value of the wrong type or range.
     """
-    given = OPTIMIZERS.checked_options(config.name, config.constants, where="")
-    constants = option_parameters(OPTIMIZERS[config.name].function)
-    return {name: given.get(name, constant.default) for name, constant in constants.items()}
+    outer, inner = _entries(config)
+    functions = [entry.function for entry in (outer, inner) if entry is not None]
+    given = {**config.constants, **(config.base.constants if config.base else {})}
+    defaults = {name: p.default for name, p in option_parameters(*functions).items()}
+    if inner.name.startswith(TIMM):  # its constants are those of another library
+        own = {name: value for name, value in given.items() if name in defaults}
+        return {**given, **defaults, **checked_options(functions, own, "")}
+    return {**defaults, **checked_options(functions, given, "")}
 
 
 def own_constants(config: OptimizerConfig) -> dict[str, Any]:
@@ -63,8 +89,15 @@ def own_constants(config: OptimizerConfig) -> dict[str, Any]:
     Raises:
         ConfigError: see `optimizer_constants`.
     """
-    constants = optimizer_constants(config)
-    return {name: value for name, value in constants.items() if name not in _OF_ALL}
+    outer, inner = _entries(config)
+    constants = {k: v for k, v in optimizer_constants(config).items() if k not in _OF_ALL}
+    return {**constants, "base": inner.name} if outer else constants
+
+
+def needs_closure(config: OptimizerConfig) -> bool:
+    """Whether the optimizer's step takes a function that computes the gradients anew."""
+    outer, inner = _entries(config)
+    return (outer or inner).closure
 
 
 def build_optimizer(
@@ -76,11 +109,60 @@ def build_optimizer(
         ConfigError: no such optimizer or constant, or the optimizer refuses a value.
     """
     constants = optimizer_constants(config)
+    outer, inner = _entries(config)
+    around = (
+        {name: constants.pop(name) for name in option_parameters(outer.function)} if outer else {}
+    )
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
-        return OPTIMIZERS[config.name].function(parameters, learning_rate, **constants)
+        built: torch.optim.Optimizer = inner.function(parameters, learning_rate, **constants)
+        return outer.function(built, **around) if outer else built
     except Exception as error:  # an optimizer of another library may raise anything
         raise ConfigError(f"optimizer {config.name!r} cannot be built: {error}") from error
+
+
+def _entries(config: OptimizerConfig) -> tuple[OptimizerEntry | None, OptimizerEntry]:
+    """The optimizer that is around another, if any, and the one that takes the parameters."""
+    entry = _entry(config.name)
+    if not entry.around:
+        if config.base is not None:
+            raise ConfigError(f"optimizer {entry.name!r} is around no other: it takes no base")
+        return None, entry
+    base = config.base or OptimizerConfig()
+    inner = _entry(base.name)
+    if inner.around or inner.closure or base.base is not None:
+        raise ConfigError(f"optimizer {entry.name!r} cannot be around {inner.name!r}")
+    return entry, inner
+
+
+def _entry(name: str) -> OptimizerEntry:
+    if not name.startswith(TIMM):
+        return OPTIMIZERS[name]
+    allow_torchvision_without_ops()
+    import timm.optim  # after the line above, and only where it is needed: it is slow
+
+    known = [str(other) for other in timm.optim.list_optimizers()]
+    if (plain := name.removeprefix(TIMM)) not in known:
+        raise OPTIMIZERS.unknown(name, also=[TIMM + other for other in known])
+    if timm.optim.get_optimizer_info(plain).second_order:
+        raise ConfigError(f"optimizer {name!r} needs second derivatives, which training has not")
+    return OptimizerEntry(name=name, function=partial(_of_timm, plain))
+
+
+def _of_timm(
+    plain: str,
+    parameters: Iterable[nn.Parameter],
+    learning_rate: float,
+    *,
+    momentum: _Share = 0.0,
+    weight_decay: _NotNegative = 0.0,
+    **constants: Any,
+) -> torch.optim.Optimizer:
+    from timm.optim import create_optimizer_v2
+
+    return create_optimizer_v2(
+        parameters, plain, learning_rate, weight_decay, momentum, **constants
+    )
 
 
 @optimizer("sgd")
@@ -88,8 +170,57 @@ def sgd(
     parameters: Iterable[nn.Parameter],
     learning_rate: float,
     *,
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0,
+    momentum: _Share = 0.0,
+    weight_decay: _NotNegative = 0.0,
+    nesterov: bool = False,
 ) -> torch.optim.SGD:
-    """Stochastic gradient descent, with heavy-ball momentum and L2 penalty where asked."""
-    return torch.optim.SGD(parameters, learning_rate, momentum, weight_decay=weight_decay)
+    """Stochastic gradient descent, with heavy-ball or Nesterov momentum and L2 penalty."""
+    return torch.optim.SGD(
+        parameters, learning_rate, momentum, weight_decay=weight_decay, nesterov=nesterov
+    )
+
+
+@optimizer("adam")
+def adam(
+    parameters: Iterable[nn.Parameter],
+    learning_rate: float,
+    *,
+    betas: tuple[_Share, _Share] = (0.9, 0.999),
+    eps: _Positive = 1e-8,
+    weight_decay: _NotNegative = 0.0,
+    amsgrad: bool = False,
+) -> torch.optim.Adam:
+    """Adam (Kingma & Ba 2015), weight decay as an L2 penalty."""
+    return torch.optim.Adam(
+        parameters, learning_rate, betas, eps, weight_decay=weight_decay, amsgrad=amsgrad
+    )
+
+
+@optimizer("adamw")
+def adamw(
+    parameters: Iterable[nn.Parameter],
+    learning_rate: float,
+    *,
+    betas: tuple[_Share, _Share] = (0.9, 0.999),
+    eps: _Positive = 1e-8,
+    weight_decay: _NotNegative = 0.0,
+) -> torch.optim.AdamW:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019); none unless given."""
+    return torch.optim.AdamW(parameters, learning_rate, betas, eps, weight_decay=weight_decay)
+
+
+@optimizer("rmsprop")
+def rmsprop(
+    parameters: Iterable[nn.Parameter],
+    learning_rate: float,
+    *,
+    alpha: _Share = 0.99,
+    eps: _Positive = 1e-8,
+    momentum: _Share = 0.0,
+    weight_decay: _NotNegative = 0.0,
+    centered: bool = False,
+) -> torch.optim.RMSprop:
+    """The gradient over the root of its running mean square (Tieleman & Hinton 2012)."""
+    return torch.optim.RMSprop(
+        parameters, learning_rate, alpha, eps, weight_decay, momentum, centered
+    )

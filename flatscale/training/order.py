@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from flatscale.study.schema import TrainingConfig
 from flatscale.study.seeds import derive_seed
 
 
@@ -29,6 +30,10 @@ class BatchOrder:
         self._permutation = torch.empty(0, dtype=torch.int64)
         self.steps_per_epoch = math.ceil(num_images / self._batch_size)
 
+    def epoch(self, step: int) -> int:
+        """The epoch (0-based) of a step (0-based)."""
+        return step // self.steps_per_epoch
+
     def rows(self, step: int) -> Tensor:
         """Rows of the images of the batch that step (0-based) trains on, (B,)."""
         epoch, position = divmod(step, self.steps_per_epoch)
@@ -39,6 +44,12 @@ class BatchOrder:
             self._epoch = epoch
         start = position * self._batch_size
         return self._permutation[start : start + self._batch_size]
+
+
+def step_limit(config: TrainingConfig, steps_per_epoch: int) -> int:
+    """The step after which a training ends in any case."""
+    epochs = config.max_epochs
+    return config.max_steps if epochs is None else min(config.max_steps, epochs * steps_per_epoch)
 
 
 def log_spaced_steps(num_snapshots: int, max_steps: int) -> tuple[int, ...]:

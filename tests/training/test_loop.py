@@ -295,8 +295,8 @@ def test_an_optimizer_is_one_decorated_function(
 ) -> None:
     monkeypatch.setattr(OPTIMIZERS, "_entries", dict(OPTIMIZERS.items()))
 
-    @optimizer("adam")
-    def adam(
+    @optimizer("own_adam")
+    def own_adam(
         parameters,
         learning_rate,
         *,
@@ -305,7 +305,7 @@ def test_an_optimizer_is_one_decorated_function(
     ):
         return torch.optim.Adam(parameters, learning_rate, betas, weight_decay=weight_decay)
 
-    constants = OptimizerConfig(name="adam", betas=[0.8, 0.99])
+    constants = OptimizerConfig(name="own_adam", betas=[0.8, 0.99])
     built = build_optimizer(network(), constants, 0.01)
     assert built.param_groups[0]["betas"] == (0.8, 0.99)
     assert optimizer_constants(constants) == {"betas": (0.8, 0.99), "weight_decay": 0.0}
@@ -318,15 +318,19 @@ def test_an_optimizer_is_one_decorated_function(
     for wrong, fault in (
         ({"momentum": 0.9}, "unknown option 'momentum'; allowed: betas, weight_decay"),
         ({"betas": [0.9]}, "'betas.1' is required"),
-        ({"betas": [0.9, 2]}, "'adam' cannot be built: Invalid beta parameter at index 1"),
+        ({"betas": [0.9, 2]}, "'own_adam' cannot be built: Invalid beta parameter at index 1"),
     ):
         with pytest.raises(ConfigError, match=fault):
-            build_optimizer(network(), OptimizerConfig(name="adam", **wrong), 0.01)
+            build_optimizer(network(), OptimizerConfig(name="own_adam", **wrong), 0.01)
 
 
 def test_momentum_and_weight_decay_are_0_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OPTIMIZERS, "_entries", dict(OPTIMIZERS.items()))
-    assert optimizer_constants(OptimizerConfig()) == {"momentum": 0.0, "weight_decay": 0.0}
+    assert optimizer_constants(OptimizerConfig()) == {
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+        "nesterov": False,
+    }
     with pytest.raises(ConfigError, match="'adamw': the default of weight_decay must be 0"):
 
         @optimizer("adamw")

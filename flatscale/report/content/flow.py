@@ -13,7 +13,7 @@ from flatscale.store.results import Results
 from flatscale.study.plan import TrialSpec
 
 NOT_RUN = "not run"
-STEP_LIMIT = "step_limit"
+LIMITS = ("step_limit", "epoch_limit")
 
 UNUSED = declare(
     "unused",
@@ -121,7 +121,7 @@ def _followed(specs: Sequence[TrialSpec], results: Results) -> pl.DataFrame:
         "trial_id", "status", "stop", "reason", pl.col("family").alias("recorded")
     )
     absent = _absent_primary(planned["trial_id"], results)
-    ended, limited = pl.col("status").is_in([DIVERGED, FAILED]), pl.col("stop") == STEP_LIMIT
+    ended, limited = pl.col("status").is_in([DIVERGED, FAILED]), pl.col("stop").is_in(LIMITS)
     required = results.study.analysis.require_interpolation
     # The first that applies; none where a trial is used.
     endings = [
@@ -193,7 +193,7 @@ def _stages(
         return int(followed[column].eq_missing(value).sum())
 
     kept = "left out" if results.study.analysis.require_interpolation else "kept"
-    limited = count("stop", STEP_LIMIT)
+    limited = sum(count("stop", limit) for limit in LIMITS)
     rows = [
         ("planned", followed.height, "trials of the study file"),
         ("not run", count("outcome", NOT_RUN), "no record yet"),
