@@ -11,6 +11,8 @@ from flatscale.stats.design import StudyDesign, check_design
 from flatscale.stats.tables import (  # noqa: F401  imported for the tables they declare, in this order
     against_outcomes,
     all_findings,
+    between_families,
+    beyond_hyperparameters,
     by_family,
     choices,
     conclusions,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 
 # Rousseeuw & Leroy (1987), Robust Regression and Outlier Detection, p. 27: star cluster CYG OB1,
@@ -166,3 +167,20 @@ MTCARS = pl.DataFrame(
         ],
     }
 )  # fmt: skip
+
+# Colditz et al. (1994), metadat's dat.bcg: 13 trials of the BCG vaccine against tuberculosis. Cases
+# and others among the vaccinated, cases and others among the rest, absolute latitude, year - 1900.
+BCG = [
+    (4, 119, 11, 128, 44, 48), (6, 300, 29, 274, 55, 49), (3, 228, 11, 209, 42, 60),
+    (62, 13536, 248, 12619, 52, 77), (33, 5036, 47, 5761, 13, 73), (180, 1361, 372, 1079, 44, 53),
+    (8, 2537, 10, 619, 19, 73), (505, 87886, 499, 87892, 13, 80), (29, 7470, 45, 7232, 27, 68),
+    (17, 1699, 65, 1600, 42, 61), (186, 50448, 141, 27197, 18, 74), (5, 2493, 3, 2338, 33, 69),
+    (27, 16886, 29, 17825, 33, 76),
+]  # fmt: skip
+
+
+def log_risk_ratios() -> tuple[np.ndarray, np.ndarray]:
+    """Log risk ratio of each BCG trial and its sampling variance."""
+    a, b, c, d, *_ = np.array(BCG, dtype=float).T
+    ratio = np.log(a / (a + b)) - np.log(c / (c + d))
+    return ratio, 1 / a - 1 / (a + b) + 1 / c - 1 / (c + d)

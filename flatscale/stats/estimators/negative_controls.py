@@ -57,7 +57,7 @@ def shuffled_inside(strata: Ints, cells: Ints, rng: np.random.Generator) -> Ints
     result = np.arange(len(cells), dtype=np.int64)
     for kind in np.unique(np.stack([of_cell, size], axis=1), axis=0):
         alike = np.flatnonzero((of_cell == kind[0]) & (size == kind[1]))
-        for target, source in zip(alike, rng.permutation(alike), strict=True):
-            rows = np.arange(size[target])
-            result[order[start[target] + rows]] = order[start[source] + rows]
+        rows = np.arange(kind[1])
+        source = rng.permutation(alike)
+        result[order[start[alike][:, None] + rows]] = order[start[source][:, None] + rows]
     return result

@@ -80,27 +80,34 @@ def synthesize(z: Floats, variance: Floats, *, confidence: float = 0.95) -> Synt
     )
 
 
-def reml_tau_squared(z: Floats, variance: Floats) -> float:
+def reml_tau_squared(z: Floats, variance: Floats, moderators: Floats | None = None) -> float:
     """The variance between effects that maximises the restricted likelihood, at least 0.
 
-    The likelihood may have several stationary points: every sign change of its derivative on a
+    With `moderators` (k x p, a column of ones among them) it is the variance left beside them. The
+    likelihood may have several stationary points: every sign change of its derivative on a
     logarithmic grid is refined, and the best of them and of 0 is taken.
     """
+    design = np.ones((len(z), 1)) if moderators is None else moderators
+
+    def parts(tau_squared: Floats) -> tuple[Floats, Floats, Floats]:
+        """Weights w, residuals from the weighted fit, and X'WX, one line a tau^2."""
+        w = 1 / (variance + tau_squared[:, None])
+        inner = np.einsum("gk,ki,kj->gij", w, design, design)
+        effects = np.linalg.solve(inner, (w * z @ design)[..., None])[..., 0]
+        return w, z - effects @ design.T, inner
 
     def scores(tau_squared: Floats) -> Floats:
-        w = 1 / (variance + tau_squared[:, None])
-        total = w.sum(axis=1)
-        mean = w @ z / total
-        squares = np.sum((w * (z - mean[:, None])) ** 2, axis=1)
-        return np.asarray(squares - total + (w**2).sum(axis=1) / total)
+        w, rest, inner = parts(tau_squared)
+        squares = np.einsum("gk,ki,kj->gij", w**2, design, design)
+        lost = np.trace(np.linalg.solve(inner, squares), axis1=1, axis2=2)
+        return np.asarray(np.sum((w * rest) ** 2, axis=1) - w.sum(axis=1) + lost)
 
     def score(tau_squared: float) -> float:
         return float(scores(np.array([tau_squared]))[0])
 
     def log_likelihood(tau_squared: float) -> float:
-        w = 1 / (variance + tau_squared)
-        mean = w @ z / w.sum()
-        return float(np.log(w).sum() - math.log(w.sum()) - w @ (z - mean) ** 2) / 2
+        w, rest, inner = (part[0] for part in parts(np.array([tau_squared])))
+        return float(np.log(w).sum() - np.linalg.slogdet(inner)[1] - w @ rest**2) / 2
 
     upper = 10 * (float(np.var(z, ddof=1)) + float(variance.max()))
     grid = np.concatenate([[0.0], np.geomspace(upper * 1e-8, upper, 80)])

@@ -240,7 +240,7 @@ def sign_error_summaries(study: StudyData) -> Iterator[Row]:
             metric,
             outcome,
             environments=design.environments,
-            hyperparameters=_without_replicates(table, design),
+            hyperparameters=without_replicates(table, design),
             num_test_samples=samples,
         )
         for name, estimate in (
@@ -263,7 +263,7 @@ def _is_rate(table: pl.DataFrame, outcome: str) -> bool:
     return bool(np.nanmax(np.abs(np.where(np.isfinite(values), values, np.nan)), initial=0) <= 1)
 
 
-def _without_replicates(table: pl.DataFrame, design: StudyDesign) -> list[str]:
+def without_replicates(table: pl.DataFrame, design: StudyDesign) -> list[str]:
     """The hyperparameters that do not vary between the replicates of a configuration (no seeds)."""
     if not design.configuration:
         return list(design.hyperparameters)
