@@ -6,7 +6,9 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from flatscale.data import DATASETS, Dataset
+import torch
+
+from flatscale.data import DATASETS, PIXEL_ARMS, Dataset
 from flatscale.errors import ConfigError, FlatscaleError
 from flatscale.metrics import check_metric_names, metric_catalog, with_inequalities
 from flatscale.models import build_model, model_options
@@ -62,6 +64,9 @@ def check_study(config: StudyConfig) -> list[TrialSpec]:
     faults = Faults()
     with faults.at("data"):
         DATASETS.checked_options(config.data.source, config.data.options)
+    with faults.at("data.pixels"):
+        if config.data.pixels is not None:
+            PIXEL_ARMS[config.data.pixels]
     for index, model in enumerate(config.models):
         with faults.at(f"models[{index}]"):
             model_options(model.architecture, model.options)
@@ -123,13 +128,18 @@ def say_what_is_clipped(specs: Sequence[TrialSpec], dataset: Dataset) -> None:
 
 
 def check_networks(config: StudyConfig, dataset: Dataset) -> None:
-    """Build every network of a study for its images, and the optimizer that trains it.
+    """Build every network of a study for its data, and the optimizer that trains it.
 
     Raises:
-        ModelError: an architecture does not fit the images.
-        ConfigError: an optimizer refuses its constants.
+        ModelError: an architecture does not fit the data.
+        ConfigError: an optimizer refuses its constants, or a loss, rule or arm does not fit the
+            data.
     """
     faults = Faults()
+    for key, training in _trainings(config).items():
+        _check_training(faults, key, training, dataset)
+    with faults.at("measurement.loss"):
+        _check_loss(config.measurement.loss or config.training.loss, dataset)
     for index, model in enumerate(config.models):
         with faults.at(f"models[{index}]"):
             network = build_model(
@@ -143,3 +153,37 @@ def _trainings(config: StudyConfig) -> dict[str, TrainingConfig]:
     """The training settings of a study by their place in its file."""
     own = {f"models[{i}].training": m.training for i, m in enumerate(config.models) if m.training}
     return {"training": config.training, **own}
+
+
+def _check_training(faults: Faults, key: str, training: TrainingConfig, dataset: Dataset) -> None:
+    """Note what of a training does not fit the data."""
+    with faults.at(f"{key}.loss"):
+        _check_loss(training.loss, dataset)
+    of_classes = {
+        "label_smoothing": training.label_smoothing,
+        "stop_accuracy": training.stop_accuracy,
+    }
+    for name, value in of_classes.items():
+        with faults.at(f"{key}.{name}"):
+            if value and dataset.task == "regression":
+                raise ConfigError(f"is for classes; {dataset.name!r} has numbers to predict")
+    with faults.at(f"{key}.augmentation"):
+        if training.augmentation:
+            if dataset.kind != "image":
+                raise ConfigError(f"is for images; {dataset.name!r} has {dataset.kind} inputs")
+            with torch.random.fork_rng(devices=[]):
+                image = torch.tensor(dataset.x_train[:1])
+                Augmentation(training.augmentation, seed=0)(image, torch.zeros(1), 0)
+    with faults.at(f"{key}.patience"):
+        if training.patience is not None and dataset.held_out is None:
+            raise ConfigError("needs points held out: set data.held_out_size")
+
+
+def _check_loss(name: str, dataset: Dataset) -> None:
+    tasks = LOSSES[name].tasks
+    if dataset.task not in tasks:
+        fitting = ", ".join(loss for loss, entry in LOSSES.items() if dataset.task in entry.tasks)
+        raise ConfigError(
+            f"{name!r} is a loss of {tasks[0]}, and {dataset.name!r} is a {dataset.task}; use one "
+            f"of {fitting}"
+        )

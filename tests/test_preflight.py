@@ -21,6 +21,8 @@ STUDY: dict[str, Any] = {
     "design": {"kind": "grid", "learning_rate": [0.1], "batch_size": [16]},
 }
 
+TABLE = {"source": "sklearn", "options": {"name": "diabetes"}}
+
 
 @pytest.mark.parametrize(
     ("parts", "kind", "said"),
@@ -54,7 +56,7 @@ STUDY: dict[str, Any] = {
             ModelError,
             (
                 "models[1]: unknown architecture 'lennet' (did you mean 'lenet'?); "
-                "known: lenet, mlp, timm:<name>, vgg11"
+                "known: lenet, mlp, timm:<name>, transformer, vgg11"
             ),
         ),
         (
@@ -158,3 +160,51 @@ def test_a_metrics_typo_in_the_measuring_job_is_one_message(
     assert runpy.run_path(str(root / "jobs" / "measure.py"))["main"]() == 2
     said = capsys.readouterr().err
     assert said.startswith("error: measurement: unknown metric 'mlss' (did you mean 'mls'?)")
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (
+            {"models": [{"architecture": "lenet"}], "data": TABLE},
+            "models[0]: 'lenet' takes images; the data are table rows (10,)",
+        ),
+        (
+            {"models": [{"architecture": "transformer"}], "data": {}},
+            "models[0]: 'transformer' takes tokens; the data are images (1, 8, 8)",
+        ),
+        (
+            {"data": TABLE, "training": {"loss": "cross_entropy"}},
+            (
+                "training.loss: 'cross_entropy' is a loss of classification, and 'sklearn' is a "
+                "regression; use one of squared_error, half_squared_error"
+            ),
+        ),
+        (
+            {"data": TABLE, "training": {"stop_accuracy": 1.0}},
+            "training.stop_accuracy: is for classes; 'sklearn' has numbers to predict",
+        ),
+        (
+            {"data": TABLE, "training": {"augmentation": ["RandomInvert"]}},
+            "training.augmentation: is for images; 'sklearn' has table inputs",
+        ),
+        (
+            {"training": {"augmentation": [{"name": "CenterCrop", "size": 4}]}},
+            (
+                "training.augmentation: the transforms make (1, 4, 4) torch.float32 of an image "
+                "(1, 8, 8) torch.float32; its shape and type must stay"
+            ),
+        ),
+        (
+            {"training": {"patience": 3}},
+            "training.patience: needs points held out: set data.held_out_size",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_data_is_one_sentence(parts: dict[str, Any], said: str) -> None:
+    config = parse_config({**STUDY, "models": [{"architecture": "mlp"}], **parts})
+    check_study(config)
+    with pytest.raises(FlatscaleError) as caught:
+        check_networks(config, load_points(config).dataset)
+    lines = [line.strip() for line in str(caught.value).splitlines()]
+    assert said in (lines[0], *lines[1:])

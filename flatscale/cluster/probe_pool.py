@@ -45,7 +45,7 @@ class Network:
     """How to build a network and what to measure it with; its weights travel apart."""
 
     architecture: str
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     num_classes: int
     options: Mapping[str, Any]
     loss: str

@@ -1,9 +1,9 @@
-"""The points of a study: its images, and the sets of them that networks are measured on."""
+"""The points of a study, and the sets of them that networks are measured on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,21 +19,21 @@ class Points:
     """The data of a study."""
 
     dataset: Dataset
-    """The images."""
-    point_sets: dict[str, tuple[NDArray[np.float32], NDArray[np.int64]]]
-    """Images and classes by the name metrics call them: probe, train, test."""
+    """The training and test points."""
+    point_sets: dict[str, tuple[NDArray[np.float32], NDArray[Any]]]
+    """Inputs and targets by the name metrics call them: probe, train, test."""
     content_hashes: dict[str, str]
     """What names the content of each of these."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """The fixed images on which every network of a study is measured; the arrays are read-only."""
+    """The fixed points on which every network of a study is measured; the arrays are read-only."""
 
     x: NDArray[np.float32]
-    """Images, float32, (n, channels, height, width)."""
-    y: NDArray[np.int64]
-    """Classes, int64, (n,)."""
+    """Inputs, float32, such as images (n, channels, height, width)."""
+    y: NDArray[Any]
+    """Classes, int64, (n,), or numbers, (n, outputs)."""
     indices: NDArray[np.int64]
     """Rows of the split they come from, ascending, (n,)."""
     content_hash: str
@@ -82,9 +82,10 @@ def select_probe(
     images, labels = (
         (dataset.x_train, dataset.y_train) if split == "train" else (dataset.x_test, dataset.y_test)
     )
+    is_class = dataset.task == "classification"
     indices = balanced_rows(
-        labels,
-        dataset.num_classes,
+        labels if is_class else np.zeros(len(labels), dtype=np.int64),
+        dataset.num_classes if is_class else 1,
         size,
         seed=derive_seed(seed, "probe", split),
         where=f"the {split} images of {dataset.name!r}",

@@ -1,32 +1,35 @@
-"""What a dataset loader returns: labels at once, images only for the rows that are asked for."""
+"""What a dataset loader returns: labels at once, inputs only for the rows that are asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from flatscale.errors import DataError
+from flatscale.models import InputKind
 from flatscale.study.registry import Registered, Registry
 from flatscale.study.schema import DataConfig
 
 ReadImages = Callable[[NDArray[np.int64]], NDArray[np.generic]]
-"""Row indices, ascending (k,) -> their images (k, channels, height, width): uint8 in [0, 255], or
-floating point in [0, 1]."""
+"""Row indices, ascending (k,) -> their inputs: images (k, channels, height, width), uint8 in
+[0, 255] or floating point in [0, 1]; table rows (k, features); tokens (k, length, vocabulary)."""
+Task = Literal["classification", "regression"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """The training or the test images of a source."""
+    """The training or the test points of a source."""
 
-    labels: NDArray[np.int64]
-    """Class index of each row, (n,)."""
+    labels: NDArray[Any]
+    """Class index of each row, (n,), or its numbers to predict, (n, outputs)."""
     read: ReadImages
-    """Fetches images by row."""
+    """Fetches inputs by row."""
     where: str
     """What to call the split in an error (a folder, a file)."""
     name_of_row: Callable[[int], str] | None = None
@@ -40,6 +43,13 @@ class Source:
     train: Split
     test: Split
     class_names: tuple[str, ...]
+    """Names of the classes, or of the outputs of a regression."""
+    kind: InputKind = "image"
+    """What its inputs are: `image`, `table` or `tokens`."""
+    task: Task = "classification"
+    """`classification` or `regression`."""
+    balanced: bool = True
+    """Every class has points in both splits, and subsets are drawn evenly over the classes."""
 
 
 Loader = Callable[..., Source]
@@ -64,11 +74,11 @@ def dataset(name: str) -> Callable[[Loader], Loader]:
 
 
 def array_split(
-    images: NDArray[np.generic], labels: NDArray[np.int64], where: str, image_size: int | None
+    images: NDArray[np.generic], labels: NDArray[np.generic], where: str, image_size: int | None
 ) -> Split:
-    """A split of images that are in memory, (n, channels, height, width).
+    """A split of inputs that are in memory, such as images (n, channels, height, width).
 
-    Another image size resizes them, bilinear with antialiasing.
+    Another image size resizes these, bilinear with antialiasing.
     """
 
     def read(rows: NDArray[np.int64]) -> NDArray[np.generic]:
@@ -82,7 +92,8 @@ def array_split(
         ]
         return np.stack(resized).reshape(*chosen.shape[:2], side, side)
 
-    return Split(labels=np.asarray(labels, dtype=np.int64), read=read, where=where)
+    kind = np.float32 if labels.dtype.kind == "f" else np.int64
+    return Split(labels=np.asarray(labels, dtype=kind), read=read, where=where)
 
 
 def unit_range(images: NDArray[np.generic]) -> NDArray[np.float32]:

@@ -1,7 +1,8 @@
-"""Networks by name: the paper's three, `timm:<name>`, and plugins through `@model`."""
+"""Networks by name: the paper's, a transformer, `timm:<name>`, and plugins through `@model`."""
 
 from flatscale.models.architectures import (
     MODELS,
+    InputKind,
     architecture_family,
     build_model,
     model,
@@ -9,9 +10,11 @@ from flatscale.models.architectures import (
 )
 from flatscale.models.paper_networks import lenet, mlp, vgg11
 from flatscale.models.torchvision_ops import allow_torchvision_without_ops
+from flatscale.models.transformer import transformer
 
 __all__ = [
     "MODELS",
+    "InputKind",
     "allow_torchvision_without_ops",
     "architecture_family",
     "build_model",
@@ -19,5 +22,6 @@ __all__ = [
     "mlp",
     "model",
     "model_options",
+    "transformer",
     "vgg11",
 ]

@@ -16,9 +16,9 @@ _CHANNELS = (16, 16, 32, 64, 64)
 _Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-@model("mlp")
+@model("mlp", takes=("image", "table", "tokens"))
 def mlp(
-    input_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
     num_classes: int,
     *,
     width: Annotated[int, Field(ge=1)] = 500,
@@ -26,10 +26,10 @@ def mlp(
     activation: Literal["tanh", "relu"] = "tanh",
     dropout: _Share = 0.0,
 ) -> nn.Sequential:
-    """`depth` hidden layers of `width` units on the flattened image (arXiv 2310.01770: 3 of 500).
+    """`depth` hidden layers of `width` units on the flattened input (arXiv 2310.01770: 3 of 500).
 
     Args:
-        input_shape: (channels, height, width).
+        input_shape: of any input.
         num_classes: outputs.
         width: units of each hidden layer.
         depth: number of hidden layers; 0 is a linear classifier.

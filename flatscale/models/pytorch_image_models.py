@@ -19,7 +19,7 @@ _SET_HERE = frozenset(
 
 
 def timm_model(
-    input_shape: tuple[int, int, int], num_classes: int, *, architecture: str, **options: Any
+    input_shape: tuple[int, ...], num_classes: int, *, architecture: str, **options: Any
 ) -> nn.Module:
     """Build `timm:<name>` without pretrained weights.
 

@@ -88,8 +88,11 @@ class TrialRecord:
     options: str = _column("options of the architecture, as JSON", PARAMETER)
     dataset: str = _column("name of the data", PARAMETER)
     dataset_hash: str = _column("hash of the data")
-    num_classes: int = _column("classes of the data", PARAMETER)
+    num_classes: int = _column("classes of the data, or outputs of a regression", PARAMETER)
     train_size: int = _column("training points", PARAMETER)
+    labels_changed: int | None = _column(
+        "training labels that data.label_noise changed", PARAMETER, default=None
+    )
     optimizer: str = _column("name of the optimizer", PARAMETER)
     optimizer_options: str | None = _column(
         "the optimizer's own constants, as JSON", PARAMETER, default=None

@@ -10,17 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    GetJsonSchemaHandler,
-    model_validator,
-)
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from flatscale.study.identity import content_hash, identifying_content
 from flatscale.study.redaction import without_password
@@ -57,11 +47,8 @@ class _Named(_Part):
         return {"name": given} if isinstance(given, str) else given
 
     @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        handler.resolve_ref_schema(shape := handler(core_schema))
-        return {"anyOf": [{"type": "string"}, shape]}
+    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler(core)]}
 
     @property
     def constants(self) -> Options:
@@ -73,11 +60,12 @@ class DataConfig(_Part):
     """What the networks are trained, tested and measured on."""
 
     source: str = "digits"
-    """`digits` (ships with scikit-learn), `parquet` (Hugging Face layout), `folder` (one folder a
-    class), `cifar10`, `cifar100`, `mnist`, `fashion_mnist` (torchvision, from `path`), or a
-    plugin's name."""
+    """Images: `digits` (ships with scikit-learn), `parquet` (Hugging Face layout), `folder` (one
+    folder a class), `cifar10`, `cifar100`, `mnist`, `fashion_mnist` (torchvision, from `path`).
+    Tables: `table` (CSV or Parquet), `sklearn`. With a known structure: `gaussian_mixture`,
+    `teacher_student`, `deep_linear`. Tokens: `modular_arithmetic`, `text`. Or a plugin's name."""
     path: str | None = None
-    """Where the files are, for every source but `digits`; relative to the current folder. It is
+    """Where the files are, for a source that has any; relative to the current folder. It is
     not part of a trial's id: the data's content hash guards a store against different data."""
     classes: Annotated[tuple[int | str, ...], Field(min_length=2), _distinct("class")] | None = None
     """Which classes to keep, by name or index, in this order; all of them by default."""
@@ -90,7 +78,17 @@ class DataConfig(_Part):
     download: bool = False
     """Let torchvision fetch a missing dataset into `path`."""
     options: Options = Field(default_factory=dict)
-    """Options of a plugin's source."""
+    """Options of the source."""
+    label_noise: float = Field(default=0.0, ge=0, le=1)
+    """Share of the training labels that are drawn anew, evenly over the classes; 1: all random."""
+    pixels: str | None = None
+    """`permuted` (one permutation for all images), `shuffled` (one for each), `gaussian` (normal
+    pixels), in training and test images; as they are by default."""
+    shortcut: float = Field(default=0.0, ge=0, le=1)
+    """Share of the training images whose first pixels show their label; those of every test image
+    show another class."""
+    held_out_size: int | None = Field(default=None, ge=1)
+    """Training images kept apart, for `training.patience`."""
 
 
 class LogRange(_Part):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
+from flatscale.data import Task
 from flatscale.errors import ModelError
 from flatscale.study.registry import Registered, Registry
 
@@ -17,17 +18,22 @@ PointLoss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Loss(Registered):
-    """A loss per point: whether it is defined on the raw network outputs, and never negative."""
+    """A loss per point: whether it is of raw network outputs, never negative, for which tasks."""
 
     of_logits: bool
     not_negative: bool
+    tasks: tuple[Task, ...]
 
 
 LOSSES: Registry[Loss] = Registry("loss")
 
 
 def loss(
-    name: str, *, of_logits: bool = False, not_negative: bool = False
+    name: str,
+    *,
+    of_logits: bool = False,
+    not_negative: bool = False,
+    tasks: tuple[Task, ...] = ("classification",),
 ) -> Callable[[PointLoss], PointLoss]:
     """Register a loss per point: a function (outputs, targets) -> losses (B,).
 
@@ -36,11 +42,18 @@ def loss(
         of_logits: the loss is defined on the raw network outputs, so a metric's output map
             (sigmoid, softmax) is not applied before it.
         not_negative: it is never below 0, which spares looks at the whole training set.
+        tasks: `classification` (targets are classes), `regression` (numbers), or both.
     """
 
     def add(function: PointLoss) -> PointLoss:
-        known = {"of_logits": of_logits, "not_negative": not_negative}
-        LOSSES.add(Loss(name=name, function=function, **known))
+        entry = Loss(
+            name=name,
+            function=function,
+            of_logits=of_logits,
+            not_negative=not_negative,
+            tasks=tasks,
+        )
+        LOSSES.add(entry)
         return function
 
     return add
@@ -82,15 +95,18 @@ def target_vectors(outputs: Tensor, targets: Tensor) -> Tensor:
         ) from error
 
 
-@loss("squared_error", not_negative=True)
+_BOTH: tuple[Task, ...] = ("classification", "regression")
+
+
+@loss("squared_error", not_negative=True, tasks=_BOTH)
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """||f - t||^2 against one-hot targets, per point (B,)."""
+    """||f - t||^2 against one-hot targets or numbers, per point (B,)."""
     return (outputs - target_vectors(outputs, targets)).square().sum(dim=1)
 
 
-@loss("half_squared_error", not_negative=True)
+@loss("half_squared_error", not_negative=True, tasks=_BOTH)
 def half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """1/2 ||f - t||^2 against one-hot targets, per point (B,)."""
+    """1/2 ||f - t||^2 against one-hot targets or numbers, per point (B,)."""
     return 0.5 * squared_error(outputs, targets)
 
 

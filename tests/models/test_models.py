@@ -26,7 +26,10 @@ def same_weights(first: nn.Module, second: nn.Module) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-@pytest.mark.parametrize("architecture", MODELS)
+OF_IMAGES = [name for name, entry in MODELS.items() if "image" in entry.takes]
+
+
+@pytest.mark.parametrize("architecture", OF_IMAGES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_architecture_maps_images_of_every_size_to_outputs(
     architecture: str, shape: tuple[int, int, int]
@@ -36,7 +39,7 @@ def test_every_architecture_maps_images_of_every_size_to_outputs(
     assert network(torch.rand(3, *shape)).shape == (3, 7)
 
 
-@pytest.mark.parametrize("architecture", MODELS)
+@pytest.mark.parametrize("architecture", OF_IMAGES)
 def test_weights_follow_from_the_seed_and_leave_the_global_generator_alone(
     architecture: str,
 ) -> None:
@@ -65,7 +68,7 @@ def test_threads_that_build_at_once_get_the_same_weights() -> None:
     assert all(same_weights(reference, network) for network in built)
 
 
-@pytest.mark.parametrize("architecture", MODELS)
+@pytest.mark.parametrize("architecture", OF_IMAGES)
 def test_no_layer_overwrites_its_input(architecture: str) -> None:
     network = build_model(architecture, (1, 8, 8), 3, {}, seed=0)
     assert not any(getattr(module, "inplace", False) for module in network.modules())
@@ -73,6 +76,36 @@ def test_no_layer_overwrites_its_input(architecture: str) -> None:
     copy = images.clone()
     network(images)
     assert torch.equal(images, copy)
+
+
+def test_a_transformer_looks_back_only_and_weighs_its_tokens_as_written_out() -> None:
+    options = {"width": 8, "heads": 2, "hidden": 16, "norm": False}
+    network = build_model("transformer", (3, 5), 4, options, seed=0)
+    tokens = torch.eye(5)[torch.tensor([[0, 4, 2], [1, 1, 3]])]
+    block = network.blocks[0]
+    x = network.embedding.weight.T[tokens.argmax(dim=2)] + network.position
+    parts = (x @ block.attended.weight.T + block.attended.bias).split(8, dim=2)
+    heads = []
+    for head in (slice(0, 4), slice(4, 8)):
+        queries, keys, values = (part[..., head] for part in parts)
+        scores = queries @ keys.transpose(1, 2) / 2 + torch.full((3, 3), -torch.inf).triu(1)
+        heads.append(scores.softmax(dim=2) @ values)
+    x = x + block.mixed(torch.cat(heads, dim=2))
+    expected = network.head((x + block.layers(x))[:, -1])
+    torch.testing.assert_close(network(tokens), expected)
+    with pytest.raises(ModelError, match="width 8 must be a multiple of heads 3"):
+        build_model("transformer", (3, 5), 4, {**options, "heads": 3}, seed=0)
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "lenet", "vgg11"])
+def test_dropout_is_a_layer_after_each_hidden_one(architecture: str) -> None:
+    plain = build_model(architecture, (1, 8, 8), 3, {}, seed=0)
+    dropped = build_model(architecture, (1, 8, 8), 3, {"dropout": 0.5}, seed=0)
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.equal(plain.eval()(x), dropped.eval()(x))
+    assert not torch.equal(dropped.train()(x), dropped(x))
+    count = sum(isinstance(layer, nn.Dropout) for layer in dropped)
+    assert count == sum(isinstance(layer, nn.Linear) for layer in dropped) - 1
 
 
 def test_mlp_is_the_papers() -> None:

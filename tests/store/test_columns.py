@@ -47,6 +47,7 @@ OLD = {
     ),
     "num_classes": pl.Int64,
     "train_size": pl.Int64,
+    "labels_changed": pl.Int64,
     "optimizer": pl.String,
     "momentum": pl.Float64,
     "weight_decay": pl.Float64,

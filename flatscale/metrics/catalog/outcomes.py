@@ -66,6 +66,8 @@ def loss_gap(train: Predictions, test: Predictions) -> Measurement:
 
 
 def _correct(predictions: Predictions) -> np.ndarray:
+    if not predictions.of_classes:
+        raise MetricError("the targets are numbers, not classes, so there is no accuracy")
     if predictions.num_outputs < 2:
         raise MetricError("the network has one output, so there is no class to be right about")
     return predictions.correct

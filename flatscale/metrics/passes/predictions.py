@@ -16,11 +16,15 @@ _MICROBATCH = 512
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """Loss (n,) and correctness (n,) of the points of one set; num_outputs of the network."""
+    """Loss (n,) and correctness (n,) of the points of one set; num_outputs of the network.
+
+    `of_classes` says whether the targets are classes, or shares of classes, and not numbers.
+    """
 
     loss: np.ndarray
     correct: np.ndarray
     num_outputs: int
+    of_classes: bool = True
 
 
 @measurement_pass("train_predictions")
@@ -50,13 +54,24 @@ def prediction_rows(shard: Shard) -> Arrays:
             "loss": losses.double().cpu().numpy(),
             "correct": hit.cpu().numpy(),
             "num_outputs": np.full(len(y), logits.shape[1]),
+            "of_classes": _of_classes(y).cpu().numpy(),
         }
 
     return shard.rows(compute, _MICROBATCH)
 
 
+def _of_classes(y: torch.Tensor) -> torch.Tensor:
+    """Whether each target is a class, or shares of classes (not negative, of sum 1), (B,)."""
+    if y.ndim == 1:
+        return torch.full((len(y),), not y.is_floating_point(), device=y.device)
+    return (y >= 0).all(dim=1) & ((y.double().sum(dim=1) - 1).abs() < 1e-3)
+
+
 def _predictions(observers: Mapping[str, Observer], name: str) -> Predictions:
     rows = required(observers, name).gather(prediction_rows)
     return Predictions(
-        loss=rows["loss"], correct=rows["correct"], num_outputs=int(rows["num_outputs"][0])
+        loss=rows["loss"],
+        correct=rows["correct"],
+        num_outputs=int(rows["num_outputs"][0]),
+        of_classes=bool(rows["of_classes"].all()),
     )
