@@ -23,6 +23,7 @@ from flatscale.training import (
     build_optimizer,
     optimizer_constants,
     schedule_constants,
+    smoothed_targets,
 )
 
 logger = logging.getLogger(__name__)
@@ -167,6 +168,9 @@ def _check_training(faults: Faults, key: str, training: TrainingConfig, dataset:
         with faults.at(f"{key}.{name}"):
             if value and dataset.task == "regression":
                 raise ConfigError(f"is for classes; {dataset.name!r} has numbers to predict")
+    with faults.at(f"{key}.label_smoothing"):
+        if training.label_smoothing and dataset.task == "classification":
+            _check_smoothing(training, dataset.num_classes)
     with faults.at(f"{key}.augmentation"):
         if training.augmentation:
             if dataset.kind != "image":
@@ -177,6 +181,15 @@ def _check_training(faults: Faults, key: str, training: TrainingConfig, dataset:
     with faults.at(f"{key}.patience"):
         if training.patience is not None and dataset.held_out is None:
             raise ConfigError("needs points held out: set data.held_out_size")
+
+
+def _check_smoothing(training: TrainingConfig, num_classes: int) -> None:
+    outputs = torch.zeros(1, num_classes)
+    targets = smoothed_targets(outputs, torch.zeros(1, dtype=torch.int64), training.label_smoothing)
+    try:
+        LOSSES[training.loss].function(outputs, targets)
+    except Exception as error:  # a plugin's loss may raise anything
+        raise ConfigError(f"loss {training.loss!r} takes no shares of classes: {error}") from error
 
 
 def _check_loss(name: str, dataset: Dataset) -> None:

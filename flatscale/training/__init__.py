@@ -12,7 +12,7 @@ from flatscale.training.checkpoint import (
     weights_to_bytes,
 )
 from flatscale.training.loop import TrainingResult, train
-from flatscale.training.losses import LOSSES, loss, point_loss
+from flatscale.training.losses import LOSSES, loss, point_loss, smoothed_targets
 from flatscale.training.optimizers import (
     OPTIMIZERS,
     build_optimizer,
@@ -48,6 +48,7 @@ __all__ = [
     "save_weights",
     "schedule",
     "schedule_constants",
+    "smoothed_targets",
     "step_limit",
     "train",
     "weights_from_bytes",
