@@ -69,8 +69,10 @@ def choices_sentence(content: Content) -> str:
     grid = prefer_family_intervals(grid).drop_nulls("estimate")
     declared = grid.filter("declared")
     others = grid.filter(~pl.col("declared"))
-    if declared.is_empty() or others.is_empty():
+    if declared.is_empty():
         return ""
+    if others.is_empty():
+        return "There is no other scale and no other set of networks to choose from here."
     chosen = declared.row(0, named=True)
     values, rows = others["estimate"].to_list(), list(others.iter_rows(named=True))
     same = sum(value * chosen["estimate"] > 0 for value in values)
