@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import altair as alt
+import polars as pl
 import pytest
 import vl_convert
 
+from flatscale.report.charts import frames
 from flatscale.report.charts.draw import charts_of, datasets, paper_figures, specification
 from flatscale.report.charts.encodings import family_styles
 from flatscale.report.charts.look import COLOURS, MIDDLE, NARROW, PAGE, WIDE
@@ -111,6 +114,25 @@ def test_the_legend_of_the_paper_names_every_family(content: Content) -> None:
     scatter = next(figure for figure in paper_figures(content) if figure.name == "scatter")
     texts = "".join(ET.fromstring(scatter.svg).itertext())
     assert all(family[:20] in texts for family in content.shown_families)
+
+
+def test_any_axis_of_the_design_colours_in_few_parts() -> None:
+    assert frames.axis_parts(pl.Series([0.1, 0.01, None])) == ["0.1", "0.01", "(missing)"]
+    assert frames.axis_parts(pl.Series(list("abcdefgh"))) == list("abcdefgh")
+    words = frames.axis_parts(pl.Series([*"bbccddeeffgghh", "a", "z"]))
+    assert words == [*"bbccddeeffgghh", frames.OTHERS, frames.OTHERS]
+    numbers = [float(value) for value in range(100)]
+    for value, part in zip(numbers, frames.axis_parts(pl.Series(numbers)), strict=True):
+        low, high = map(float, part.split(" to "))
+        assert low <= value <= high
+    assert set(Counter(frames.axis_parts(pl.Series(numbers))).values()) <= {19, 20, 21}
+
+
+def test_parts_are_listed_by_size_with_the_others_last(content: Content) -> None:
+    assert frames.parts_in_order(content, "batch_size") == ["8", "32"]
+    assert list(frames.axis_keys(content))[:2] == ["learning_rate", "batch_size"]
+    assert "family" in frames.axis_keys(content)
+    assert "optimizer" not in frames.axis_keys(content)
 
 
 def test_fifty_six_families_look_different() -> None:

@@ -199,10 +199,12 @@ def trajectories(content: Content, *, max_metrics: int = 6) -> pl.DataFrame:
 
 def column_keys(content: Content) -> dict[str, str]:
     """Column of numbers -> key in the data; Vega reads dots and brackets in a name as a path."""
-    columns = (*content.primary, *content.metrics, *content.outcomes, *content.hyperparameters)
-    present = [name for name in dict.fromkeys(columns) if name in content.rows.columns]
-    numbers = [name for name in present if content.rows[name].dtype.is_numeric()]
-    return {name: f"v{index}" for index, name in enumerate(numbers)}
+    schema = content.rows.schema
+    numbers = (name for name in content.hyperparameters if name in schema)
+    numbers = (name for name in numbers if schema[name].is_numeric())
+    columns = (*content.primary, *content.metrics, *content.outcomes, *numbers)
+    present = [name for name in dict.fromkeys(columns) if name in schema]
+    return {name: f"v{index}" for index, name in enumerate(present)}
 
 
 def axis_keys(content: Content) -> dict[str, str]:

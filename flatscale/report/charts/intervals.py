@@ -80,7 +80,7 @@ def residuals(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevel
     flagged = pl.col("flagged").fill_null(False)
     # Vega warns about a layer without data, and q needs room at the right.
     any_flagged = bool(frame.select(flagged.any()).item())
-    padding = 5 * look.letters if any_flagged else 1.5 * look.letters
+    padding = 5.5 * look.letters if any_flagged else 1.5 * look.letters
     x = alt.X("z:Q", title="standardised residual", scale=alt.Scale(padding=padding, nice=False))
     tips = hover(
         ("name", "network", ""),
@@ -101,16 +101,15 @@ def residuals(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevel
     if any_flagged:
         remarks = (
             named("residuals")
-            .transform_aggregate(
-                q="min(family_q)", far="max(z)", marked="max(flagged)", groupby=["family"]
-            )
+            .transform_aggregate(q="min(family_q)", marked="max(flagged)", groupby=["family"])
             .transform_filter("datum.marked && isValid(datum.q)")
             .transform_calculate(
                 text="datum.q < 0.001 ? 'q < 0.001' : 'q = ' + format(datum.q, '.3f')"
             )
-            .mark_text(style="remark", align="left", dx=0.7 * look.letters)
+            .mark_text(style="remark", align="right")
         )
-        layers.append(remarks.encode(x="far:Q", y=families, text="text:N"))
+        # At the right end, where the padding keeps points and lines away.
+        layers.append(remarks.encode(x=alt.value("width"), y=families, text="text:N"))
     return look.across(alt.layer(*layers), frame["family"].n_unique() * look.row)
 
 

@@ -178,6 +178,7 @@ def theme(look: Look) -> dict[str, Any]:
                 "fillOpacity": 0.55,
             },
             "significant": {**dot, "size": (0.3 * em) ** 2},
+            "value": {"fontSize": em},
             "remark": {"fontSize": em, "color": WARN},
         },
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import altair as alt
 import polars as pl
 
@@ -31,19 +33,23 @@ def matrix(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelMix
     colours = alt.Scale(
         domain=[-1, 0, 1], range=["#d55e00", "#ffffff", "#0072b2"], interpolate="rgb"
     )
-    cells = base.mark_rect().encode(
+    cells: Any = base.mark_rect().encode(
         color=alt.Color(
             "value:Q",
             scale=colours,
             legend=alt.Legend(title="r (below), τ (above)", titleLimit=0),
         )
     )
-    layers = [cells]
-    if (frame["q_value"] < 0.05).any():
-        dots = base.transform_filter("isValid(datum.q_value) && datum.q_value < 0.05")
-        strong = alt.condition("abs(datum.value) > 0.55", alt.value("#ffffff"), alt.value(INK))
-        layers.append(dots.mark_point(style="significant").encode(color=strong))
-    chart = alt.layer(*layers)
+    marked = "isValid(datum.q_value) && datum.q_value < 0.05"
+    strong = alt.condition("abs(datum.value) > 0.55", alt.value("#ffffff"), alt.value(INK))
+    if not look.paper and room >= 3.5 * look.letters:
+        words = base.transform_calculate(
+            said=f"format(datum.value, '.2f') + ({marked} ? ' •' : '')"
+        ).mark_text(style="value")
+        cells = alt.layer(cells, words.encode(text="said:N", color=strong))
+    elif (frame["q_value"] < 0.05).any():
+        dots = base.transform_filter(marked).mark_point(style="significant")
+        cells = alt.layer(cells, dots.encode(color=strong))
     if look.paper:
-        return chart.properties(width=alt.Step(step), height=alt.Step(step))
-    return look.across(chart, max(step, look.row) * len(metrics))
+        return cells.properties(width=alt.Step(step), height=alt.Step(step))
+    return look.across(cells, max(step, look.row) * len(metrics))

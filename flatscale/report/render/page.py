@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from flatscale.report.charts.draw import datasets
 from flatscale.report.content.report_content import Content
@@ -47,6 +47,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda r: f"{50 + 50 * max(-1.0, min(1.0, r)):.2f}%"
+    # A long name may break behind its underscores.
+    environment.filters["breakable"] = lambda text: escape(text).replace("_", Markup("_<wbr>"))
     return environment
 
 
