@@ -239,6 +239,12 @@ def test_the_search_opens_what_it_finds(page: Any) -> None:
     assert "Nothing found" in page.find_element(By.ID, "results").text
     field.clear()
     field.send_keys("CUDA out of memory")
+    covered = page.execute_script(
+        "return [...document.querySelectorAll('#results button')]"
+        ".map(b => b.getBoundingClientRect())"
+        ".some(b => !document.elementFromPoint(b.right - 9, b.top + 9).closest('#results'))"
+    )
+    assert not covered
     (found, *_) = page.find_elements(By.CSS_SELECTOR, "#results button")
     assert "Trials that are not used" in found.text
     found.click()

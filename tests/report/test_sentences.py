@@ -244,6 +244,7 @@ def test_configurations_are_named_where_they_are_the_units() -> None:
     assert (
         "the 9 configurations, not their seeds, count as independent" in sentences["independence"]
     )
+    assert "36 networks come in 9 configurations of 1 family" in sentences["independence"]
     assert "leave_one_out" not in sentences
     assert "over families" not in " ".join(sentences.values())
 

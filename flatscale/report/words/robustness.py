@@ -56,8 +56,12 @@ def independence_sentence(content: Content) -> str:
             f"no configuration is repeated. Networks count as independent (r = {as_units}), so "
             "the conclusion holds for these families alone."
         )
+    kind = "family"
+    if tested["units"] == "configurations":
+        kind = "configuration"
+        says = says.replace("come in", f"come in {tested['num_units']} configurations of")
     return (
-        f"No. {says}; those of one family resemble each other. Taken as independent, they would "
+        f"No. {says}; those of one {kind} resemble each other. Taken as independent, they would "
         f"give the interval {as_rows}; here {units_of(tested)}: r = {as_units}."
     )
 
