@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from flatscale.errors import ModelError
 from flatscale.study.identity import result_content
-from flatscale.study.schema import TrainingConfig
+from flatscale.study.schema import ScheduleConfig, TrainingConfig
 from flatscale.study.seeds import derive_seed
 from flatscale.training.augmentation import Augmentation, seed_generators
 from flatscale.training.averages import WeightAverage
@@ -234,7 +234,7 @@ class _Run:
 
     def _step(self, step: int) -> Tensor:
         """One optimizer step; the batch's mean loss before it."""
-        if self.config.schedule != type(self.config.schedule)():
+        if self.config.schedule != ScheduleConfig():
             factor = rate_factor(self.config.schedule, step, self.stopping.max_steps)
             for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
                 group["lr"] = rate * factor
