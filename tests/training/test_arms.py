@@ -22,9 +22,17 @@ from flatscale.study.schema import (
     TrainingConfig,
     TransformConfig,
 )
-from flatscale.training import build_optimizer, optimizer_constants, own_constants, train
+from flatscale.training import (
+    LOSSES,
+    build_optimizer,
+    loss,
+    optimizer_constants,
+    own_constants,
+    train,
+)
 from flatscale.training.augmentation import Augmentation
 from flatscale.training.averages import WeightAverage
+from flatscale.training.losses import squared_error
 from flatscale.training.order import BatchOrder
 from flatscale.training.schedules import rate_factor
 
@@ -481,3 +489,14 @@ def test_brief_looks_end_training_where_whole_ones_do(seed: int) -> None:
         later <= max(earlier * 1.125, earlier) + every
         for earlier, later in itertools.pairwise(steps)
     )
+
+
+def test_a_loss_that_may_be_negative_is_looked_at_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LOSSES, "_entries", dict(LOSSES.items()))
+
+    @loss("shifted")
+    def shifted(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return squared_error(outputs, targets) - 1e-6
+
+    result = trained(network(), config(loss="shifted", stop_loss=1e-9, max_steps=200))
+    assert [step for step, _ in result.history] == list(range(0, 201, 4))
