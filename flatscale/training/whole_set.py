@@ -12,7 +12,7 @@ from flatscale.training.losses import PointLoss
 from flatscale.training.memory import Microbatches
 
 CHUNK = 1024
-_FIRST_CHUNK = 128
+_LEAST = 64  # points seen at once
 _MARGIN = 1e-3  # of the level: more than the rounding of a sum in another order
 
 
@@ -50,14 +50,15 @@ class WholeSet:
         """
         if not first.isfinite().all():
             return False
-        order = first.argsort(descending=True)
-        total, seen, size = 0.0, 0, _FIRST_CHUNK
+        allowed = level * (1 + _MARGIN) * len(first)
+        guessed, order = first.sort(descending=True)
+        enough = torch.searchsorted(guessed.cumsum(0), 1.25 * allowed)
+        total, seen, size = 0.0, 0, max(_LEAST, int(enough))
         self._model.eval()
-        while seen < len(order) and total <= (allowed := level * (1 + _MARGIN) * len(order)):
-            rows = order[seen : seen + size]
-            inputs, targets = self._inputs[rows], self._targets[rows]
-            total += self._sum(inputs, targets, self._loss).item()
-            seen, size = seen + size, min(2 * size, CHUNK)
+        while seen < len(order) and total <= allowed:
+            rows = order[seen : seen + min(size, CHUNK)]
+            total += self._sum(self._inputs[rows], self._targets[rows], self._loss).item()
+            seen, size = seen + len(rows), max(_LEAST, size - len(rows))
         self._model.train()
         return math.isfinite(total) and total > allowed
 
