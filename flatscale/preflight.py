@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -11,13 +11,24 @@ import torch
 from flatscale.data import DATASETS, PIXEL_ARMS, Dataset
 from flatscale.errors import ConfigError, FlatscaleError
 from flatscale.metrics import check_metric_names, metric_catalog, with_inequalities
-from flatscale.models import build_model, model_options
+from flatscale.metrics.registration import METRICS, code_of_metric
+from flatscale.models import MODELS, build_model, model_options
 from flatscale.store.records import TRIAL_SCHEMA
 from flatscale.study.plan import TrialSpec, plan
-from flatscale.study.registry import import_plugins, unknown_name
+from flatscale.study.plugin_code import (
+    Thing,
+    code_version,
+    key_of,
+    things_of_measurement,
+    things_of_network,
+)
+from flatscale.study.registry import Registered, import_plugins, unknown_name
 from flatscale.study.schema import AnalysisConfig, StudyConfig, TrainingConfig
 from flatscale.training import (
+    AVERAGES,
     LOSSES,
+    OPTIMIZERS,
+    SCHEDULES,
     Augmentation,
     average_constants,
     build_optimizer,
@@ -99,7 +110,34 @@ def check_study(config: StudyConfig) -> list[TrialSpec]:
                     raise ConfigError(unknown_name("column", name, set(known)))
     faults.raise_any()
     _say_what_is_not_measured(config)
-    return plan(config)
+    specs = plan(config)
+    things = {t for s in specs for t in (*things_of_network(s), *things_of_measurement(s))}
+    code = plugin_code(things)
+    return plan(config.model_copy(update={"plugin_code": code})) if code else specs
+
+
+def plugin_code(things: Iterable[Thing]) -> dict[str, str]:
+    """What names the code of each thing that a plugin registered, as it is in this process.
+
+    Raises:
+        ConfigError: a source cannot be read, and no version is declared.
+    """
+    registries: dict[str, Mapping[str, Registered]] = {
+        "dataset": DATASETS,
+        "pixels": PIXEL_ARMS,
+        "model": MODELS,
+        "optimizer": OPTIMIZERS,
+        "schedule": SCHEDULES,
+        "average": AVERAGES,
+        "loss": LOSSES,
+        "metric": METRICS,
+    }
+    found = {}
+    for kind, name in sorted(things):
+        if name in registries[kind]:
+            entries = code_of_metric(name) if kind == "metric" else [registries[kind][name]]
+            found[key_of((kind, name))] = code_version(entries)
+    return {key: version for key, version in found.items() if version}
 
 
 def _say_what_is_not_measured(config: StudyConfig) -> None:
@@ -118,13 +156,14 @@ def _say_what_is_not_measured(config: StudyConfig) -> None:
 def say_what_is_clipped(specs: Sequence[TrialSpec], dataset: Dataset) -> None:
     """Warn of batch sizes that are larger than the data."""
     most = len(dataset.y_train)
-    clipped = [spec.batch_size for spec in specs if spec.batch_size > most]
+    sizes = [spec.batch_size for spec in specs]
+    clipped = [size for size in sizes if isinstance(size, int) and size > most]
     if clipped:
-        sizes = ", ".join(map(str, sorted(set(clipped))))
+        shown = ", ".join(map(str, sorted(set(clipped))))
         logger.warning(
             "design.batch_size: %s is more than the %d training images; the %d trials with it are "
             "trained with, and recorded as, batches of %d",
-            *(sizes, most, len(clipped), most),
+            *(shown, most, len(clipped), most),
         )
 
 

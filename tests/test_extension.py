@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,20 @@ def test_model_dataset_optimizer_and_loss_are_in_every_record(results: Results) 
     assert constants == [{"centered": False, "smoothing": 0.5}] * 4
     assert trials["num_classes"].unique().to_list() == [2]
     assert trials["num_parameters"].unique().to_list() == [18]
+
+
+def test_edited_code_is_other_code(folder: Path, store: Path, tmp_path: Path) -> None:
+    ran = yaml.safe_load((store / "study.yaml").read_text())["plugin_code"]
+    used = {"dataset two_greys", "model affine", "optimizer smoothed", "loss fourth_power"}
+    assert set(ran) == {*used, "metric output_size"}
+    code = load_results(store).trials["plugin_code"].to_list()
+    assert [json.loads(text) for text in code] == [ran] * 4
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    done = flatscale(tmp_path, "plan", "study.yaml", "--store", "store")
+    assert "4 trials, 4 done, 0 to run" in " ".join(done.stdout.split())
+    (tmp_path / "every_kind.py").write_text(PLUGIN.replace("sizes.max()", "sizes.min()"))
+    done = flatscale(tmp_path, "plan", "study.yaml", "--store", "store")
+    assert "4 trials, 0 done, 4 to run" in " ".join(done.stdout.split())
 
 
 def test_a_metric_has_the_value_its_pass_gave_it(results: Results) -> None:

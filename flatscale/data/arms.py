@@ -18,11 +18,11 @@ PixelArm = Callable[[Images, Images, np.random.Generator], tuple[Images, Images]
 PIXEL_ARMS: Registry[Registered] = Registry("pixel arm", DataError)
 
 
-def pixel_arm(name: str) -> Callable[[PixelArm], PixelArm]:
+def pixel_arm(name: str, *, version: str | None = None) -> Callable[[PixelArm], PixelArm]:
     """Register what `data.pixels` may do to images: (training, test, randomness) -> both, new."""
 
     def add(function: PixelArm) -> PixelArm:
-        PIXEL_ARMS.add(Registered(name=name, function=function))
+        PIXEL_ARMS.add(Registered(name=name, function=function, version=version))
         return function
 
     return add

@@ -58,16 +58,20 @@ Loader = Callable[..., Source]
 DATASETS: Registry[Registered] = Registry("data source", DataError)
 
 
-def dataset(name: str) -> Callable[[Loader], Loader]:
+def dataset(name: str, *, version: str | None = None) -> Callable[[Loader], Loader]:
     """Register a loader: a function from the `data` part of a study file to a `Source`.
 
     The loader takes all there is; the choice of classes, the balanced subsets, the scaling and the
     content hash are the same for every source. Its keyword-only arguments are its options: what
     `data.options` may set, checked against their annotations.
+
+    Args:
+        name: what a study file calls it.
+        version: as in `Registered`.
     """
 
     def add(loader: Loader) -> Loader:
-        DATASETS.add(Registered(name=name, function=loader))
+        DATASETS.add(Registered(name=name, function=loader, version=version))
         return loader
 
     return add

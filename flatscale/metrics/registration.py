@@ -74,7 +74,11 @@ PASSES: Registry[PassInfo] = Registry("measurement pass")
 
 
 def measurement_pass(
-    name: str, *, needs: tuple[str, ...] = (), check: Callable[..., None] | None = None
+    name: str,
+    *,
+    needs: tuple[str, ...] = (),
+    check: Callable[..., None] | None = None,
+    version: str | None = None,
 ) -> Callable[[Function], Function]:
     """Register a pass: a function (observers, seed, results..., *, options...) -> result.
 
@@ -84,11 +88,13 @@ def measurement_pass(
         name: what metrics and a study file's options call it.
         needs: names of the passes whose results it takes after the seed.
         check: takes all options by keyword; raises ValueError where they do not fit together.
+        version: as in `Registered`.
     """
 
     def add(function: Function) -> Function:
         _defaults(function)
-        PASSES.add(PassInfo(name=name, function=function, needs=needs, check=check))
+        info = PassInfo(name=name, function=function, needs=needs, check=check, version=version)
+        PASSES.add(info)
         return function
 
     return add
@@ -115,6 +121,18 @@ def metric(
         return function
 
     return add
+
+
+def code_of_metric(name: str) -> list[Registered]:
+    """A metric with the passes it reduces and those that they need: all whose code it depends on.
+
+    Raises:
+        ConfigError: no metric of that name.
+    """
+    info, looks = METRICS[name], list(METRICS[name].passes)
+    for look in looks:
+        looks += [other for other in PASSES[look].needs if other not in looks]
+    return [info, *(PASSES[look] for look in looks)]
 
 
 def metric_catalog() -> list[MetricInfo]:

@@ -43,7 +43,11 @@ _generator_lock = threading.Lock()
 
 
 def model(
-    name: str, *, family: str | None = None, takes: tuple[InputKind, ...] = ("image",)
+    name: str,
+    *,
+    family: str | None = None,
+    takes: tuple[InputKind, ...] = ("image",),
+    version: str | None = None,
 ) -> Callable[[Builder], Builder]:
     """Register a builder as an architecture.
 
@@ -58,10 +62,13 @@ def model(
         family: the family its networks count as; the name by default.
         takes: the inputs it takes: `image` (channels, height, width), `table` (features,), `tokens`
             (length, vocabulary), which are one-hot.
+        version: as in `Registered`.
     """
 
     def add(builder: Builder) -> Builder:
-        entry = Architecture(name=name, function=builder, family=family or name, takes=takes)
+        entry = Architecture(
+            name=name, function=builder, family=family or name, takes=takes, version=version
+        )
         MODELS.add(entry)
         return builder
 

@@ -117,6 +117,9 @@ class TrialRecord:
     finished_at: datetime | None = _column("end", default=None)  # noqa: RUF009
     device: str | None = _column("what it was trained on", TAG, default=None)
     versions: str | None = _column("versions of torch and Python", TAG, default=None)
+    plugin_code: str | None = _column(
+        "what names the code of the plugins it depends on, as JSON", TAG, default=None
+    )
     snapshots: tuple[Snapshot, ...] = ()
     history: tuple[tuple[int, float], ...] = ()
 

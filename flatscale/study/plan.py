@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from flatscale.errors import ConfigError
 from flatscale.study.identity import content_hash, result_content
+from flatscale.study.plugin_code import with_code
 from flatscale.study.schema import (
     DataConfig,
     Design,
@@ -39,6 +40,10 @@ class TrialSpec(BaseModel):
     learning_rate: float
     batch_size: int
     seed_index: int
+    network_code: dict[str, str] = {}
+    """The code of the plugins that determine the network; see `study.plugin_code`."""
+    measurement_code: dict[str, str] = {}
+    """The code of the plugins that determine what is measured."""
 
     @cached_property
     def network_id(self) -> str:
@@ -50,7 +55,9 @@ class TrialSpec(BaseModel):
         """Hash of what determines the network and its measurements; names the trial's record."""
         measurement = self._content["measurement"]
         measurement = {**measurement, "metrics": sorted(measurement["metrics"])}
-        return content_hash({"network": self._network_content, "measurement": measurement})
+        code = {"measurement_code": self.measurement_code} if self.measurement_code else {}
+        named = {"network": self._network_content, "measurement": measurement, **code}
+        return content_hash(named)
 
     @cached_property
     def _content(self) -> dict[str, Any]:
@@ -58,7 +65,8 @@ class TrialSpec(BaseModel):
 
     @property
     def _network_content(self) -> dict[str, Any]:
-        return {name: part for name, part in self._content.items() if name != "measurement"}
+        of_measurement = ("measurement", "measurement_code")
+        return {name: part for name, part in self._content.items() if name not in of_measurement}
 
     def seed(self, *purpose: str | int) -> int:
         """A seed for one use within this trial, the same whatever is measured."""
@@ -89,6 +97,7 @@ def plan(config: StudyConfig) -> list[TrialSpec]:
                     batch_size=batch_size,
                     seed_index=seed_index,
                 )
+                spec = with_code(spec, config.plugin_code)
                 if spec.trial_id in trials:
                     raise ConfigError(
                         f"two entries of models describe the same trial: {model.architecture} "

@@ -72,12 +72,22 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
             f"the override {override!r} is not valid YAML: {_short(error)}"
         ) from error
     *parents, last = key.split(".")
-    node = content
+    node: Any = content
     for parent in parents:
-        node = node.setdefault(parent, {})
-        if not isinstance(node, dict):
+        place = _place(node, parent, override)
+        node = node.setdefault(place, {}) if isinstance(node, dict) else node[place]
+        if not isinstance(node, dict | list):
             raise ConfigError(f"the override {override!r} goes through {parent!r}, not a mapping")
-    node[last] = value
+    node[_place(node, last, override)] = value
+
+
+def _place(node: dict[str, Any] | list[Any], key: str, override: str) -> Any:
+    """A key of a mapping, or a number of an item that a list has, counted from 0."""
+    if isinstance(node, dict):
+        return key
+    if not (key.isdigit() and int(key) < len(node)):
+        raise ConfigError(f"the override {override!r}: {key!r} must be 0 to {len(node) - 1}")
+    return int(key)
 
 
 def _describe(fault: Any) -> str:

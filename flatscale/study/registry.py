@@ -31,6 +31,8 @@ class Registered:
     """What a study file calls it."""
     function: Callable[..., Any]
     """What was decorated."""
+    version: str | None = None
+    """What a plugin's author names this code by, in place of a hash of its module's source."""
 
     @property
     def meaning(self) -> str:

@@ -336,7 +336,7 @@ class TrackingConfig(_Part):
     """Where MLflow records go."""
 
     uri: str | None = None
-    """An MLflow tracking URI; a SQLite file in the store by default."""
+    """An MLflow tracking URI; by default MLFLOW_TRACKING_URI, else a SQLite file in the store."""
     experiment: str | None = None
     """Experiment name; the study's name by default."""
     enabled: bool = True
@@ -355,6 +355,8 @@ class StudyConfig(_Part):
     plugins: tuple[str, ...] = ()
     """Python modules to import for what they register: metrics, passes, models, datasets,
     optimizers, losses, statistics, sections of the report."""
+    plugin_code: dict[str, str] = Field(default_factory=dict)
+    """Written by flatscale: what names the code of each plugin that the study was run with."""
     data: DataConfig = DataConfig()
     """Data."""
     models: tuple[ModelConfig, ...] = Field(min_length=1)

@@ -18,11 +18,11 @@ Average = Callable[..., Tensor]
 AVERAGES: Registry[Registered] = Registry("weight average")
 
 
-def average(name: str) -> Callable[[Average], Average]:
+def average(name: str, *, version: str | None = None) -> Callable[[Average], Average]:
     """Register an average: (average, new weights, number averaged, *, constants) -> average."""
 
     def add(function: Average) -> Average:
-        AVERAGES.add(Registered(name=name, function=function))
+        AVERAGES.add(Registered(name=name, function=function, version=version))
         return function
 
     return add

@@ -34,6 +34,7 @@ def loss(
     of_logits: bool = False,
     not_negative: bool = False,
     tasks: tuple[Task, ...] = ("classification",),
+    version: str | None = None,
 ) -> Callable[[PointLoss], PointLoss]:
     """Register a loss per point: a function (outputs, targets) -> losses (B,).
 
@@ -43,6 +44,7 @@ def loss(
             (sigmoid, softmax) is not applied before it.
         not_negative: it is never below 0, which spares looks at the whole training set.
         tasks: `classification` (targets are classes), `regression` (numbers), or both.
+        version: as in `Registered`.
     """
 
     def add(function: PointLoss) -> PointLoss:
@@ -52,6 +54,7 @@ def loss(
             of_logits=of_logits,
             not_negative=not_negative,
             tasks=tasks,
+            version=version,
         )
         LOSSES.add(entry)
         return function

@@ -37,7 +37,7 @@ _NotNegative = Annotated[float, Field(ge=0)]
 
 
 def optimizer(
-    name: str, *, closure: bool = False, around: bool = False
+    name: str, *, closure: bool = False, around: bool = False, version: str | None = None
 ) -> Callable[[OptimizerBuilder], OptimizerBuilder]:
     """Register a function that builds an optimizer.
 
@@ -50,6 +50,7 @@ def optimizer(
         closure: its `step` takes a function that computes loss and gradients at the weights as
             they are then, and calls it as often as it likes.
         around: it takes another optimizer in place of parameters and learning rate.
+        version: as in `Registered`.
 
     Raises:
         ConfigError: one of those two has another default.
@@ -61,7 +62,8 @@ def optimizer(
             # A trial's id holds 0 for what is not given, so nothing else may be meant by it.
             if constants[constant].default != 0:
                 raise ConfigError(f"optimizer {name!r}: the default of {constant} must be 0")
-        OPTIMIZERS.add(OptimizerEntry(name=name, function=builder, closure=closure, around=around))
+        kinds = {"closure": closure, "around": around}
+        OPTIMIZERS.add(OptimizerEntry(name=name, function=builder, version=version, **kinds))
         return builder
 
     return add

@@ -19,14 +19,14 @@ _Share = Annotated[float, Field(ge=0, le=1)]
 _Step = Annotated[int, Field(ge=1)]
 
 
-def schedule(name: str) -> Callable[[Schedule], Schedule]:
+def schedule(name: str, *, version: str | None = None) -> Callable[[Schedule], Schedule]:
     """Register a schedule: (step, number of steps, *, constants) -> factor of the learning rate.
 
     Both count from the end of the warm-up; steps from 0, up to the step limit.
     """
 
     def add(function: Schedule) -> Schedule:
-        SCHEDULES.add(Registered(name=name, function=function))
+        SCHEDULES.add(Registered(name=name, function=function, version=version))
         return function
 
     return add
