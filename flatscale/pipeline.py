@@ -24,6 +24,7 @@ from flatscale.store.atomic import write_atomically
 from flatscale.store.results import Store
 from flatscale.store.status import StatusFile
 from flatscale.study.plan import TrialSpec
+from flatscale.study.plugin_code import code_of_all
 from flatscale.study.redaction import without_password
 from flatscale.study.schema import StudyConfig
 from flatscale.tracking.writer import TrackingWriter
@@ -70,6 +71,7 @@ def run_study(
         FlatscaleError: what is wrong with the study, its data or the store, before work starts
             where that can be known.
     """
+    config = config.model_copy(update={"plugin_code": code_of_all(specs)})
     # 1. The data, before the store exists: what cannot be run leaves nothing behind.
     points = load_points(config)
     check_networks(config, points.dataset)
@@ -91,7 +93,10 @@ def run_study(
         store.export(store.read([spec.trial_id for spec in specs]))
         report = None if summary.interrupted else _write_report(store)
         # 5. Last, as a server may be slow or away: what it has not taken yet waits on the disk.
-        if tracker is not None:
+        if tracker is not None and summary.interrupted:
+            told = tracker.stop()
+            problem = None if told else "MLflow has not taken it that the run was stopped"
+        elif tracker is not None:
             try:
                 tracker.finish((store.report, store.trials_table, store.measurements_table))
             except TrackingError as error:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,6 +20,7 @@ from typing import Any
 # experiment snapshots are not what a study resumes from.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -29,7 +28,9 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
 from ray.exceptions import AuthenticationError
 
-from flatscale.cluster.local_ray import leave_ray, local_ray
+from flatscale.cluster.interruption import Interruption
+from flatscale.cluster.joined_ray import joined_ray
+from flatscale.cluster.local_ray import local_ray
 from flatscale.cluster.mailbox import Listener, RecordWriter, make_mailbox
 from flatscale.cluster.probe_pool import make_pool
 from flatscale.cluster.trial import TrialContext, describe
@@ -87,8 +88,8 @@ def run_trials(
     missing = missing_trials(store, specs)
     interrupted = False
     if missing:
-        with _connected(address), _termination_interrupts():
-            interrupted = _run_missing(config, missing, points, store, listeners)
+        with Interruption() as interruption, _connected(address, config):
+            interrupted = _run_missing(config, missing, points, store, listeners, interruption)
     statuses = store.statuses()
     return RunSummary(
         num_kept=len(specs) - len(missing),
@@ -103,6 +104,7 @@ def _run_missing(
     points: Points,
     store: Store,
     listeners: Sequence[Listener],
+    interruption: Interruption,
 ) -> bool:
     """Run trials on the Ray that is connected; whether the run was interrupted."""
     # 1. What the trials share: the actors that measure, and the way back to this process.
@@ -115,13 +117,15 @@ def _run_missing(
     # 2. Tune runs the trials; each waits until its record is written here, so none is lost.
     try:
         with RecordWriter(mailbox, store, listeners) as writer:
-            lost = run_on_tune(config, missing, context, writer)
+            writer.on_error = interruption.stop_tune
+            with interruption.during_tune(writer.num_running, mailbox.end_trials.remote):
+                lost = run_on_tune(config, missing, context, writer)
     finally:
         _end_actors(*pool.actors, mailbox)
     if writer.error is not None:
         raise writer.error
     # 3. A trial whose processes died more often than the retry limit allows ends as failed.
-    for spec in missing:
+    for spec in missing if not interruption.asked else ():
         if spec.trial_id in lost and spec.trial_id not in writer.written:
             attempts = max(1, writer.attempts[spec.trial_id])
             reason = f"in each of {attempts} attempts {lost[spec.trial_id]}"
@@ -160,35 +164,17 @@ def _refuse_too_large_trials(config: StudyConfig) -> None:
 
 
 @contextmanager
-def _termination_interrupts() -> Iterator[None]:
-    """Inside, SIGTERM, as schedulers send it, ends the run in the same good order as Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
-
-
-@contextmanager
-def _connected(address: str | None) -> Iterator[None]:
+def _connected(address: str | None, config: StudyConfig) -> Iterator[None]:
     """A Ray connection: the one that is already there, or one of our own, shut down after."""
     if ray.is_initialized():
         yield
         return
     # A cluster's address in the environment (as in a submitted job) is joined by default.
-    local = address is None and "RAY_ADDRESS" not in os.environ
+    where = address or os.environ.get("RAY_ADDRESS") or "local"
     with ExitStack() as stack:
         try:
-            if local:
-                stack.enter_context(local_ray())
-            else:
-                # A cluster that somebody else started, with the token, if any, of the environment.
-                stack.callback(leave_ray)
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            stack.enter_context(local_ray() if where == "local" else joined_ray(where, config))
         except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
-            where = address or ("this machine" if local else os.environ["RAY_ADDRESS"])
-            raise FlatscaleError(f"cannot reach Ray at {where}: {error}") from error
+            there = "this machine" if where == "local" else where
+            raise FlatscaleError(f"cannot reach Ray at {there}: {error}") from error
         yield

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import logging
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from flatscale.errors import FlatscaleError
 logger = logging.getLogger(__name__)
 
 _LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+_TOKEN_FOLDER, _TOKEN_LOCK = "flatscale-token-", "held"
 _AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -115,7 +118,8 @@ def _own_token() -> Iterator[None]:
         return
     loader = AuthenticationTokenLoader.instance()
     try:
-        with tempfile.TemporaryDirectory(prefix="flatscale-token-") as folder:
+        _remove_tokens_of_killed_runs()
+        with tempfile.TemporaryDirectory(prefix=_TOKEN_FOLDER) as folder, _held(Path(folder)):
             path = Path(folder) / "token"
             path.touch(mode=0o600)
             path.write_text(secrets.token_hex(32), encoding="ascii")
@@ -126,6 +130,23 @@ def _own_token() -> Iterator[None]:
         # This process has read the mode and the token; it reads them again where it joins another.
         loader.reset_cache()
         Config.initialize("")
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """A lock in the folder, which ends with this process, however it ends."""
+    with (folder / ".new").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        Path(lock.name).rename(folder / _TOKEN_LOCK)
+        yield
+
+
+def _remove_tokens_of_killed_runs() -> None:
+    """Remove the folders of tokens whose drivers were killed: nobody holds their locks."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{_TOKEN_FOLDER}*/{_TOKEN_LOCK}"):
+        with suppress(OSError), lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent)
 
 
 @contextmanager

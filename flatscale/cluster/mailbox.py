@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -37,11 +35,20 @@ class _Mailbox:
         self._written: dict[str, asyncio.Event] = {}
         self._arrived = asyncio.Event()
         self._closed = False
+        self._at_work: dict[str, Any] = {}
 
-    async def announce(self, trial_id: str) -> None:
+    async def announce(self, trial_id: str, actor: Any) -> None:
+        self._at_work[trial_id] = actor
         self._put(trial_id)
 
+    async def end_trials(self) -> None:
+        """End the processes of the trials that have begun and not ended."""
+        for actor in self._at_work.values():
+            with suppress(ray.exceptions.RayError):
+                ray.kill(actor)
+
     async def post(self, record: TrialRecord) -> None:
+        self._at_work.pop(record.trial_id, None)
         if self._closed:
             return
         written = self._written.setdefault(record.trial_id, asyncio.Event())
@@ -98,12 +105,14 @@ class RecordWriter:
 
     Attributes:
         error: what ended the thread, to be raised once Tune has ended.
+        on_error: called then, to let Tune end.
         written: ids of the trials whose records were written.
         attempts: how often each trial was started.
     """
 
     def __init__(self, mailbox: Any, store: Store, listeners: Sequence[Listener]) -> None:
         self.error: BaseException | None = None
+        self.on_error: Callable[[], None] = lambda: None
         self.written: set[str] = set()
         self.attempts: Counter[str] = Counter()
         self._mailbox = mailbox
@@ -126,8 +135,7 @@ class RecordWriter:
             self._drain()
         except BaseException as error:
             self.error = error
-            # Tune ends the experiment in good order on SIGINT; the error is raised after it.
-            os.kill(os.getpid(), signal.SIGINT)
+            self.on_error()
             # Tune looks up when a trial ends, and trials would wait for this thread.
             self._mailbox.close.remote()
 
@@ -147,6 +155,10 @@ class RecordWriter:
                     listener.started(message)
             if stopping and not messages:
                 return
+
+    def num_running(self) -> int:
+        """Trials that have begun and not ended."""
+        return len(self.attempts.keys() - self.written)
 
     def write(self, record: TrialRecord) -> None:
         """Write a record with the number of its attempts, and tell the listeners."""

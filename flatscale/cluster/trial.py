@@ -26,6 +26,7 @@ from flatscale.models import architecture_family
 from flatscale.store.layout import Layout, training_checkpoint
 from flatscale.store.records import DIVERGED, FAILED, FINISHED, TrialRecord
 from flatscale.study.plan import TrialSpec
+from flatscale.study.plugin_code import code_of_all
 from flatscale.study.registry import import_plugins
 from flatscale.study.schema import StudyConfig
 from flatscale.training import (
@@ -65,7 +66,8 @@ def run_trial(config: Mapping[str, Any], context: TrialContext) -> dict[str, Any
     keep_freed_memory()
     import_plugins(context.config.plugins)
     spec = TrialSpec.model_validate_json(config["spec"])
-    ray.get(context.mailbox.announce.remote(spec.trial_id))
+    here = ray.get_runtime_context().current_actor
+    ray.get(context.mailbox.announce.remote(spec.trial_id, here))
     record = replace(describe(spec, context.dataset), started_at=datetime.now(UTC))
     try:
         record = _train_and_measure(spec, context, record)
@@ -83,6 +85,7 @@ def run_trial(config: Mapping[str, Any], context: TrialContext) -> dict[str, Any
 def describe(spec: TrialSpec, dataset: Dataset) -> TrialRecord:
     """The part of a trial's record that is known before it runs, marked as failed."""
     constants = optimizer_constants(spec.training.optimizer)
+    code = code_of_all([spec])
     return TrialRecord(
         trial_id=spec.trial_id,
         network_id=spec.network_id,
@@ -102,6 +105,7 @@ def describe(spec: TrialSpec, dataset: Dataset) -> TrialRecord:
         learning_rate=spec.learning_rate,
         batch_size=min(spec.batch_size, len(dataset.y_train)),
         seed_index=spec.seed_index,
+        plugin_code=json.dumps(code, sort_keys=True) if code else None,
         status=FAILED,
         reason="it has not ended",
     )
@@ -156,6 +160,7 @@ def _obtain(
     kept, keeps = context.layout.weights_file(name), context.config.keep_checkpoints
     if keeps and spec.measurement.num_snapshots == 1 and kept.exists():
         facts = load_weights(kept, model)
+        facts.pop("input_shape", None)
         history = tuple((int(step), float(loss)) for step, loss in facts.pop("history"))
         return replace(record, status=FINISHED, reason=None, history=history, **facts)
     x, y = _training_tensors(context.dataset, next(model.parameters()).device)
@@ -181,7 +186,8 @@ def _obtain(
         return replace(record, status=DIVERGED, reason=result.reason)
     facts |= {"stop": result.status}
     if keeps:
-        save_weights(kept, model, {**facts, "history": result.history})
+        shape = list(context.dataset.input_shape)
+        save_weights(kept, model, {**facts, "history": result.history, "input_shape": shape})
     return replace(record, status=FINISHED, reason=None, stop=result.status)
 
 

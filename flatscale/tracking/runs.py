@@ -11,13 +11,14 @@ was given up, the end of the study looks for second runs and deletes them.
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import math
 import os
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,23 +32,25 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.environment_variables import (
     MLFLOW_HTTP_REQUEST_MAX_RETRIES,
     MLFLOW_HTTP_REQUEST_TIMEOUT,
 )
 from mlflow.exceptions import MlflowException
 
-from flatscale.errors import TrackingError
+from flatscale.errors import StoreError, TrackingError
 from flatscale.store.records import DIVERGED, FINISHED, METRIC, PARAMETER, TAG, columns_for
 from flatscale.store.results import Store
 from flatscale.study.redaction import without_password
 from flatscale.study.schema import StudyConfig
+from flatscale.tracking.descriptions import headline, origin, settings
+from flatscale.tracking.own_database import follow_moved_artifacts
 
 logger = logging.getLogger(__name__)
 
 _KEY = "flatscale.key"
-_MAX_METRICS = 1_000
+_MAX_METRICS, _MAX_PARAMS = 1_000, 100
 _MAX_VALUE_LENGTH = 5_000
 _TIMEOUTS_BEFORE_A_SECOND_REQUEST = 3
 _PARAMETERS, _TAGS, _METRICS = (columns_for(use) for use in (PARAMETER, TAG, METRIC))
@@ -94,6 +97,8 @@ class Runs:
             new = [k for k in _PARAMETERS if k in known and k not in run.data.params]
             tags = [RunTag(k, known[k][:_MAX_VALUE_LENGTH]) for k in _TAGS if k in known]
             client.log_batch(run_id, params=[Param(k, known[k]) for k in new], tags=tags)
+            if run.inputs is None or not run.inputs.dataset_inputs:
+                client.log_inputs(run_id, [_dataset(record, self._config)])
             metrics = list(_metrics(record))
             for start in range(0, len(metrics), _MAX_METRICS):
                 client.log_batch(run_id, metrics=metrics[start : start + _MAX_METRICS])
@@ -111,12 +116,37 @@ class Runs:
             client, run_id = self._client, self._study.info.run_id
             if self._may_have_doubles:
                 self._delete_doubles()
+            self._log_headline(run_id)
             for path in artifacts:
                 if path.is_dir():
                     client.log_artifacts(run_id, str(path), path.name)
                 elif path.is_file():
                     client.log_artifact(run_id, str(path))
             client.set_terminated(run_id, "FINISHED")
+
+    def _log_headline(self, run_id: str) -> None:
+        """The numbers of the primary pair, how many trials ended how, and the report's sentence."""
+        sentence, numbers = headline(self._store)
+        with suppress(StoreError):  # a damaged record, which has been told
+            ended = Counter(self._store.statuses().values())
+            numbers |= {f"trials/{status}": count for status, count in ended.items()}
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, float(value), now, 0) for name, value in numbers.items()]
+        note = "\n\n".join(filter(None, [self._config.description, sentence]))
+        tags = [RunTag("mlflow.note.content", note[:_MAX_VALUE_LENGTH])]
+        self._client.log_batch(run_id, metrics=metrics, tags=tags)
+
+    def end(self, status: str) -> None:
+        """End the study's run before it has finished; a driver that continues it takes it up again.
+
+        Args:
+            status: `KILLED` or `FAILED`, in MLflow's words.
+
+        Raises:
+            TrackingError: as `deliver`.
+        """
+        with self._refusal("the end of the run"):
+            self._client.set_terminated(self._study.info.run_id, status)
 
     def seconds_to_wait(self) -> float:
         """Until every request that was given up has been carried out or never will be."""
@@ -139,9 +169,22 @@ class Runs:
             run_name=f"{self._config.name} (study)",
             tags={"flatscale.kind": "study", "mlflow.note.content": self._config.description},
         )
+        if run.info.status != "RUNNING":
+            self._client.update_run(run.info.run_id, status="RUNNING")
         self._client.set_tag(run.info.run_id, "config_hash", self._config.content_hash)
+        self._log_settings(run)
         self._client.log_artifact(run.info.run_id, str(self._store.study_file))
         return run
+
+    def _log_settings(self, run: Run) -> None:
+        """The study's settings as parameters; one that was changed since, as a tag beside it."""
+        known, now = run.data.params, settings(self._config)
+        new = [Param(key, value) for key, value in now.items() if key not in known]
+        changed = {k: v for k, v in now.items() if k in known and known[k] != v}
+        tags = [RunTag(f"now.{key}", value) for key, value in changed.items()]
+        for start in range(0, max(len(new), len(tags)), _MAX_PARAMS):
+            part = slice(start, start + _MAX_PARAMS)
+            self._client.log_batch(run.info.run_id, params=new[part], tags=tags[part])
 
     def _trial_run(self, record: dict[str, Any]) -> Run:
         key = f"{self._store.store_id()}:{record['trial_id']}"
@@ -158,6 +201,7 @@ class Runs:
                 "flatscale.kind": "trial",
                 "mlflow.parentRunId": study.run_id,
                 "family": record["family"],
+                "mlflow.note.content": _described(record),
             },
         )
 
@@ -191,7 +235,7 @@ class Runs:
                 f"MLflow at {without_password(self._uri)} did not say whether it made a run; it is "
                 f"asked again in {seconds:.0f} s"
             )
-        about["tags"] = {_KEY: key, **about["tags"]}
+        about["tags"] = {_KEY: key, **origin(), **about["tags"]}
         try:
             return self._client.create_run(experiment_id, **about)
         except (MlflowException, OSError):
@@ -245,11 +289,29 @@ def _connect(uri: str) -> MlflowClient:
     path = uri.removeprefix("sqlite:///")
     if path == uri:
         return MlflowClient(tracking_uri=uri)
+    follow_moved_artifacts(Path(path))
     with Path(f"{path}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
         return client
+
+
+def _described(record: dict[str, Any]) -> str:
+    """A trial in a sentence."""
+    network = f"{record['architecture']} {record['options']} on {record['dataset']}"
+    return (
+        f"{network}: {record['optimizer']} with learning rate {record['learning_rate']:.3g} and "
+        f"batches of {record['batch_size']}, seed {record['seed_index']}"
+    )
+
+
+def _dataset(record: dict[str, Any], config: StudyConfig) -> DatasetInput:
+    """The data that a trial was trained on, as MLflow lists them."""
+    source = json.dumps({"uri": config.data.path or config.data.source})
+    profile = json.dumps({k: record[k] for k in ("train_size", "num_classes")})
+    data = Dataset(record["dataset"], record["dataset_hash"], "local", source, profile=profile)
+    return DatasetInput(data, [InputTag("mlflow.data.context", "training")])
 
 
 def _metrics(record: dict[str, Any]) -> Iterator[Metric]:

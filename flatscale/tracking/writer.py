@@ -9,8 +9,11 @@ in between, or a server that was away, changes nothing but the time of delivery.
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 import time
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LAST_ATTEMPTS = 3
+_SECONDS_TO_END = 1.5
 
 
 class TrackingWriter:
@@ -35,14 +39,16 @@ class TrackingWriter:
     Args:
         store: the study's store, prepared.
         config: the study.
-        uri: tracking URI; the store's own SQLite file by default.
+        uri: tracking URI; by default that of the study, else of MLFLOW_TRACKING_URI in the
+            environment, else the store's own SQLite file.
         retry_seconds: how long to wait after a failed delivery, doubling up to a minute.
     """
 
     def __init__(
         self, store: Store, config: StudyConfig, uri: str | None = None, retry_seconds: float = 1.0
     ) -> None:
-        self.uri = uri or config.tracking.uri or store.mlflow_uri
+        named = uri or config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+        self.uri = named or store.mlflow_uri
         self._store = store
         self._config = config
         self._retry_seconds = retry_seconds
@@ -52,15 +58,18 @@ class TrackingWriter:
         self._lock = threading.Lock()
         self._waiting = {trial_id: object() for trial_id in self._journal.waiting()}
         store.listeners.append(self._written)
-        self._stop = threading.Event()
+        self._stop, self._leaving = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="tracking writer", daemon=True)
 
     def __enter__(self) -> TrackingWriter:
         self._thread.start()
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._stop_thread()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._stop_thread()
+        else:
+            self.stop("KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED")
 
     def deliver(self) -> int:
         """Deliver every record that has not been; the number delivered.
@@ -72,7 +81,7 @@ class TrackingWriter:
         try:
             self._journal.open()
             self._runs.find_study()
-            while (oldest := self._oldest()) is not None:
+            while not self._leaving.is_set() and (oldest := self._oldest()) is not None:
                 trial_id, version = oldest
                 self._deliver_trial(trial_id)
                 with self._lock:
@@ -100,6 +109,39 @@ class TrackingWriter:
                     raise
                 time.sleep(max(self._retry_seconds, self._runs.seconds_to_wait()))
         self._runs.finish(artifacts)
+
+    def stop(self, status: str = "KILLED") -> bool:
+        """Say that the study's run ended before it was finished; for a few seconds at most.
+
+        What has not been delivered waits on the disk; whoever continues the study delivers it.
+
+        Args:
+            status: `KILLED` or `FAILED`, in MLflow's words.
+
+        Returns:
+            Whether the server took it.
+        """
+        told = threading.Event()
+        self._leaving.set()
+
+        def tell() -> None:
+            self._stop_thread()
+            # Nothing to end where this driver has not got as far as the study's run.
+            with suppress(TrackingError):
+                if "_runs" in self.__dict__:
+                    self._runs.end(status)
+                told.set()
+
+        thread = threading.Thread(target=tell, name="tracking end", daemon=True)
+        in_main = threading.current_thread() is threading.main_thread()
+        # An impatient third Ctrl-C would leave the run as it is for ever.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
+        try:
+            thread.start()
+            return told.wait(_SECONDS_TO_END)
+        finally:
+            if in_main:
+                signal.signal(signal.SIGINT, before)
 
     def num_waiting(self) -> int:
         """Records on disk, found whole so far, that have not been delivered."""

@@ -50,6 +50,15 @@ def load_weights(path: Path, model: nn.Module) -> dict[str, Any]:
     return dict(header.get("facts", {}))
 
 
+def weights_facts(path: Path) -> dict[str, Any]:
+    """What `save_weights` was told to keep beside the weights.
+
+    Raises:
+        StoreError: the file is missing, cut short or none of ours.
+    """
+    return dict(_read_tensors(path, kind="weights")[1].get("facts", {}))
+
+
 def weights_to_bytes(model: nn.Module) -> bytes:
     """All parameters and buffers as one safetensors buffer.
 

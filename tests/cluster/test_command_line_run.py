@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -39,6 +40,16 @@ def wait_for_records(store: Path, number: int, process: subprocess.Popen[str]) -
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def study_run(store: Path) -> Any:
+    """The study's own run in MLflow."""
+    client = MlflowClient(tracking_uri=f"sqlite:///{store / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    query = "tags.`flatscale.kind` = 'study'"
+    (run,) = client.search_runs([experiment.experiment_id], query)
+    return run
 
 
 def modification_times(store: Path) -> dict[Path, int]:
@@ -73,6 +84,7 @@ def test_a_killed_and_an_interrupted_driver_continue_where_they_were(
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "continues" in errors
+    assert study_run(store).info.status == "KILLED"
     kept_again = modification_times(store)
     assert len(kept_again) < 24
     now = study_status(Store(store))
@@ -81,8 +93,11 @@ def test_a_killed_and_an_interrupted_driver_continue_where_they_were(
     assert now.counts == {"finished": len(kept_again), "missing": 24 - len(kept_again)}
 
     process = start(config, store)
+    wait_for_records(store, len(kept_again) + 1, process)
+    assert study_run(store).info.status == "RUNNING"
     output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
+    assert study_run(store).info.status == "FINISHED"
     assert "24 finished" in output
     times = modification_times(store)
     assert len(times) == 24
@@ -103,6 +118,33 @@ def test_a_killed_and_an_interrupted_driver_continue_where_they_were(
     assert page.is_file()
     assert str(page) in output.replace("\n", "")
     assert not [p for p in store.rglob("*") if p.name.startswith(".tmp-")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("presses", [1, 3])
+def test_ctrl_c_ends_a_run_within_seconds_while_trials_go_on(
+    study_file: MakeFile, tmp_path: Path, presses: int
+) -> None:
+    design = {"kind": "grid", "learning_rate": [0.3, 1e-9], "batch_size": [20], "num_seeds": 3}
+    config = study_file(design=design, training={"stop_loss": 0.05, "max_steps": 10**8})
+    store = tmp_path / "store"
+    process = start(config, store)
+    wait_for_records(store, 1, process)
+    while len(study_status(Store(store)).running) < 2:
+        time.sleep(0.1)
+    time.sleep(2)  # the second trial is in its training loop, and would be for hours
+    began = time.monotonic()
+    for _ in range(presses):
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.3)
+    _, errors = process.communicate(timeout=60)
+    # 3 s on a machine of one's own
+    assert time.monotonic() - began < 12
+    assert process.returncode == 130, errors
+    assert "running trials end now" in " ".join(errors.split())
+    assert "Traceback" not in errors
+    assert study_run(store).info.status == "KILLED"
+    assert study_status(Store(store)).counts["failed"] == 0
 
 
 def run_here(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int | str | None:

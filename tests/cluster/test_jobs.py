@@ -116,12 +116,25 @@ def test_a_job_that_must_fail_says_why(
 def test_a_cluster_is_reached_through_the_client_too(
     head: dict[str, str], study_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "flatscale", "run", str(study_file())]
+    plugin = (
+        "from torch import nn\nfrom flatscale.models import model\n\n\n@model('sent_along')\n"
+        "def sent_along(shape, num_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))\n"
+    )
+    (tmp_path / "sent_along.py").write_text(plugin)
+    models = [{"architecture": "sent_along"}]
+    config = study_file(plugins=["sent_along"], models=models)
+    command = [sys.executable, "-m", "flatscale", "run", str(config)]
     command += ["--address", f"ray://127.0.0.1:{head['CLIENT_PORT']}"]
     command += ["--store", str(tmp_path / "store")]
     for _ in range(3):
         done = subprocess.run(
-            command, env=head, capture_output=True, text=True, cwd=tmp_path, check=False
+            command,
+            env={**head, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            check=False,
         )
         # Ray forks the client's server while its threads are at work, which now and then fails.
         if "Starting Ray client server failed" not in done.stderr:

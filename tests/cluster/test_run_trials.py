@@ -12,6 +12,7 @@ import pytest
 import ray
 import torch
 
+from flatscale import load_network
 from flatscale.cluster.launch import missing_trials, run_trials
 from flatscale.cluster.trial import describe
 from flatscale.data import load_points
@@ -88,6 +89,19 @@ def test_sharded_measurements_equal_those_of_one_process(finished: Any) -> None:
             np.testing.assert_allclose(row["value"], local[row["metric"]].value, rtol=1e-5)
 
 
+def test_a_kept_network_is_the_one_that_was_measured(finished: Any) -> None:
+    root, config, results, _ = finished
+    trial_id = results.trials["trial_id"][0]
+    network = load_network(root, trial_id)
+    assert not network.training
+    points = {k: tuple(map(torch.tensor, xy)) for k, xy in load_points(config).point_sets.items()}
+    found = measure(network, points["probe"], ["test_accuracy"], test=points["test"])
+    row = results.measurements.filter(trial_id=trial_id, metric="test_accuracy")
+    assert found["test_accuracy"].value == row["value"].item()
+    with pytest.raises(StoreError, match=rf"did you mean '{trial_id}'"):
+        load_network(root, trial_id[:-1])
+
+
 def test_the_same_command_runs_nothing_twice_and_a_grown_study_only_its_new_part(
     finished: Any, small_study: Make, tmp_path: Path
 ) -> None:
@@ -156,7 +170,9 @@ def test_whatever_goes_wrong_is_recorded_with_its_reason_and_spoils_nothing_else
     assert failed["reason"].str.contains("on purpose").all()
     assert results.measurements.filter(metric="mls")["value"].is_finite().all()
     # What has a result stays; what failed is missing, and would be tried again.
-    again = {spec.architecture for spec in missing_trials(Store(tmp_path / "store"), plan(config))}
+    again = {
+        spec.architecture for spec in missing_trials(Store(tmp_path / "store"), check_study(config))
+    }
     assert again == {"dies_always", "fails_in_training"}
 
 

@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ from urllib.request import urlopen
 import grpc
 import pytest
 
+from flatscale.cluster import local_ray as local_ray_module
 from flatscale.cluster.local_ray import local_ray
 from flatscale.errors import FlatscaleError
 from flatscale.store.results import Store
@@ -200,3 +202,39 @@ def test_ray_that_does_not_come_up_is_started_again_and_then_refused_in_words(
         local_ray().__enter__()
     assert len(calls) == 2
     assert "trying once more" in caplog.text
+
+
+def test_tokens_that_killed_drivers_left_are_removed_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = (
+        "import os, time; from flatscale.cluster import local_ray;"
+        "entered = local_ray._own_token(); entered.__enter__(); print('in', flush=True);"
+        "time.sleep(60)"
+    )
+    environment = {n: v for n, v in os.environ.items() if not n.startswith("RAY_")}
+    drivers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**environment, "TMPDIR": str(tmp_path)},
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]
+    try:
+        for driver in drivers:
+            assert driver.stdout is not None
+            assert driver.stdout.readline() == b"in\n"
+        folders = set(tmp_path.glob("flatscale-token-*"))
+        assert len(folders) == 2
+        drivers[0].kill()
+        drivers[0].wait()
+        local_ray_module._remove_tokens_of_killed_runs()
+        left = set(tmp_path.glob("flatscale-token-*"))
+        assert len(left) == 1
+        assert (left.pop() / "token").is_file()
+    finally:
+        for driver in drivers:
+            driver.kill()
+            driver.wait()

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import getpass
+import json
+import shutil
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -232,3 +238,116 @@ def test_a_record_damaged_while_it_waits_is_said_once_and_holds_up_no_other(
     path.write_bytes(whole)
     assert writer(store).deliver() == 1
     assert len(runs(store, "trial")) == 12
+
+
+def test_a_run_that_is_stopped_is_killed_and_runs_again_when_it_is_continued(store: Store) -> None:
+    with writer(store) as tracker:
+        wait_for_delivery(tracker)
+        assert runs(store, "study")[0].info.status == "RUNNING"
+        assert tracker.stop()
+    (parent,) = runs(store, "study")
+    assert parent.info.status == "KILLED"
+    with writer(store) as again:
+        again.deliver()
+        (parent,) = runs(store, "study")
+        assert parent.info.status == "RUNNING"
+        again.finish(())
+    assert [run.info.status for run in runs(store, "study")] == ["FINISHED"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(KeyboardInterrupt(), "KILLED"), (OSError("disk"), "FAILED")]
+)
+def test_a_driver_that_is_thrown_out_leaves_no_run_that_seems_to_run(
+    store: Store, error: BaseException, status: str
+) -> None:
+    def thrown_out() -> None:
+        with writer(store) as tracker:
+            wait_for_delivery(tracker)
+            raise error
+
+    with pytest.raises(type(error)):
+        thrown_out()
+    assert [run.info.status for run in runs(store, "study")] == [status]
+
+
+def wait_for_delivery(tracker: TrackingWriter) -> None:
+    deadline = time.monotonic() + 60
+    while tracker.num_waiting():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_moved_store_keeps_its_artifacts(store: Store, tmp_path: Path) -> None:
+    with writer(store) as tracker:
+        tracker.finish((store.study_file,))
+    moved = Store(shutil.move(store.root, tmp_path / "elsewhere"))
+    # In a process of its own, as the next driver is: MLflow remembers where a run's artifacts were.
+    code = (
+        "import sys; from flatscale.store.results import Store;"
+        "from flatscale.tracking.writer import TrackingWriter; from tests.records_by_hand import *;"
+        "store = Store(sys.argv[1])\n"
+        "with TrackingWriter(store, study()) as tracker: tracker.finish((store.id_file,))"
+    )
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", code, str(moved.root)], cwd=root, check=True)
+    assert not store.root.exists()
+    (parent,) = runs(moved, "study")
+    folder = moved.mlflow_artifacts / parent.info.run_id / "artifacts"
+    assert parent.info.artifact_uri == folder.as_uri()
+    assert (folder / "study.yaml").read_bytes() == moved.study_file.read_bytes()
+    assert (folder / "store_id").is_file()
+
+
+def test_runs_say_who_made_them_from_what(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.report.joinpath("findings.json").write_text(
+        json.dumps(
+            {
+                "primary": ["sharpness", "mls"],
+                "summary": ["Asked: something.", "Found: r = 0.50 over 12 networks."],
+                "tables": {
+                    "findings": [
+                        {"x": "sharpness", "y": "mls", "scope": scope, "method": "pearson"}
+                        | {"estimate": estimate, "conf_low": 0.1, "num_trials": 12}
+                        for scope, estimate in (("within", 0.9), ("pooled", 0.5))
+                    ]
+                },
+            }
+        )
+    )
+    with writer(store) as tracker:
+        tracker.finish(())
+    (parent,) = runs(store, "study")
+    assert parent.data.metrics == {
+        "primary/estimate": 0.5,
+        "primary/conf_low": 0.1,
+        "primary/num_trials": 12,
+        "trials/finished": 12,
+    }
+    assert parent.data.params["models.0.architecture"] == "mlp"
+    assert parent.data.params["design.learning_rate"] == "[0.1, 0.2]"
+    assert parent.data.tags["mlflow.note.content"] == "r = 0.50 over 12 networks."
+    for run in (parent, *runs(store, "trial")):
+        assert run.data.tags["mlflow.user"] == getpass.getuser()
+        assert run.data.tags["mlflow.source.name"].startswith("flatscale ")
+    run = runs(store, "trial")[0]
+    assert "batches of 16" in run.data.tags["mlflow.note.content"]
+    (used,) = run.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("digits", "data")
+    # A study that has grown: parameters stay as they were, what is new stands beside them.
+    grown = study(num_seeds=4)
+    with TrackingWriter(store, grown) as tracker:
+        tracker.finish(())
+    (parent,) = runs(store, "study")
+    assert parent.data.params["design.num_seeds"] == "3"
+    assert parent.data.tags["now.design.num_seeds"] == "4"
+
+
+def test_the_environments_tracking_uri_is_taken_where_the_study_names_none(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://from.environment")
+    assert writer(store).uri == "http://from.environment"
+    assert writer(store, "http://asked").uri == "http://asked"
+    named = study(tracking={"uri": "http://of.study"})
+    assert TrackingWriter(store, named).uri == "http://of.study"
