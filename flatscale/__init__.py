@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from flatscale.metrics import measure
     from flatscale.stats import analyze
     from flatscale.store.results import load_results
+    from flatscale.training.kept_networks import load_network
 
 _HOMES = {
     "analyze": "flatscale.stats",
+    "load_network": "flatscale.training.kept_networks",
     "load_results": "flatscale.store.results",
     "measure": "flatscale.metrics",
 }
@@ -27,4 +29,8 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_HOMES[name]), name)
 
 
-__all__ = ["__version__", "analyze", "load_results", "measure"]
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
+
+
+__all__ = ["__version__", "analyze", "load_network", "load_results", "measure"]

@@ -165,11 +165,13 @@ def run(
 
     Stop it at any time with Ctrl-C: the same command continues from what is in the store.
     """
-    study, specs, results = _opened(config, overrides, store)
+    out.print(f"study     {config}", soft_wrap=True)
     from flatscale.cli.progress import ProgressLine
+
+    study, specs, results = _opened(config, overrides, store)
     from flatscale.pipeline import run_study
 
-    with ProgressLine(out, results, [spec.trial_id for spec in specs]) as line:
+    with ProgressLine(out, results, specs) as line:
         outcome = run_study(
             study, specs, results, address=address, tracking_uri=tracking_uri, listeners=[line]
         )
@@ -184,7 +186,7 @@ def run(
     if outcome.report is None:
         err.print("stopped; the same command continues from here")
         raise typer.Exit(130)
-    out.print(f"report    {outcome.report}", soft_wrap=True)
+    _print_answer(outcome.report)
     if statuses["failed"]:
         raise typer.Exit(1)
 
@@ -214,10 +216,13 @@ def status(store: StorePath) -> None:
 @app.command()
 def report(store: StorePath) -> None:
     """Compute statistics and write the report again, from the store alone."""
-    from flatscale.report import write_study_report
+    from flatscale.cli.progress import waiting_for
 
-    paths = write_study_report(store)
-    out.print(f"report    {paths.page}", soft_wrap=True)
+    with waiting_for(out, "statistics and report"):
+        from flatscale.report import write_study_report
+
+        paths = write_study_report(store)
+    _print_answer(paths.page)
 
 
 @app.command()
@@ -262,37 +267,51 @@ def analyze(
     For example, timm's published results: `flatscale analyze results-imagenet.csv --x top1
     --y param_count --log param_count --family-from model`.
     """
+    from flatscale.cli.progress import waiting_for
     from flatscale.report import write_table_report
     from flatscale.stats import read_table
 
-    paths = write_table_report(
-        read_table(table),
-        x=x,
-        y=y,
-        out=to,
-        family=family,
-        family_from=family_from,
-        family_pattern=family_pattern,
-        configuration=_columns(configuration),
-        label=_columns(label) or None,
-        se_x=se_x,
-        se_y=se_y,
-        log=_columns(log),
-        covariates=covariate or [],
-        outcomes=outcomes,
-        on=_columns(on) or None,
-        outcome_columns=outcome or [],
-        title=table.stem,
-    )
-    out.print(f"report    {paths.page}", soft_wrap=True)
+    with waiting_for(out, "statistics and report"):
+        paths = write_table_report(
+            read_table(table),
+            x=x,
+            y=y,
+            out=to,
+            family=family,
+            family_from=family_from,
+            family_pattern=family_pattern,
+            configuration=_columns(configuration),
+            label=_columns(label) or None,
+            se_x=se_x,
+            se_y=se_y,
+            log=_columns(log),
+            covariates=covariate or [],
+            outcomes=outcomes,
+            on=_columns(on) or None,
+            outcome_columns=outcome or [],
+            title=table.stem,
+        )
+    _print_answer(paths.page)
 
 
 @app.command()
-def metrics() -> None:
-    """List every metric with its formula, the pass it needs, its invariances and its source."""
-    from flatscale.metrics import metric_catalog
+def metrics(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Only these.", show_default="all"),
+    ] = None,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(help="A module whose metrics are listed too, as under `plugins:`; repeat."),
+    ] = None,
+) -> None:
+    """List metrics with formula, the pass they need, invariances and source."""
+    from flatscale.metrics import metric_catalog, metric_info
+    from flatscale.study.registry import import_plugins
 
-    for info in sorted(metric_catalog(), key=lambda known: known.group):
+    import_plugins(plugin or ())
+    asked = [metric_info(name) for name in names or ()]
+    for info in asked or sorted(metric_catalog(), key=lambda known: known.group):
         out.print(f"[bold]{info.name}[/]{' (measured by default)' if info.default else ''}")
         lines = {
             "": info.meaning,
@@ -323,26 +342,10 @@ def ui(
     store: StorePath,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000,
 ) -> None:
-    """Open the MLflow UI on a study's tracking store, on 127.0.0.1."""
-    from flatscale.errors import StoreError
-    from flatscale.store.results import Store
+    """Open the MLflow UI on the runs of a study, on 127.0.0.1."""
+    from flatscale.cli.mlflow_page import serve
 
-    results = Store(store)
-    if not results.mlflow_database.is_file():
-        raise StoreError(
-            f"{results.mlflow_database} does not exist: the study was tracked elsewhere, or has "
-            "not run yet"
-        )
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
-    command += ["--backend-store-uri", results.mlflow_uri, "--host", "127.0.0.1"]
-    out.print(f"http://127.0.0.1:{port}  (Ctrl-C ends it)")
-    environment = {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        **os.environ,
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-    # In this process's place: what ends it ends the server.
-    os.execve(sys.executable, [*command, "--port", str(port)], environment)
+    serve(store, port, lambda line: out.print(line, soft_wrap=True))
 
 
 def _opened(
@@ -357,6 +360,19 @@ def _opened(
     from flatscale.store.results import Store
 
     return study, check_study(study), Store(store or Path("runs") / study.name)
+
+
+def _print_answer(page: Path) -> None:
+    """What the report found of the primary pair, in its own sentence, and where the report is."""
+    import json
+
+    findings = json.loads(page.with_name("findings.json").read_text(encoding="utf-8"))
+    for sentence in findings["summary"]:
+        if sentence.startswith("Found: "):
+            pair = ", ".join(findings["primary"])
+            found = sentence.removeprefix("Found: ")
+            out.print(f"found     {escape(pair)}: {escape(found)}", soft_wrap=True)
+    out.print(f"report    {page}", soft_wrap=True)
 
 
 def _columns(listed: str | None) -> list[str]:

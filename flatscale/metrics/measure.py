@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -14,13 +15,20 @@ import polars as pl
 import torch
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from flatscale.errors import DataError, MetricError
 from flatscale.measurement import Measurement
-from flatscale.metrics.pass_runner import measure_observers
+from flatscale.metrics.pass_runner import Watch, default_metrics, measure_observers
 from flatscale.metrics.probe.observers import LocalObserver, call_on_shard
 from flatscale.metrics.probe.second_look import refuse_misfit
 from flatscale.metrics.registration import check_metric_names
@@ -69,6 +77,14 @@ class Report(Mapping[str, Measurement]):
         schema = {"metric": pl.String, **_COLUMNS, "probe_hash": pl.String}
         return pl.DataFrame(rows, schema=schema, orient="row")
 
+    def to_pandas(self) -> Any:
+        """`to_polars` as a pandas frame."""
+        return self.to_polars().to_pandas()
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the table, one row per metric."""
+        return self.to_polars().drop("probe_hash")._repr_html_()
+
     def to_row(self) -> pl.DataFrame:
         """One row: the value and the standard error (`name_std_error`) of every metric."""
         row: dict[str, float | str | None] = {"probe_hash": self.probe_hash}
@@ -114,6 +130,7 @@ def measure(
     test: PointSet | None = None,
     batch_size: int | None = None,
     device: torch.device | str | None = None,
+    progress: bool | None = None,
 ) -> Report:
     """Measure a network on a probe set; the network comes back exactly as it was.
 
@@ -134,6 +151,7 @@ def measure(
         test: test set, for test_* metrics and the gap.
         batch_size: most points computed at once; by default each pass chooses.
         device: where to compute, on a copy of the model; the model's device by default.
+        progress: show a bar on standard error; by default where that is a terminal.
 
     Raises:
         ConfigError: an unknown metric, option, loss or output map.
@@ -159,8 +177,23 @@ def measure(
                 )
                 call_on_shard(observer.shard, refuse_misfit, name=name)
                 observers[name] = observer
-        measured = measure_observers(observers, names, options=options, seed=seed)
+        wanted = names if names is not None else default_metrics(observers)
+        with _bar(progress, len(wanted)) as watch:
+            measured = measure_observers(observers, wanted, options=options, seed=seed, watch=watch)
     return Report(measured, observers["probe"].content_hash)
+
+
+@contextmanager
+def _bar(wanted: bool | None, num_metrics: int) -> Iterator[Watch]:
+    """A bar of the metrics measured, with the pass that runs and the time that it has taken."""
+    shown = sys.stderr.isatty() if wanted is None else wanted
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    console = Console(stderr=True)
+    with Progress(
+        *columns, TimeElapsedColumn(), console=console, transient=True, disable=not shown
+    ) as bar:
+        task = bar.add_task("", total=num_metrics)
+        yield lambda name, done: bar.update(task, description=name, completed=done)
 
 
 @contextmanager

@@ -25,6 +25,9 @@ from flatscale.study.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
 
+Watch = Callable[[str, int], None]
+"""Called with the name of the pass that begins, and the number of metrics measured before it."""
+
 
 def default_metrics(given: Iterable[str]) -> list[str]:
     """Names of the metrics measured when none are named, for the point sets that are given."""
@@ -38,6 +41,7 @@ def measure_observers(
     *,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
+    watch: Watch | None = None,
 ) -> dict[str, Measurement]:
     """Measure a model held against point sets.
 
@@ -49,6 +53,7 @@ def measure_observers(
         metrics: names; None for the default ones that the given sets allow.
         options: options by metric or pass name.
         seed: of everything random.
+        watch: told what is computed next.
 
     Returns:
         One measurement per name, in the order asked.
@@ -59,7 +64,7 @@ def measure_observers(
     """
     names = list(dict.fromkeys(metrics)) if metrics is not None else default_metrics(observers)
     check_metric_names(names, options)
-    run = _Run(observers, resolve_options(options), seed)
+    run = _Run(observers, resolve_options(options), seed, watch or (lambda *_: None))
     measured = {name: run.measure(metric_info(name)) for name in names}
     observer = next(iter(observers.values()), None)
     notes = run.attempt("look at the network", observer.once, network_notes) if observer else None
@@ -74,16 +79,28 @@ class _Run:
         observers: the model held against point sets.
         options: as `resolve_options` returns them.
         seed: of everything random.
+        watch: told what is computed next.
     """
 
     def __init__(
-        self, observers: Mapping[str, Observer], options: Mapping[str, Any], seed: int
+        self,
+        observers: Mapping[str, Observer],
+        options: Mapping[str, Any],
+        seed: int,
+        watch: Watch,
     ) -> None:
         self._observers, self._options, self._seed = observers, options, seed
+        self._watch, self._num_measured = watch, 0
         self._results: dict[tuple[str, str], Any] = {}
         self._told: set[str] = set()
 
     def measure(self, info: MetricInfo) -> Measurement:
+        """One metric, its passes first."""
+        measured = self._measured(info)
+        self._num_measured += 1
+        return measured
+
+    def _measured(self, info: MetricInfo) -> Measurement:
         own, looks = options_of(info, self._options)
         inputs = []
         for name, values in looks.items():
@@ -108,6 +125,7 @@ class _Run:
             failed = next((found for found in needed if isinstance(found, Exception)), None)
             seed = derive_seed(self._seed, "pass", name)
             run = PASSES[name].function
+            self._watch(name, self._num_measured)
             self._results[key] = failed or self.attempt(
                 f"pass {name}", run, self._observers, seed, *needed, **values
             )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +13,18 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from mlflow import MlflowClient
 from typer.testing import CliRunner
 
+import flatscale as package
 from flatscale import __version__
 from flatscale.cli.commands import app, main
-from flatscale.errors import StatsError
+from flatscale.errors import ConfigError, FlatscaleError, StatsError
 from flatscale.metrics import metric_catalog
+from flatscale.metrics.registration import METRICS
 from flatscale.store.results import Store
 from flatscale.study.plan import plan
+from flatscale.study.reading import load_config
 from tests.conftest import SHARED
 from tests.records_by_hand import record, study
 
@@ -212,3 +218,60 @@ def test_the_analysis_job_writes_the_report_of_a_store(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_one_metric_or_a_plugins_is_listed_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = CliRunner().invoke(app, ["metrics", "mls", "nmls"]).output
+    assert [line for line in shown.splitlines() if line[:1].strip()] == [
+        "mls (measured by default)",
+        "nmls (measured by default)",
+    ]
+    with pytest.raises(ConfigError, match="did you mean 'mls'"):
+        CliRunner().invoke(app, ["metrics", "mlss"], catch_exceptions=False)
+    monkeypatch.setattr(METRICS, "_entries", dict(METRICS.items()))
+    source = (
+        "from flatscale.metrics import metric\n\n\n"
+        "@metric('listed', passes=('jacobian',), formula='one', group='compression')\n"
+        "def listed(found):\n    '''A metric of a plugin.'''\n"
+    )
+    (tmp_path / "listed_plugin.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    shown = CliRunner().invoke(app, ["metrics", "listed", "--plugin", "listed_plugin"]).output
+    assert "A metric of a plugin." in shown
+
+
+def test_an_item_of_a_list_is_overridden_by_its_number(config: Path) -> None:
+    changed = load_config(config, ("models.0.options.width=50", "design.learning_rate.1=0.3"))
+    assert changed.models[0].options == {"width": 50}
+    assert changed.design.learning_rate == (0.1, 0.3)
+    with pytest.raises(ConfigError, match=r"'models\.1\.family=x': '1' must be 0 to 0"):
+        load_config(config, ("models.1.family=x",))
+
+
+def test_a_busy_port_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.prepare(study())
+    store.mlflow_database.touch()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(FlatscaleError, match=rf"port {port} of 127\.0\.0\.1 cannot be used"):
+            CliRunner().invoke(
+                app, ["ui", str(tmp_path), "--port", str(port)], catch_exceptions=False
+            )
+
+
+def test_the_ui_opens_the_experiments_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    store.prepare(study())
+    client = MlflowClient(tracking_uri=store.mlflow_uri)
+    identity = client.create_experiment("study")
+    monkeypatch.setattr(os, "execve", lambda *_: None)
+    shown = CliRunner().invoke(app, ["ui", str(tmp_path), "--port", "5999"]).output
+    assert f":5999/#/experiments/{identity}?workflowType=machine_learning " in shown
+
+
+def test_the_package_says_what_it_has() -> None:
+    assert {"analyze", "load_network", "load_results", "measure"} <= set(dir(package))
+    assert Path(package.__file__).with_name("py.typed").is_file()

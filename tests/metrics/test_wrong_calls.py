@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from flatscale.errors import ConfigError, DataError, FlatscaleError, MetricError
-from flatscale.metrics import Report, measure, metric_catalog
+from flatscale.metrics import (
+    LocalObserver,
+    Report,
+    measure,
+    measure_observers,
+    metric_catalog,
+)
 from flatscale.metrics.measure import _is_at, _measurable
 from tests.metrics.quick import QUICK
 from tests.oracles.networks import case
@@ -210,3 +216,26 @@ def test_a_model_elsewhere_is_copied_there_and_left_where_it_is() -> None:
     moved = _measurable(model, "meta")
     assert {t.device.type for t in (*moved.parameters(), *moved.buffers())} == {"meta"}
     assert {t.device.type for t in (*model.parameters(), *model.buffers())} == {"cpu"}
+
+
+def test_measuring_says_what_it_is_at(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, int]] = []
+    observers = {"probe": LocalObserver(MODEL, X, Y)}
+    names = ["mls", "sharpness", "adaptive_sharpness"]
+    measure_observers(observers, names, options=QUICK, watch=lambda *at: told.append(at))
+    assert told == [("jacobian", 0), ("adaptive_perturbation", 2)]
+    quick(MODEL, (X, Y))
+    assert not capsys.readouterr().err
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes the stream for a terminal
+    quick(MODEL, (X, Y), progress=True)
+    assert "/3" in capsys.readouterr().err
+
+
+def test_a_report_is_shown_in_a_notebook_and_given_to_pandas() -> None:
+    report = quick(MODEL, (X, Y), ["mls", "train_loss"])
+    assert "mls" in report._repr_html_()
+    frame = report.to_pandas()
+    assert list(frame["metric"]) == ["mls", "train_loss"]
+    assert frame["value"][0] == report["mls"].value
