@@ -36,9 +36,7 @@ class Interruption:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)
+        self._before = self._listen()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -55,6 +53,7 @@ class Interruption:
             num_running: how many trials run.
             end_trials: ends their processes.
         """
+        self._listen()  # Ray has put a handler of its own in place when it was started
         self._tuning = num_running, end_trials
         try:
             yield
@@ -67,6 +66,12 @@ class Interruption:
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
             os.kill(os.getpid(), signal.SIGUSR1)
             threading.Thread(target=self._tuning[1], daemon=True).start()
+
+    def _listen(self) -> dict[int, Any]:
+        """Take the signals; who had them before. Only a program's main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            return {}
+        return {n: signal.signal(n, self._handle) for n in (signal.SIGINT, signal.SIGTERM)}
 
     def _handle(self, *_: object) -> None:
         if self.asked and time.monotonic() < self._patient_until:

@@ -123,7 +123,8 @@ def test_a_cluster_is_reached_through_the_client_too(
     )
     (tmp_path / "sent_along.py").write_text(plugin)
     models = [{"architecture": "sent_along"}]
-    config = study_file(plugins=["sent_along"], models=models)
+    design = {"kind": "grid", "learning_rate": [0.01, 0.02], "batch_size": [20], "num_seeds": 2}
+    config = study_file(plugins=["sent_along"], models=models, design=design)
     command = [sys.executable, "-m", "flatscale", "run", str(config)]
     command += ["--address", f"ray://127.0.0.1:{head['CLIENT_PORT']}"]
     command += ["--store", str(tmp_path / "store")]
