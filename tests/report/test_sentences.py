@@ -17,6 +17,7 @@ import polars as pl
 import pytest
 
 from flatscale.report.content.from_table import content_of_table
+from flatscale.report.content.page_tables import page_tables
 from flatscale.report.content.section import SECTIONS
 from flatscale.report.render.write import ReportPaths, _findings_json, _tables
 from flatscale.report.words import printed
@@ -337,6 +338,40 @@ def test_the_answers_of_a_whole_report_are_in_its_findings(full_report: ReportPa
         assert f"{name} {printed.number(10**median)}" in said
     ratio = 10 ** (medians["bound_d"] - medians["bound_a"])
     assert f"the loosest (bound_d) is {printed.number(ratio)} times the tightest (bound_a)" in said
+
+
+def test_a_pooled_interval_and_a_family_mean_that_disagree_are_reconciled(
+    full_report: ReportPaths,
+) -> None:
+    document = json.loads(full_report.findings.read_text())
+    tables = document["tables"]
+    (mean,) = tables["synthesis"]
+    (pooled,) = [r for r in tables["findings"] if (r["x"], r["y"]) == ("sharpness", "mls")
+                 and (r["scope"], r["method"]) == ("pooled", "pearson_jackknife")]  # fmt: skip
+    assert excludes_zero(mean)
+    assert not excludes_zero(pooled)
+    (line,) = tables["robust_line"]
+    steep = printed.interval(line["slope_low"], line["slope_high"], show=printed.number)
+    said = "zero is not excluded, for the mean over families and the slope of the robust line "
+    assert f"{said}({steep}) it is" in document["summary"][2]
+    assert document["summary"][2].startswith("The mean over families is")
+
+
+def test_every_statistic_computed_is_shown_with_what_it_takes_as_independent(
+    full_report: ReportPaths,
+) -> None:
+    page = full_report.page.read_text()
+    names = ["Pearson r (BCa bootstrap of networks)", "Pearson r (permutation inside families)"]
+    names += ["partial r", "r corrected for measurement error", "percentage bend (jackknife)"]
+    for name in names:
+        assert f">{name}</td>" in page, name
+    content, _, _ = study("three families")
+    (view,) = page_tables(content, "sensitivity")
+    heads = [head.title for head in view.headers]
+    where, interval = heads.index("independent"), heads.index("95% interval")
+    shown = [(row[interval].text, row[where].text) for row in view.rows]
+    assert all(units for ends, units in shown if ends != printed.MISSING)
+    assert {"networks (naive)", "36 networks"} <= {units for _, units in shown}
 
 
 def test_every_table_of_the_analysis_that_has_a_title_is_on_the_page(

@@ -145,6 +145,7 @@ FIGURES = (
         caption="Choose the columns below the chart. Columns declared logarithmic are shown as "
         "log10. Colour: where the networks come from in the design, so that a hyperparameter or "
         "another axis behind both can be seen; an axis of many values is cut into five parts.",
+        on_page=" Click a part in the legend to see it alone.",
         data="trials",
         draw=explorer,
         paper=None,

@@ -215,6 +215,7 @@ def explorer(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelM
     names = json.dumps({key: name for name, key in coloured.items()})
     lines = f"[{table}[up] + ' against', {table}[across], 'coloured by ' + {names}[colour]]"
     title = alt.ExprRef(expr=f"join({lines}, ' ')" if look.columns > 1 else lines)
+    part = alt.selection_point(name="part", fields=["c"], bind="legend")
     chart = (
         _networks(frame, look)
         .transform_calculate(x=chosen("across"), y=chosen("up"), c="datum[colour]")
@@ -229,6 +230,7 @@ def explorer(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelM
                 scale=alt.Scale(scheme="viridis"),
                 legend=alt.Legend(title=None, columns=look.columns, labelLimit=0),
             ),
+            opacity=alt.condition(part, alt.value(1), alt.value(1 / 12)),
             tooltip=hover(
                 (NAME, "network", ""),
                 (OWN_FAMILY, "family", ""),
@@ -241,6 +243,7 @@ def explorer(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelM
             choice("across", keys, keys[content.primary[0]]),
             choice("up", keys, keys[outcome]),
             choice("colour", coloured, next(iter(coloured.values()))),
+            part,
         )
         .properties(title=alt.TitleParams(text=title))
     )

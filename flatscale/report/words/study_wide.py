@@ -49,12 +49,15 @@ def outcomes_sentence(content: Content) -> str:
         if tested.is_empty():
             continue
         passed = tested.filter(pl.col("q_value") < 0.05).height
-        own = tested.filter(pl.col("x").is_in(content.primary))
-        closest = [_closest(part) for part in (own, tested) if part.height]
+        own = _closest(tested.filter(pl.col("x").is_in(content.primary)))
+        best = _closest(tested)
+        naive = method == "pearson" and content.family is not None
         return (
-            f"Outcomes are measured: q < 0.05 by {method_name(method)} for {passed} of "
-            f"{printed.plural(tested.height, 'pair')} of a metric and an outcome. The closest is "
-            f"{', of all metrics '.join(dict.fromkeys(closest))}."
+            f"Outcomes are measured: q < 0.05 by {method_name(method)}"
+            f"{', networks taken as independent,' if naive else ''} for {passed} of "
+            f"{printed.plural(tested.height, 'pair')} of a metric and an outcome. "
+            + (f"Of the primary pair the closest is {own}. " if own not in ("", best) else "")
+            + f"The closest of all is {best}."
         )
     untested = table.filter(method="pearson").drop_nulls("estimate")
     if untested.height:
@@ -65,6 +68,8 @@ def outcomes_sentence(content: Content) -> str:
 
 
 def _closest(pairs: pl.DataFrame) -> str:
+    if pairs.is_empty():
+        return ""
     best = pairs.sort(pl.col("estimate").abs(), descending=True).row(0, named=True)
     q = printed.tested("q", best["q_value"])
     return f"{best['x']} with {best['y']}, r = {printed.with_interval(best)} ({q})"
