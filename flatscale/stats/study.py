@@ -14,11 +14,12 @@ from flatscale.stats.tables import (  # noqa: F401  imported for the tables they
     between_families,
     beyond_hyperparameters,
     by_family,
-    choices,
     conclusions,
     flagged_clusters,
     line_and_band,
     metrics_together,
+    multiverse,
+    subsets,
 )  # fmt: skip  # isort: skip
 from flatscale.stats.tables.declaration import TABLES
 from flatscale.stats.tables.study_data import StudyData

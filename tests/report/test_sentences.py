@@ -114,7 +114,7 @@ def printed_forms(tables: Tables) -> set[str]:
         if isinstance(value, int):
             forms.add(printed.count(value))
     quoted = [row.get(column) or "" for rows in tables.values() for row in rows
-              for column in ("reason", "warning")]  # fmt: skip
+              for column in ("reason", "warning", "priors")]  # fmt: skip
     return forms | {n for text in quoted for n in NUMBER.findall(text)} | {"0.001"}
 
 
@@ -128,7 +128,12 @@ def headline(tables: Tables, scope: str = "pooled") -> Row:
 def others(tables: Tables) -> list[Row]:
     """One row a choice that was not declared: with units where they have an interval."""
     chosen: dict[tuple[str, ...], Row] = {}
-    for row in tables["sensitivity"]:
+    defined = {row["families"] for row in tables["multiverse"]} - {"none"}
+    for row in tables["multiverse"]:
+        if defined and row["families"] == "none" and row["rows"] != "one per family":
+            continue
+        if row["outcome"] != "y":
+            continue
         if row["scope"] != "pooled" or not row["method"].startswith("pearson"):
             continue
         if row["rows"].startswith("family:") or row["declared"]:
@@ -177,6 +182,11 @@ def counts(tables: Tables, key: str) -> set[str]:
                    for m in ("pearson_jackknife", "pearson")]  # fmt: skip
         tested = next(filter(None, methods), [])
         return {str(len(tested)), str(sum(r["q_value"] < 0.05 for r in tested))}
+    if key == "gain":
+        rows = [r for r in tables["gain_beyond_hyperparameters"] if r["gain"] is not None]
+        inside, out = ([r for r in rows if r["left_out"] == w] for w in ("configuration", "family"))
+        return {str(n) for part in (inside, out) for n in (len(part), sum(map(excludes_zero, part)),
+                sum((r["conf_low"] or 0) > 0 for r in part))}  # fmt: skip
     if key == "measuring":
         return {str(sum(row["reliability"] is not None for row in tables["reliability"]))}
     return set()

@@ -301,10 +301,35 @@ def line(content: Content) -> pl.DataFrame:
     )
 
 
+CHOICES = ("estimator", "scale", "networks", "families", "outcome")
+"""What a specification chooses."""
+
+
+def specifications(content: Content) -> pl.DataFrame:
+    """Every specification of the primary pair that has an estimate, smallest r first."""
+    table = content.of_primary("multiverse").drop_nulls("estimate")
+    curve = table.filter(~pl.col("rows").str.starts_with("family:")).sort("estimate")
+    return curve.select(
+        pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("rank"),
+        "estimate",
+        pl.col("conf_low").alias("low"),
+        pl.col("conf_high").alias("high"),
+        "p_value",
+        "num_trials",
+        "declared",
+        (pl.col("p_value") <= 0.05).fill_null(False).alias("significant"),
+        pl.col("scope").replace({"synthesis": SYNTHESIS}).alias("estimator"),
+        pl.format("{} / {}", "scale_x", "scale_y").alias("scale"),
+        pl.col("rows").alias("networks"),
+        "families",
+        "outcome",
+    )
+
+
 FRAMES: Mapping[str, Callable[[Content], pl.DataFrame]] = {
     frame.__name__: frame
     for frame in (trials, line, forest, levels, left_out, residuals, matrix, bounds, convergence,
-                  trajectories)
+                  trajectories, specifications)
 }  # fmt: skip
 """Every data set that a figure may name."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from flatscale.report.charts import intervals
+from flatscale.report.charts.curve_of_choices import specification_curve
 from flatscale.report.charts.look import COLUMN, PAGE, Look
 from flatscale.report.charts.matrix import matrix
 from flatscale.report.charts.scatter import explorer, linked, linked_note, outcomes, scatter
@@ -105,6 +106,18 @@ FIGURES = (
         "beside its family.",
         data="residuals",
         draw=intervals.residuals,
+    ),
+    Figure(
+        name="specifications",
+        section="choices",
+        title="Every choice of the analysis",
+        caption="Above: r with its 95% interval, one specification a column, smallest first; blue "
+        "has p ≤ 0.05, diamonds are the choices declared in advance. Below: what each of them "
+        "chose.",
+        on_page=" Point at a column for its choices.",
+        data="specifications",
+        draw=specification_curve,
+        paper=PAGE,
     ),
     Figure(
         name="matrix",

@@ -10,8 +10,8 @@ import polars as pl
 
 from flatscale.report.content.page_tables import (
     counted_units,
+    declared_curve,
     headline_frame,
-    prefer_family_intervals,
 )
 from flatscale.report.content.report_content import Content
 from flatscale.report.content.table_view import TableView, table_view
@@ -96,15 +96,12 @@ def _left_out(content: Content) -> Iterator[Row]:
 
 def _other_choices(content: Content) -> Iterator[Row]:
     x, y = content.primary
-    pooled = content.table("sensitivity").filter(scope="pooled")
-    grid = prefer_family_intervals(pooled).drop_nulls("estimate")
+    grid = declared_curve(content)
     logs = {"scale_x": "log" if x in content.log else "raw",
             "scale_y": "log" if y in content.log else "raw"}  # fmt: skip
-    declared = grid.filter(**logs)
-    for row in declared.filter(pl.col("method").str.starts_with("spearman")).iter_rows(named=True):
-        if row["rows"] == "all":
-            yield _of("Spearman ρ, all networks", row)
-    pearson = grid.filter(pl.col("method").str.starts_with("pearson"))
+    for row in grid.filter(scale_x="rank", rows="all").iter_rows(named=True):
+        yield _of("Spearman ρ, all networks", row)
+    pearson = grid.filter(method="pearson")
     for row in pearson.filter(rows="all").iter_rows(named=True):
         if not row["declared"]:
             yield _of(f"{x} {row['scale_x']}, {y} {row['scale_y']}", row)

@@ -45,8 +45,8 @@ UNCONVERGED = declare(
     Column("family", TEXT, "its family", "family"),
     Column("metrics", TEXT, "the metrics that did not converge", "metrics"),
     title="Used, with an estimator that did not converge",
-    caption="These networks stay in the statistics; the sensitivity table shows the primary pair "
-    "without them.",
+    caption="These networks stay in the statistics; the table of other choices shows the "
+    "primary pair without them.",
 )
 
 

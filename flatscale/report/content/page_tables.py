@@ -51,6 +51,8 @@ _PRIMARY = frozenset(
         "equivalence",
         "required_numbers",
         "negative_controls",
+        "meta_regression",
+        "partial_pooling",
     }
 )
 """Tables of all pairs analysed in depth of which the page shows the primary pair."""
@@ -83,6 +85,13 @@ def prefer_family_intervals(frame: pl.DataFrame) -> pl.DataFrame:
     return kept.sort("_row").select(frame.columns)
 
 
+def declared_curve(content: Content) -> pl.DataFrame:
+    """The pooled specifications with the declared outcome and families (none where each is one)."""
+    curve = content.of_primary("multiverse").filter(scope="pooled", outcome=content.primary[1])
+    families = pl.col("families") == (content.family or "none")
+    return curve.filter(families | (pl.col("rows") == "one per family")).drop_nulls("estimate")
+
+
 def counted_units(frame: pl.DataFrame) -> pl.DataFrame:
     """The units of each interval with their number, or that networks only count as such."""
     pairs = frame.select("units", "num_units", "conf_low").iter_rows()
@@ -112,7 +121,6 @@ _ARRANGED: Mapping[str, Arrange] = {
     "clusters": lambda _, frame: frame.sort("q_value", nulls_last=True),
     "cluster_effects": lambda _, frame: prefer_family_intervals(frame),
     "outlier_rows": _with_names,
-    "sensitivity": lambda _, frame: prefer_family_intervals(frame),
     "subsets": lambda _, frame: prefer_family_intervals(frame),
     "outcome_associations": lambda _, frame: prefer_family_intervals(
         frame.filter(~pl.col("scope").str.starts_with("family:"))

@@ -87,9 +87,10 @@ def outliers(content: Content) -> Section:
 
 @section("choices", title="Would other choices have changed the answer?")
 def choices(content: Content) -> Section:
-    """Whether another scale or another set of networks gives another answer."""
+    """The specification curve, and its permutation test."""
     return Section(
-        sentence=robust.choices_sentence(content), tables=page_tables(content, "sensitivity")
+        sentence=robust.choices_sentence(content),
+        tables=page_tables(content, "multiverse_summary", "multiverse"),
     )
 
 

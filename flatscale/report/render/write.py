@@ -14,7 +14,7 @@ import polars as pl
 
 from flatscale.errors import StoreError
 from flatscale.report.charts.draw import paper_figures
-from flatscale.report.content import standard_sections  # noqa: F401  registers the report's own
+from flatscale.report.content import modelled_sections  # noqa: F401  registers the report's own
 from flatscale.report.content.from_store import content_of_store
 from flatscale.report.content.from_table import content_of_table, join_table, with_key
 from flatscale.report.content.report_content import Content

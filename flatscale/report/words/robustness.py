@@ -7,10 +7,10 @@ from typing import Any
 import polars as pl
 
 from flatscale.report.content.derived_tables import estimators_frame
-from flatscale.report.content.page_tables import prefer_family_intervals
+from flatscale.report.content.page_tables import declared_curve, prefer_family_intervals
 from flatscale.report.content.report_content import Content
 from flatscale.report.words import printed
-from flatscale.report.words.summary import contains_zero, headline_row, units_of
+from flatscale.report.words.summary import headline_row, units_of
 
 Row = dict[str, Any]
 
@@ -67,10 +67,8 @@ def independence_sentence(content: Content) -> str:
 
 
 def choices_sentence(content: Content) -> str:
-    """How many other choices there were, and how many of them agree with the declared one."""
-    grid = content.table("sensitivity").filter(~pl.col("rows").str.starts_with("family:"))
-    grid = grid.filter(pl.col("scope") == "pooled", pl.col("method").str.starts_with("pearson"))
-    grid = prefer_family_intervals(grid).drop_nulls("estimate")
+    """How many other choices agree with the declared one, and the curve of all as a whole."""
+    grid = declared_curve(content).filter(method="pearson")
     declared = grid.filter("declared")
     others = grid.filter(~pl.col("declared"))
     if declared.is_empty():
@@ -87,8 +85,26 @@ def choices_sentence(content: Content) -> str:
         "pooled r ranges over "
         f"{printed.interval(min(values), max(values))}, {printed.correlation(chosen['estimate'])} "
         f"as declared: {same} of {len(values)} have the same sign, and "
-        f"{known.count(False)} of {len(known)} intervals exclude zero."
+        f"{known.count(False)} of {len(known)} intervals exclude zero.{_whole_curve(content)}"
     )
+
+
+def _whole_curve(content: Content) -> str:
+    """Every specification: the share that agrees, and what shuffles give."""
+    (row,) = content.of_primary("multiverse_summary").iter_rows(named=True)
+    if row["p_median"] is None:
+        return ""
+    words = (
+        f" With other families, estimators and outcomes there are {row['num_specifications']} "
+        f"specifications, median r = {printed.correlation(row['median'])}: "
+        f"{row['share_sign']:.0%} have one sign"
+    )
+    if row["share_significant"] is not None:
+        words += f", and {row['share_significant']:.0%} of those tested have it with p ≤ 0.05"
+    words += f". Shuffled inside families, {printed.tested('p', row['p_median'])} for the median"
+    if row["p_significant"] is not None:
+        words += f" and {printed.tested('p', row['p_significant'])} for that many significant ones"
+    return f"{words}."
 
 
 def scale_sentence(content: Content) -> str:
@@ -105,12 +121,8 @@ def scale_sentence(content: Content) -> str:
     )
     says = f"Declared: {declared}."
     says += "".join(f" {row['warning'].rstrip('.')}." for row in columns if row["warning"])
-    grid = content.table("sensitivity").filter(
-        pl.col("rows") == "all",
-        pl.col("scope") == "pooled",
-        pl.col("method").str.starts_with("pearson"),
-    )
-    others = prefer_family_intervals(grid).filter(~pl.col("declared")).drop_nulls("estimate")
+    grid = declared_curve(content).filter(rows="all", method="pearson")
+    others = grid.filter(~pl.col("declared"))
     if others.is_empty():
         return f"{says} No other scale is possible: values are not all positive."
     x, y = content.primary
