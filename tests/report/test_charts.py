@@ -31,6 +31,7 @@ CHARTS = {
     "forest",
     "leave_one_out",
     "residuals",
+    "specifications",
     "matrix",
     "explorer",
     "bounds",

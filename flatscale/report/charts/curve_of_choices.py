@@ -13,11 +13,11 @@ from flatscale.report.content.report_content import Content
 
 def specification_curve(
     content: Content, frame: pl.DataFrame, look: Look
-) -> alt.VConcatChart | None:
+) -> alt.ConcatChart | None:
     """r with its interval above, a dot for each choice below, both by rank of r."""
     if frame.height < 3:
         return None
-    width = int(look.width - look.names - 4 * look.letters)
+    width = int(look.width - look.names - 7 * look.letters)
     across = alt.X("rank:Q", axis=None, scale=alt.Scale(domain=[0, frame.height + 1]))
     sure = alt.condition("datum.significant", alt.value(ACCENT), alt.value(MUTED))
     base = named("specifications").encode(
@@ -55,7 +55,8 @@ def specification_curve(
         .encode(x=across, y=alt.Y("choice:N", title=None, sort=_order(frame)), color=sure)
     )
     top = alt.layer(*marks).properties(width=width, height=8 * look.row)
-    return alt.vconcat(top, chosen.properties(width=width, height=0.7 * rows * look.row))
+    below = chosen.properties(width=width, height=int(0.7 * rows * look.row))
+    return alt.concat(top, below, columns=1)
 
 
 def _order(frame: pl.DataFrame) -> list[str]:

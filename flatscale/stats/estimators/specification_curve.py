@@ -217,6 +217,9 @@ def _fisher(products: dict[str, Floats]) -> Floats:
 
 def _tested(z: Floats, left_out: Floats, degrees: Floats, *, tested: bool) -> Point:
     count = left_out.shape[1]
+    if not count:
+        empty = np.full(len(z), np.nan)
+        return Point(z=z, std_error=empty, p_value=empty, degrees=degrees)
     spread = np.sum((left_out - left_out.mean(axis=1, keepdims=True)) ** 2, axis=1)
     error = np.sqrt((count - 1) / count * spread)
     usable = (degrees >= 1) & (count >= _MIN_SIZE) & (error > 0)
