@@ -117,11 +117,23 @@ def _options(
 
 
 @app.command()
-def plan(config: ConfigPath, store: StoreOption = None, overrides: SetOption = None) -> None:
-    """Show the trials that would run and how many are already done; nothing is executed."""
+def plan(
+    config: ConfigPath,
+    store: StoreOption = None,
+    half_width: Annotated[
+        float,
+        typer.Option(help="Wanted half width of the primary r's interval.", min=0.001, max=0.999),
+    ] = 0.1,
+    overrides: SetOption = None,
+) -> None:
+    """Show the trials that would run, how many are done, and how large the study has to be.
+
+    Nothing is executed. The size comes from the variance between the trials that are done.
+    """
+    from flatscale.cli.pilot import size_needed
     from flatscale.store.records import SETTLED
 
-    _, specs, results = _opened(config, overrides, store)
+    study, specs, results = _opened(config, overrides, store)
     statuses = results.statuses()
     table = Table(
         Column("trial", no_wrap=True),
@@ -145,6 +157,7 @@ def plan(config: ConfigPath, store: StoreOption = None, overrides: SetOption = N
     out.print(
         f"{len(specs)} trials, {done} done, {len(specs) - done} to run (store: {results.root})"
     )
+    out.print(escape(size_needed(study, results, half_width)))
 
 
 @app.command()

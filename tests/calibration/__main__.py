@@ -12,13 +12,22 @@ import time
 from pathlib import Path
 
 import tests.calibration.everything  # noqa: F401
-from tests.calibration.harness import ROWS, markdown, measure_all, misses
+from tests.calibration.harness import FRESH, ROWS, markdown, measure_all, misses
 
 HEAD = """# Calibration of the statistics, {date}
 
 How often each test rejects at a nominal 5%, by simulation; made by `make calibration`. A cell is a
 share of the tables in percent with its Monte Carlo error; `*` marks a miss of a limit that
-`tests/calibration` holds, `-` a column that refuses to answer such a table.
+`tests/calibration` holds, `-` a column that refuses to answer such a table. The tables are drawn
+from seeds that nothing was tuned on.
+
+Known misses: looser copies (in a family, rows that are copies of each other but for .15 of their
+spread, too far apart to be told from neighbours) and heavy tails of family effects make the scan
+flag too often, so that a flag there is a question, not an answer; the pooled r of raw log-normal
+columns is unsafe (declare `log`; Spearman holds), as it is where slopes differ wildly between
+families; a family whose slope is turned round is found in a quarter of tables, one shifted along x
+in half of its rows in a tenth. Comparisons of two metrics reject a little too often there and with
+two families.
 
 """
 
@@ -34,7 +43,7 @@ def main() -> int:
     found = {}
     for name in names:
         start = time.monotonic()
-        found |= measure_all([name], chosen.tables, chosen.processes)
+        found |= measure_all([name], chosen.tables, chosen.processes, FRESH)
         sys.stderr.write(f"{name}: {time.monotonic() - start:.0f} s\n")
     broken = [line for name in names for line in misses(name, found[name])]
     text = markdown(found)

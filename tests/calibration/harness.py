@@ -21,6 +21,8 @@ import numpy as np
 from flatscale.stats.sample import Sample
 
 ALPHA = 0.05
+FRESH = 10_000
+"""Number of the first table: nothing was tuned on tables from here on."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -169,13 +171,13 @@ def measure(
 
 
 def measure_all(
-    names: Iterable[str], num_tables: int, num_processes: int = 1
+    names: Iterable[str], num_tables: int, num_processes: int = 1, first: int = 0
 ) -> dict[str, dict[str, Rate]]:
-    """Rates of many rows, in blocks over processes."""
+    """Rates of many rows on their tables `first`, ..., in blocks over processes."""
     names = list(names)
     block = math.ceil(num_tables / max(1, num_processes))
     jobs = [
-        (name, min(block, num_tables - start), start)
+        (name, min(block, num_tables - start), first + start)
         for name in names
         for start in range(0, num_tables, block)
     ]

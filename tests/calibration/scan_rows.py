@@ -13,7 +13,7 @@ from tests.stats.scan_cases import NULLS, PLANTED, POWER
 
 GROUP = "family scan"
 SHOWN = ("false flag", "planted family found", "called curved")
-TOO_MANY = ("saturating", "looser_copies", "heavy_effects", "skewed_x")
+TOO_MANY = ("looser_copies", "heavy_effects")
 """Nulls without a limit: beyond what the scan promises, shown for what they are."""
 FOUND = {
     "whole_in_y": 80.0,

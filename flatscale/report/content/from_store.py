@@ -70,6 +70,18 @@ def content_of_store(store: Store) -> Content:
     )
 
 
+def usable_trials(store: Store) -> tuple[pl.DataFrame, StudyDesign]:
+    """The trials that are analysed, one row each, and what the study declares about them.
+
+    Raises:
+        StoreError: this is not a store, or a file in it is damaged.
+    """
+    results = store.read()
+    specs = plan(results.study)
+    rows = _used_rows(results, trace_flow(specs, results), specs)
+    return rows, _design(results, rows, specs, read_glossary(store.glossary))
+
+
 def _import_plugins(modules: Sequence[str]) -> tuple[str, ...]:
     """Import what adds statistics and sections; a module that is absent here becomes a note.
 

@@ -228,12 +228,13 @@ def needed_sentence(content: Content) -> str:
     if rows[0]["now"] is None:
         return f"It cannot be told from this study: {rows[0]['reason']}."
     now = printed.number(rows[0]["now"], 2)
-    wanted = "; ".join(map(_needed, rows))
+    wanted = "; ".join(map(needed_words, rows))
     return f"A balanced study of this size has an interval of ±{now}; {wanted}."
 
 
-def _needed(row: Row) -> str:
-    width = printed.number(row["half_width"], 1)
+def needed_words(row: Row) -> str:
+    """What one half width needs, from a row of `required_numbers`."""
+    width = f"{row['half_width']:g}"
     if row["now"] <= row["half_width"]:
         return f"that is within ±{width}"
     ways = [
