@@ -105,7 +105,7 @@ def _stars() -> Iterator[Case]:
 
 
 def _anscombe() -> Iterator[Case]:
-    source = "Anscombe (1973), The American Statistician 27, p. 19; r as R prints it"
+    source = "Anscombe (1973), The American Statistician 27, 17-21; r as R prints it"
     for number, (pair, r) in enumerate(
         zip(published.ANSCOMBE, (0.81642, 0.81624, 0.81629, 0.81652), strict=True), 1
     ):
@@ -135,7 +135,7 @@ def _law_school() -> Iterator[Case]:
     ):
         yield Case(
             data="15 law schools", quantity=name, published=value, tolerance=room,
-            source="Efron (1987), JASA 82, p. 171",
+            source="Efron (1987), JASA 82, 171-185",
             ours=lambda key=key: getattr(found(), key),
             note="" if key == "estimate" else "both ends are resampled, there and here",
         )  # fmt: skip
@@ -169,7 +169,7 @@ def _bland_altman() -> Iterator[Case]:
             select_pair(published.BLAND_ALTMAN, "ph", "paco2", family="subject")
         )
 
-    paper = "Bland & Altman (1995), BMJ 310, p. 446"
+    paper = "Bland & Altman (1995), BMJ 310, 446"
     rmcorr = "Bakdash & Marusich (2017), Front. Psychol. 8:456; R's rmcorr"
     printed = "the paper prints r = -0.51 and p = 0.0008"
     for name, value, room, key, source, note in (
@@ -234,13 +234,12 @@ def _bcg() -> Iterator[Case]:
         found = _regression(4, 5)
         return float(found.coefficients[k] / found.wald_std_errors[k])
 
-    package = "Viechtbauer (2010), J. Stat. Software 36 (3), pp. 13-14; metafor's dat.bcg"
+    package = "Viechtbauer (2010), J. Stat. Software 36 (3), section 3; metafor's dat.bcg"
     manual = "metafor's rma(yi, vi, mods = ~ ablat, data = dat.bcg)"
-    one = lambda key, k=None: (
-        lambda: float(  # noqa: E731
-            getattr(_regression(4), key) if k is None else getattr(_regression(4), key)[k]
-        )
-    )
+
+    def one(key: str, k: int | None = None) -> Callable[[], float]:
+        return lambda: float(np.atleast_1d(getattr(_regression(4), key))[k or 0])
+
     for name, value, room, source, ours in (
         ("mean log risk ratio", -0.7145, 5e-5, package, lambda: mean("z")),
         ("tau^2, REML", 0.3132, 1e-4, package, lambda: mean("tau_squared")),
@@ -296,7 +295,7 @@ def _false_discovery() -> Iterator[Case]:
     adjusted = [q for q in adjust(published.BENJAMINI_HOCHBERG) if q is not None]
     yield Case(
         data="15 p-values", quantity="rejected at 0.05", published=4, tolerance=0,
-        source="Benjamini & Hochberg (1995), JRSS B 57, p. 295",
+        source="Benjamini & Hochberg (1995), JRSS B 57, 289-300, section 4",
         ours=lambda: float(sum(q <= 0.05 for q in adjusted)),
     )  # fmt: skip
     for k, value in enumerate((0.0015, 0.003, 0.0095, 0.035625, 0.0603)):
