@@ -18,6 +18,7 @@ from flatscale.stats.estimators.partial_pooling import (
 )
 from flatscale.stats.estimators.replication import CONFIGURATIONS
 from flatscale.stats.sample import Floats, Sample, numeric_column
+from flatscale.stats.tables.against_outcomes import without_replicates
 from flatscale.stats.tables.by_family import mean_over_families
 from flatscale.stats.tables.declaration import (
     COUNT,
@@ -92,7 +93,7 @@ def _moderators(study: StudyData, sample: Sample) -> Iterator[tuple[str, Floats]
     """Properties of networks that are numbers, as family means."""
     assert sample.family is not None
     design = study.design
-    named = (SIZE, *design.hyperparameters, *design.covariates)
+    named = (SIZE, *without_replicates(study.table, design), *design.covariates)
     size = np.bincount(sample.family)
     for name in dict.fromkeys(named):
         if name not in study.table.columns or not study.table[name].dtype.is_numeric():
