@@ -10,7 +10,7 @@ from flatscale.report.content.derived_tables import estimators_frame
 from flatscale.report.content.page_tables import declared_curve, prefer_family_intervals
 from flatscale.report.content.report_content import Content
 from flatscale.report.words import printed
-from flatscale.report.words.summary import headline_row, units_of
+from flatscale.report.words.summary import contains_zero, headline_row, units_of
 
 Row = dict[str, Any]
 
