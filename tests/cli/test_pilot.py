@@ -21,8 +21,8 @@ def test_finished_trials_are_the_pilot(tmp_path: Path) -> None:
     assert (families is None) == ("families in all" not in said)
     if configurations is not None:
         assert f"{configurations} configurations in each family" in said
-    wide = size_needed(study, store, 0.9)
-    assert "that is within ±0.9" in wide
+    wide = size_needed(study, store, 0.97)
+    assert "that is within ±0.97" in wide
 
 
 def test_without_a_pilot_it_says_how_to_get_one(tmp_path: Path) -> None:

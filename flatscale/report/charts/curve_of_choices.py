@@ -17,7 +17,7 @@ def specification_curve(
     """r with its interval above, a dot for each choice below, both by rank of r."""
     if frame.height < 3:
         return None
-    width = int(look.width - look.names - 7 * look.letters)
+    width = int(look.width - look.names - 4 * look.letters)
     across = alt.X("rank:Q", axis=None, scale=alt.Scale(domain=[0, frame.height + 1]))
     sure = alt.condition("datum.significant", alt.value(ACCENT), alt.value(MUTED))
     base = named("specifications").encode(
