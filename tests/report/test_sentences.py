@@ -376,7 +376,7 @@ def test_every_statistic_computed_is_shown_with_what_it_takes_as_independent(
     for name in names:
         assert f">{name}</td>" in page, name
     content, _, _ = study("three families")
-    (view,) = page_tables(content, "sensitivity")
+    (view,) = page_tables(content, "multiverse")
     heads = [head.title for head in view.headers]
     where, interval = heads.index("independent"), heads.index("95% interval")
     shown = [(row[interval].text, row[where].text) for row in view.rows]
