@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from flatscale.cluster.launch import RunSummary, run_trials
 from flatscale.cluster.mailbox import Listener
-from flatscale.data import Points, load_points
+from flatscale.data import Points, load_all_points, points_key
 from flatscale.errors import FlatscaleError, TrackingError
 from flatscale.metrics import metric_catalog
 from flatscale.preflight import check_networks, say_what_is_clipped
@@ -73,22 +73,23 @@ def run_study(
     """
     config = config.model_copy(update={"plugin_code": code_of_all(specs)})
     # 1. The data, before the store exists: what cannot be run leaves nothing behind.
-    points = load_points(config)
-    check_networks(config, points.dataset)
-    say_what_is_clipped(specs, points.dataset)
+    data = load_all_points(specs)
+    check_networks(config, data)
+    for key, points in data.items():
+        say_what_is_clipped([s for s in specs if points_key(s) == key], points.dataset)
     problem = None
     with ExitStack() as stack:
         # 2. From here on this process alone writes the store; a refused run changes nothing in it.
         stack.enter_context(store.locked())
         store.prepare(config)
         store.remove_leftovers()
-        _write_companions(config, store, points)
+        _write_companions(config, store, list(data.values()))
         # 3. The trials; tracking hears from the store what is written, and delivers it meanwhile.
         tracker = None
         if config.tracking.enabled:
             tracker = stack.enter_context(TrackingWriter(store, config, tracking_uri))
         everyone = (StatusFile(store), *listeners)
-        summary = run_trials(config, specs, points, store, address=address, listeners=everyone)
+        summary = run_trials(config, specs, data, store, address=address, listeners=everyone)
         # 4. What is read from the store alone: tables, statistics, report.
         store.export(store.read([spec.trial_id for spec in specs]))
         report = None if summary.interrupted else _write_report(store)
@@ -137,7 +138,7 @@ def _write_report(store: Store) -> Path:
     return store.report_page
 
 
-def _write_companions(config: StudyConfig, store: Store, points: Points) -> None:
+def _write_companions(config: StudyConfig, store: Store, data: Sequence[Points]) -> None:
     """What the report needs to know and cannot import: the glossary and the provenance."""
     glossary = [
         {"range": info.value_range, **{key: getattr(info, key) for key in _EXPLAINED}}
@@ -147,13 +148,18 @@ def _write_companions(config: StudyConfig, store: Store, points: Points) -> None
         "study": config.name,
         "config hash": config.content_hash,
         "seed": str(config.seed),
-        "dataset": points.dataset.name,
-        "dataset hash": points.dataset.content_hash,
-        "probe hash": points.content_hashes["probe"],
-        "probe size": str(len(points.point_sets["probe"][1])),
+        "dataset": _listed(points.dataset.name for points in data),
+        "dataset hash": _listed(points.dataset.content_hash for points in data),
+        "probe hash": _listed(points.content_hashes["probe"] for points in data),
+        "probe size": _listed(len(points.point_sets["probe"][1]) for points in data),
         "python": platform.python_version(),
         "platform": platform.system(),
         **{name: version(name) for name in _VERSIONED},
     }
     for path, content in ((store.glossary, glossary), (store.provenance, provenance)):
         write_atomically(path, json.dumps(content, indent=1).encode())
+
+
+def _listed(values: Iterable[object]) -> str:
+    """Each value once, with semicolons between."""
+    return "; ".join(dict.fromkeys(map(str, values)))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 
-from flatscale.data import DATASETS, PIXEL_ARMS, Dataset
+from flatscale.data import DATASETS, PIXEL_ARMS, Dataset, Points, points_key
 from flatscale.errors import ConfigError, FlatscaleError
 from flatscale.metrics import check_metric_names, metric_catalog, with_inequalities
 from flatscale.metrics.registration import METRICS, code_of_metric
 from flatscale.models import MODELS, build_model, model_options
 from flatscale.store.records import TRIAL_SCHEMA
-from flatscale.study.plan import TrialSpec, plan
+from flatscale.study.keys import resolve_name
+from flatscale.study.plan import TrialSpec, axis_columns, first_trials, plan
 from flatscale.study.plugin_code import (
     Thing,
     code_version,
@@ -39,6 +41,14 @@ from flatscale.training import (
 
 logger = logging.getLogger(__name__)
 
+_MOST_BUILT = 256
+
+
+class Place(Protocol):
+    """What to call a key inside a part of the study file, and which levels of axes are meant."""
+
+    def __call__(self, key: str = "") -> str: ...
+
 
 class Faults:
     """What is wrong with a study, every fault with its key, raised together at the end."""
@@ -52,7 +62,7 @@ class Faults:
         try:
             yield
         except FlatscaleError as error:
-            self._found.append(type(error)(f"{key}: {error}"))
+            self._found.append(type(error)(f"{key}: {error}" if key else str(error)))
 
     def raise_any(self) -> None:
         """Raise what was noted: one fault as it is, more with a line for each."""
@@ -65,55 +75,102 @@ class Faults:
 
 
 def check_study(config: StudyConfig) -> list[TrialSpec]:
-    """The trials of a study whose every name and option is known.
+    """The trials of a study whose every name and option is known, on every level of its axes.
 
     Raises:
-        ConfigError: an unknown metric, optimizer, loss or column, or one of their options.
-        DataError: the same of a data source.
+        ConfigError: an unknown metric, optimizer, loss or column, or one of their options; two
+            trials that are the same.
+        DataError: an unknown data source, or one of its options.
         ModelError: the same of an architecture.
     """
     import_plugins(config.plugins)
     faults = Faults()
-    with faults.at("data"):
-        DATASETS.checked_options(config.data.source, config.data.options)
-    with faults.at("data.pixels"):
-        if config.data.pixels is not None:
-            PIXEL_ARMS[config.data.pixels]
-    for index, model in enumerate(config.models):
-        with faults.at(f"models[{index}]"):
-            model_options(model.architecture, model.options)
-    for key, training in _trainings(config).items():
-        with faults.at(f"{key}.optimizer"):
-            optimizer_constants(training.optimizer)
-        with faults.at(f"{key}.loss"):
-            LOSSES[training.loss]
-        with faults.at(f"{key}.schedule"):
-            schedule_constants(training.schedule)
-        with faults.at(f"{key}.augmentation"):
-            Augmentation(training.augmentation, seed=0)
-        with faults.at(f"{key}.averaging"):
-            if training.averaging is not None:
-                average_constants(training.averaging)
-            elif config.measurement.weights == "average":
-                raise ConfigError("measurement.weights: average needs one; found none")
-    measurement = config.measurement
-    with faults.at("measurement"):
-        check_metric_names(measurement.metrics, measurement.options)
-        LOSSES[measurement.loss or config.training.loss]
-    columns = (*measurement.metrics, *TRIAL_SCHEMA)
-    measurable = (*columns, *(info.name for info in metric_catalog()))
-    for key in ("primary", "covariates", "log", "outcomes"):
-        known = measurable if key == "outcomes" else columns
-        for name in getattr(config.analysis, key):
-            with faults.at(f"analysis.{key}"):
-                if name not in known:
-                    raise ConfigError(unknown_name("column", name, set(known)))
+    trials: list[tuple[int, TrialSpec]] = []
+    with faults.at(""):
+        trials.extend(first_trials(config))
+    for place, spec in _distinct(config, trials, "data"):
+        with faults.at(place()):
+            DATASETS.checked_options(spec.data.source, spec.data.options)
+        with faults.at(place(".pixels")):
+            if spec.data.pixels is not None:
+                PIXEL_ARMS[spec.data.pixels]
+    for place, spec in _distinct(config, trials, "model"):
+        with faults.at(place()):
+            model_options(spec.architecture, spec.options)
+    for place, spec in _distinct(config, trials, "training"):
+        _check_names(faults, place, spec)
+    for place, spec in _distinct(config, trials, "measurement"):
+        with faults.at(place()):
+            check_metric_names(spec.measurement.metrics, spec.measurement.options)
+            LOSSES[spec.measurement.loss or config.training.loss]
+    _check_analysis(faults, config, {m for _, spec in trials for m in spec.measurement.metrics})
     faults.raise_any()
     _say_what_is_not_measured(config)
     specs = plan(config)
     things = {t for s in specs for t in (*things_of_network(s), *things_of_measurement(s))}
     code = plugin_code(things)
     return plan(config.model_copy(update={"plugin_code": code})) if code else specs
+
+
+def _check_names(faults: Faults, place: Place, spec: TrialSpec) -> None:
+    """Note names and constants of a training that nothing has."""
+    training = spec.training
+    with faults.at(place(".optimizer")):
+        optimizer_constants(training.optimizer)
+    with faults.at(place(".loss")):
+        LOSSES[training.loss]
+    with faults.at(place(".schedule")):
+        schedule_constants(training.schedule)
+    with faults.at(place(".augmentation")):
+        Augmentation(training.augmentation, seed=0)
+    with faults.at(place(".averaging")):
+        if training.averaging is not None:
+            average_constants(training.averaging)
+        elif spec.measurement.weights == "average":
+            raise ConfigError("measurement.weights: average needs one; found none")
+
+
+def _check_analysis(faults: Faults, config: StudyConfig, metrics: Collection[str]) -> None:
+    columns = (*metrics, *TRIAL_SCHEMA)
+    measurable = (*columns, *(info.name for info in metric_catalog()))
+    axes = axis_columns(config)
+    for key in ("primary", "covariates", "log", "outcomes"):
+        known = measurable if key == "outcomes" else columns
+        for name in getattr(config.analysis, key):
+            with faults.at(f"analysis.{key}"):
+                if name not in known and resolve_name(name, axes) is None:
+                    raise ConfigError(unknown_name("column", name, {*known, *axes}))
+
+
+def _distinct(
+    config: StudyConfig,
+    trials: Iterable[tuple[int, TrialSpec]],
+    part: str,
+    dataset_of: Callable[[TrialSpec], Dataset] | None = None,
+) -> Iterator[tuple[Place, TrialSpec]]:
+    """One trial for each different document of a part (on each data set, where these are given),
+    with what to call its place in the file.
+    """
+    seen = set()
+    for index, spec in trials:
+        # Trials share the documents they have in common.
+        document: tuple[object, ...] = {
+            "data": (id(spec.data),),
+            "model": (index, spec.architecture, repr(sorted(spec.options.items(), key=str))),
+            "training": (id(spec.training), spec.measurement.weights),
+            "measurement": (id(spec.measurement),),
+        }[part]
+        document += (id(dataset_of(spec)) if dataset_of else None,)
+        if document not in seen:
+            seen.add(document)
+            yield _place_of(config, index, spec, part), spec
+
+
+def _place_of(config: StudyConfig, index: int, spec: TrialSpec, part: str) -> Place:
+    own = part == "training" and config.models[index].training is not None
+    start = f"models[{index}].training" if own else f"models[{index}]" if part == "model" else part
+    varied = ", ".join(f"{k}={v}" for k, v in spec.axes.items() if k.partition(".")[0] == part)
+    return lambda key="": f"{start}{key} ({varied})" if varied else f"{start}{key}"
 
 
 def plugin_code(things: Iterable[Thing]) -> dict[str, str]:
@@ -167,8 +224,15 @@ def say_what_is_clipped(specs: Sequence[TrialSpec], dataset: Dataset) -> None:
         )
 
 
-def check_networks(config: StudyConfig, dataset: Dataset) -> None:
-    """Build every network of a study for its data, and the optimizer that trains it.
+def check_networks(config: StudyConfig, data: Dataset | Mapping[str, Points]) -> None:
+    """Build every network of a study for its data, and every optimizer that trains it.
+
+    Of more than `_MOST_BUILT` different networks, as ranges make them, that many are built, evenly
+    over the design.
+
+    Args:
+        config: the study.
+        data: its data set, or all of them by `points_key`.
 
     Raises:
         ModelError: an architecture does not fit the data.
@@ -176,48 +240,59 @@ def check_networks(config: StudyConfig, dataset: Dataset) -> None:
             data.
     """
     faults = Faults()
-    for key, training in _trainings(config).items():
-        _check_training(faults, key, training, dataset)
-    with faults.at("measurement.loss"):
-        _check_loss(config.measurement.loss or config.training.loss, dataset)
-    for index, model in enumerate(config.models):
-        with faults.at(f"models[{index}]"):
-            network = build_model(
-                model.architecture, dataset.input_shape, dataset.num_classes, model.options, seed=0
+    trials = list(first_trials(config))
+
+    def dataset_of(spec: TrialSpec) -> Dataset:
+        return data if isinstance(data, Dataset) else data[points_key(spec)].dataset
+
+    for place, spec in _distinct(config, trials, "training", dataset_of):
+        _check_training(faults, place, spec.training, dataset_of(spec))
+    for place, spec in _distinct(config, trials, "measurement", dataset_of):
+        with faults.at(place(".loss")):
+            _check_loss(spec.measurement.loss or config.training.loss, dataset_of(spec))
+    built: dict[str, tuple[int, TrialSpec, dict[int, TrainingConfig]]] = {}
+    for index, spec in trials:
+        shape = (dataset_of(spec).input_shape, dataset_of(spec).num_classes)
+        network = repr((index, spec.architecture, sorted(spec.options.items(), key=str), shape))
+        trainings = built.setdefault(network, (index, spec, {}))[-1]
+        trainings.setdefault(id(spec.training), spec.training)
+    every = max(1, -(-len(built) // _MOST_BUILT))
+    for index, spec, trainings in list(built.values())[::every]:
+        place, dataset = _place_of(config, index, spec, "model"), dataset_of(spec)
+        with faults.at(place()):
+            model = build_model(
+                spec.architecture, dataset.input_shape, dataset.num_classes, spec.options, seed=0
             )
-            build_optimizer(network, (model.training or config.training).optimizer, 1e-3)
+            for training in trainings.values():
+                build_optimizer(model, training.optimizer, 1e-3)
     faults.raise_any()
 
 
-def _trainings(config: StudyConfig) -> dict[str, TrainingConfig]:
-    """The training settings of a study by their place in its file."""
-    own = {f"models[{i}].training": m.training for i, m in enumerate(config.models) if m.training}
-    return {"training": config.training, **own}
-
-
-def _check_training(faults: Faults, key: str, training: TrainingConfig, dataset: Dataset) -> None:
+def _check_training(
+    faults: Faults, place: Place, training: TrainingConfig, dataset: Dataset
+) -> None:
     """Note what of a training does not fit the data."""
-    with faults.at(f"{key}.loss"):
+    with faults.at(place(".loss")):
         _check_loss(training.loss, dataset)
     of_classes = {
         "label_smoothing": training.label_smoothing,
         "stop_accuracy": training.stop_accuracy,
     }
     for name, value in of_classes.items():
-        with faults.at(f"{key}.{name}"):
+        with faults.at(place(f".{name}")):
             if value and dataset.task == "regression":
                 raise ConfigError(f"is for classes; {dataset.name!r} has numbers to predict")
-    with faults.at(f"{key}.label_smoothing"):
+    with faults.at(place(".label_smoothing")):
         if training.label_smoothing and dataset.task == "classification":
             _check_smoothing(training, dataset.num_classes)
-    with faults.at(f"{key}.augmentation"):
+    with faults.at(place(".augmentation")):
         if training.augmentation:
             if dataset.kind != "image":
                 raise ConfigError(f"is for images; {dataset.name!r} has {dataset.kind} inputs")
             with torch.random.fork_rng(devices=[]):
                 image = torch.tensor(dataset.x_train[:1])
                 Augmentation(training.augmentation, seed=0)(image, torch.zeros(1), 0)
-    with faults.at(f"{key}.patience"):
+    with faults.at(place(".patience")):
         if training.patience is not None and dataset.held_out is None:
             raise ConfigError("needs points held out: set data.held_out_size")
 

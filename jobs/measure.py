@@ -48,7 +48,7 @@ def measure_kept(arguments: argparse.Namespace) -> int:
     measurement = study.measurement.model_copy(update={"metrics": metrics, "num_snapshots": 1})
     wider = study.model_copy(update={"measurement": measurement, "keep_checkpoints": True})
     specs = check_study(wider)
-    lost = [spec for spec in specs if not store.weights_file(spec.network_id).exists()]
+    lost = [spec for spec in specs if not store.weights_file(spec.weights_id).exists()]
     if lost:
         raise StoreError(
             f"{store.checkpoints} has no weights of {len(lost)} of the study's networks, such as "

@@ -89,6 +89,39 @@ def test_every_fault_is_named_at_once() -> None:
     assert "'mls'" in lines[-1]
 
 
+def test_options_are_checked_on_every_level_of_an_axis() -> None:
+    axes = {
+        "training.learning_rate": [0.1],
+        "training.batch_size": [16],
+        "training.optimizer": ["sgd", {"momentun": 0.9}, "sdg"],
+        "model.options.width": [50, "wide"],
+        "data": [{"source": "digits"}, {"source": "digit"}],
+        "measurement.metrics": [["mls"], ["mlz"]],
+        "training.loss": ["squared"],
+    }
+    analysis = {"covariates": ["width", "optimiser"], "primary": ["model.options.width", "mls"]}
+    models = [{"architecture": "mlp"}]
+    with pytest.raises(ConfigError) as caught:
+        check_study(
+            parse_config(
+                {**STUDY, "models": models, "design": {"axes": axes}, "analysis": analysis}
+            )
+        )
+    said = str(caught.value)
+    for words in (
+        "  data (data=digit): unknown data source 'digit'",
+        "  models[0] (model.options.width=wide): options of 'mlp': 'width'",
+        "  training.optimizer (training.optimizer=momentun=0.9, training.loss=squared): unknown",
+        "  training.optimizer (training.optimizer=sdg, training.loss=squared): unknown optimizer",
+        "training.loss=squared): unknown loss 'squared' (did you mean 'squared_error'?)",
+        "  measurement (measurement.metrics=mlz): unknown metric 'mlz' (did you mean 'mls'?)",
+        "  analysis.covariates: unknown column 'optimiser' (did you mean",
+    ):
+        assert words in said, said
+    assert "model.options.width=50" not in said
+    assert "analysis.primary" not in said
+
+
 def test_networks_that_do_not_fit_the_images_are_named_before_anything_starts() -> None:
     models = [
         {"architecture": "mlp"},

@@ -11,6 +11,7 @@ import yaml
 
 from flatscale.metrics import measure
 from flatscale.models import build_model
+from flatscale.preflight import check_study
 from flatscale.study.plan import plan
 from flatscale.study.reading import parse_config
 from flatscale.study.registry import import_plugins
@@ -25,6 +26,12 @@ def blocks(language: str) -> list[str]:
 def test_the_study_is_valid() -> None:
     (text,) = blocks("yaml")
     assert len(plan(parse_config(yaml.safe_load(text)))) == 64
+
+
+def test_the_general_design_is_valid() -> None:
+    (text,) = re.findall(r"```\n(design:.*?)```", README, flags=re.DOTALL)
+    study = {"name": "s", "models": [{"architecture": "mlp"}], **yaml.safe_load(text)}
+    assert len(check_study(parse_config(study))) == (2 * 2 * 2 * 3 - 4) * 3
 
 
 def test_the_library_example_runs() -> None:

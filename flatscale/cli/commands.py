@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 from rich.padding import Padding
-from rich.table import Column, Table
 
 from flatscale import __version__
 from flatscale.errors import FlatscaleError
@@ -124,39 +123,20 @@ def plan(
         float,
         typer.Option(help="Wanted half width of the primary r's interval.", min=0.001, max=0.999),
     ] = 0.1,
+    time: Annotated[
+        bool, typer.Option("--time", help="Run the first trial of each architecture, and estimate.")
+    ] = False,
     overrides: SetOption = None,
 ) -> None:
-    """Show the trials that would run, how many are done, and how large the study has to be.
+    """Show axes and trials, what is done, trained or measured only, disk, time and size needed.
 
-    Nothing is executed. The size comes from the variance between the trials that are done.
+    Nothing is executed without --time. The size comes from the variance between the trials done.
     """
-    from flatscale.cli.pilot import size_needed
-    from flatscale.store.records import SETTLED
-
     study, specs, results = _opened(config, overrides, store)
-    statuses = results.statuses()
-    table = Table(
-        Column("trial", no_wrap=True),
-        Column("architecture", overflow="fold"),
-        "learning rate",
-        "batch",
-        "seed",
-        Column("status", no_wrap=True),
-    )
-    for spec in specs:
-        table.add_row(
-            spec.trial_id,
-            escape(spec.architecture),
-            f"{spec.learning_rate:g}",
-            str(spec.batch_size),
-            str(spec.seed_index),
-            statuses.get(spec.trial_id, "to run"),
-        )
-    out.print(table)
-    done = sum(statuses.get(s.trial_id) in SETTLED for s in specs)
-    out.print(
-        f"{len(specs)} trials, {done} done, {len(specs) - done} to run (store: {results.root})"
-    )
+    from flatscale.cli.pilot import size_needed
+    from flatscale.cli.planning import print_plan
+
+    print_plan(out, err, study, specs, results, timed=time)
     out.print(escape(size_needed(study, results, half_width)))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -32,10 +32,10 @@ from flatscale.cluster.interruption import Interruption
 from flatscale.cluster.joined_ray import joined_ray
 from flatscale.cluster.local_ray import local_ray
 from flatscale.cluster.mailbox import Listener, RecordWriter, make_mailbox
-from flatscale.cluster.probe_pool import make_pool
+from flatscale.cluster.probe_pool import make_pools
 from flatscale.cluster.trial import TrialContext, describe
 from flatscale.cluster.tuning import run_on_tune
-from flatscale.data import Points
+from flatscale.data import Points, points_key
 from flatscale.errors import FlatscaleError, StoreError
 from flatscale.store.layout import Layout
 from flatscale.store.records import SETTLED
@@ -64,7 +64,7 @@ def missing_trials(store: Store, specs: Sequence[TrialSpec]) -> list[TrialSpec]:
 def run_trials(
     config: StudyConfig,
     specs: Sequence[TrialSpec],
-    points: Points,
+    data: Mapping[str, Points],
     store: Store,
     *,
     address: str | None = None,
@@ -75,7 +75,7 @@ def run_trials(
     Args:
         config: the study, already checked.
         specs: its trials.
-        points: its data.
+        data: its data sets, by `points_key`.
         store: where records go; prepared and locked by the caller.
         address: a Ray cluster (`auto`, `host:port`, `ray://…`); None starts or joins a local one.
         listeners: told of every start and end.
@@ -84,12 +84,12 @@ def run_trials(
         StoreError: a record could not be written; the run stops, everything before is safe.
         FlatscaleError: no node can hold a trial.
     """
-    _refuse_other_data(store, points)
+    _refuse_other_data(store, specs, data)
     missing = missing_trials(store, specs)
     interrupted = False
     if missing:
         with Interruption() as interruption, _connected(address, config):
-            interrupted = _run_missing(config, missing, points, store, listeners, interruption)
+            interrupted = _run_missing(config, missing, data, store, listeners, interruption)
     statuses = store.statuses()
     return RunSummary(
         num_kept=len(specs) - len(missing),
@@ -101,7 +101,7 @@ def run_trials(
 def _run_missing(
     config: StudyConfig,
     missing: Sequence[TrialSpec],
-    points: Points,
+    data: Mapping[str, Points],
     store: Store,
     listeners: Sequence[Listener],
     interruption: Interruption,
@@ -109,10 +109,16 @@ def _run_missing(
     """Run trials on the Ray that is connected; whether the run was interrupted."""
     # 1. What the trials share: the actors that measure, and the way back to this process.
     _refuse_too_large_trials(config)
-    pool = make_pool(points.point_sets, points.content_hashes, config.resources, config.plugins)
+    needed = {points_key(spec) for spec in missing}
+    data = {key: points for key, points in data.items() if key in needed}
+    pools = make_pools(data, config.resources, config.plugins)
     mailbox = make_mailbox()
     context = TrialContext(
-        config=config, dataset=points.dataset, pool=pool, mailbox=mailbox, layout=Layout(store.root)
+        config=config,
+        datasets={key: points.dataset for key, points in data.items()},
+        pools=pools,
+        mailbox=mailbox,
+        layout=Layout(store.root),
     )
     # 2. Tune runs the trials; each waits until its record is written here, so none is lost.
     try:
@@ -121,7 +127,8 @@ def _run_missing(
             with interruption.during_tune(writer.num_running, mailbox.end_trials.remote):
                 lost = run_on_tune(config, missing, context, writer)
     finally:
-        _end_actors(*pool.actors, mailbox)
+        actors = {actor for pool in pools.values() for actor in pool.actors}
+        _end_actors(*actors, mailbox)
     if writer.error is not None:
         raise writer.error
     # 3. A trial whose processes died more often than the retry limit allows ends as failed.
@@ -129,7 +136,7 @@ def _run_missing(
         if spec.trial_id in lost and spec.trial_id not in writer.written:
             attempts = max(1, writer.attempts[spec.trial_id])
             reason = f"in each of {attempts} attempts {lost[spec.trial_id]}"
-            record = describe(spec, points.dataset)
+            record = describe(spec, data[points_key(spec)].dataset)
             writer.write(replace(record, reason=reason, finished_at=datetime.now(UTC)))
     return len(writer.written) < len(missing)
 
@@ -141,13 +148,21 @@ def _end_actors(*actors: Any) -> None:
             ray.kill(actor)
 
 
-def _refuse_other_data(store: Store, points: Points) -> None:
+def _refuse_other_data(
+    store: Store, specs: Sequence[TrialSpec], data: Mapping[str, Points]
+) -> None:
     """Refuse to add to results that were measured on other data."""
-    known = store.dataset_hashes() - {points.dataset.content_hash}
-    if known:
+    recorded = {ending["trial_id"]: ending["dataset_hash"] for ending in store.endings()}
+    now = {spec.trial_id: data[points_key(spec)].dataset.content_hash for spec in specs}
+    found, known = set(now.values()), set(recorded.values())
+    # The data of a trial that is kept must be what they were, and a store of other data altogether
+    # belongs to another study; data sets that the design varied before may stay in it.
+    other = {recorded[t] for t in recorded.keys() & now.keys() if recorded[t] != now[t]}
+    other |= set() if found & known else known
+    if other:
         raise StoreError(
-            f"{store.root} holds results on data with the hash {', '.join(sorted(known))}, but "
-            f"the data found now have the hash {points.dataset.content_hash}. Restore the data, or "
+            f"{store.root} holds results on data with the hash {', '.join(sorted(other))}, but "
+            f"the data found now have the hash {', '.join(sorted(found))}. Restore the data, or "
             "choose another --store"
         )
 

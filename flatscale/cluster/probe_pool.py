@@ -1,6 +1,7 @@
 """The probe set across Ray actors: each holds one shard of every point set and measures snapshots.
 
-The pool is made by the driver before the trials start. Its actors reserve no CPU by default, so
+A study of several data sets has a pool for each, with the same actors. They are made by the
+driver before the trials start. The actors reserve no CPU by default, so
 they can share a machine that the trials fill; their calls depend on nothing but their arguments, so
 Ray repeats them when an actor dies and the values do not change.
 """
@@ -19,6 +20,7 @@ import ray
 import torch
 
 from flatscale.cluster.allocator import keep_freed_memory
+from flatscale.data import Points
 from flatscale.errors import LostWorkerError
 from flatscale.metrics.probe.observers import (
     Result,
@@ -118,7 +120,7 @@ class _ProbeActor:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbePool:
-    """The actors of a study, the shard each of them measures on, and which points are in it.
+    """Actors of a study, the shard of a data set each measures on, and which points are in it.
 
     The driver keeps the pool as long as the study runs: it owns the shards.
     """
@@ -181,17 +183,19 @@ class ShardedObserver:
             ) from error
 
 
-def make_pool(
-    point_sets: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    content_hashes: Mapping[str, str],
-    resources: ResourcesConfig,
-    plugins: tuple[str, ...] = (),
-) -> ProbePool:
-    """Put the shards of every point set into the object store and start an actor for each."""
-    num_actors = min(resources.probe_actors, *(len(y) for _, y in point_sets.values()))
-    indices = {
-        name: tuple(np.array_split(np.arange(len(y)), num_actors))
-        for name, (_, y) in point_sets.items()
+def make_pools(
+    data: Mapping[str, Points], resources: ResourcesConfig, plugins: tuple[str, ...] = ()
+) -> dict[str, ProbePool]:
+    """Start the actors and put the shards of every point set into the object store.
+
+    Args:
+        data: what is measured on, by a name of its own; all of them share the actors.
+        resources: how many actors, and what each may use.
+        plugins: modules that the actors import.
+    """
+    num_shards = {
+        name: min(resources.probe_actors, *(len(y) for _, y in points.point_sets.values()))
+        for name, points in data.items()
     }
     actor = ray.remote(
         num_cpus=resources.cpus_per_probe_actor,
@@ -200,18 +204,27 @@ def make_pool(
         max_task_retries=3,
     )(_ProbeActor)
     num_threads = max(1, int(resources.cpus_per_probe_actor))
+    actors = [actor.remote(plugins, num_threads) for _ in range(max(num_shards.values()))]
+    return {name: _pool(points, tuple(actors[: num_shards[name]])) for name, points in data.items()}
+
+
+def _pool(points: Points, actors: tuple[Any, ...]) -> ProbePool:
+    indices = {
+        name: tuple(np.array_split(np.arange(len(y)), len(actors)))
+        for name, (_, y) in points.point_sets.items()
+    }
     shards = tuple(
         ray.put(
             {
                 name: (x[indices[name][k]], y[indices[name][k]], indices[name][k])
-                for name, (x, y) in point_sets.items()
+                for name, (x, y) in points.point_sets.items()
             }
         )
-        for k in range(num_actors)
+        for k in range(len(actors))
     )
     return ProbePool(
-        actors=tuple(actor.remote(plugins, num_threads) for _ in range(num_actors)),
+        actors=actors,
         shards=shards,
         indices=indices,
-        content_hashes=dict(content_hashes),
+        content_hashes=dict(points.content_hashes),
     )

@@ -20,7 +20,7 @@ import torch
 from flatscale.cluster.allocator import keep_freed_memory
 from flatscale.cluster.measurer import Measurer
 from flatscale.cluster.probe_pool import Network, ProbePool
-from flatscale.data import Dataset
+from flatscale.data import Dataset, points_key
 from flatscale.errors import FlatscaleError, LostWorkerError
 from flatscale.models import architecture_family
 from flatscale.store.layout import Layout, training_checkpoint
@@ -47,8 +47,10 @@ class TrialContext:
     """What every trial of a study shares; put into Ray's object store once."""
 
     config: StudyConfig
-    dataset: Dataset
-    pool: ProbePool
+    datasets: Mapping[str, Dataset]
+    """What networks are trained on, by `points_key`."""
+    pools: Mapping[str, ProbePool]
+    """What they are measured on, by the same."""
     mailbox: Any
     """Where records go."""
     layout: Layout
@@ -68,7 +70,8 @@ def run_trial(config: Mapping[str, Any], context: TrialContext) -> dict[str, Any
     spec = TrialSpec.model_validate_json(config["spec"])
     here = ray.get_runtime_context().current_actor
     ray.get(context.mailbox.announce.remote(spec.trial_id, here))
-    record = replace(describe(spec, context.dataset), started_at=datetime.now(UTC))
+    dataset = context.datasets[points_key(spec)]
+    record = replace(describe(spec, dataset), started_at=datetime.now(UTC))
     try:
         record = _train_and_measure(spec, context, record)
     except LostWorkerError:
@@ -103,7 +106,8 @@ def describe(spec: TrialSpec, dataset: Dataset) -> TrialRecord:
         weight_decay=constants.get("weight_decay", 0.0),
         loss=spec.training.loss,
         learning_rate=spec.learning_rate,
-        batch_size=min(spec.batch_size, len(dataset.y_train)),
+        batch_size=spec.num_points_a_step(len(dataset.y_train)),
+        axes=json.dumps(spec.further_axes) if spec.further_axes else None,
         seed_index=spec.seed_index,
         plugin_code=json.dumps(code, sort_keys=True) if code else None,
         status=FAILED,
@@ -113,11 +117,12 @@ def describe(spec: TrialSpec, dataset: Dataset) -> TrialRecord:
 
 def _train_and_measure(spec: TrialSpec, context: TrialContext, record: TrialRecord) -> TrialRecord:
     # 1. The network, as the probe actors will build it too.
+    dataset, pool = context.datasets[points_key(spec)], context.pools[points_key(spec)]
     on_gpu = context.config.resources.gpus_per_trial > 0
     network = Network(
         architecture=spec.architecture,
-        input_shape=context.dataset.input_shape,
-        num_classes=context.dataset.num_classes,
+        input_shape=dataset.input_shape,
+        num_classes=dataset.num_classes,
         options=spec.options,
         loss=spec.measurement.loss or spec.training.loss,
         output_map=spec.measurement.output_map,
@@ -135,7 +140,7 @@ def _train_and_measure(spec: TrialSpec, context: TrialContext, record: TrialReco
         folder = context.layout.partial_folder(spec.trial_id)
         folder.mkdir(parents=True, exist_ok=True)
     in_flight = context.config.resources.max_snapshots_in_flight
-    with Measurer(spec, network, context.pool, in_flight, folder) as measurer:
+    with Measurer(spec, network, pool, in_flight, folder) as measurer:
         record = _obtain(spec, context, model, measurer, folder, record)
         # 3. The end of it is measured too, and every measurement waited for.
         if record.status == FINISHED:
@@ -155,16 +160,16 @@ def _obtain(
     record: TrialRecord,
 ) -> TrialRecord:
     """Train the network, or take its kept weights, where only the end is to be measured."""
-    wanted = spec.measurement.weights
-    name = spec.network_id if wanted == "last" else f"{spec.network_id}-{wanted}"
-    kept, keeps = context.layout.weights_file(name), context.config.keep_checkpoints
+    kept = context.layout.weights_file(spec.weights_id)
+    keeps = context.config.keep_checkpoints
     if keeps and spec.measurement.num_snapshots == 1 and kept.exists():
         facts = load_weights(kept, model)
         facts.pop("input_shape", None)
         history = tuple((int(step), float(loss)) for step, loss in facts.pop("history"))
         return replace(record, status=FINISHED, reason=None, history=history, **facts)
-    x, y = _training_tensors(context.dataset, next(model.parameters()).device)
-    num_steps = step_limit(spec.training, math.ceil(len(x) / spec.batch_size))
+    x, y = _training_tensors(context.datasets[points_key(spec)], next(model.parameters()).device)
+    batch_size = spec.num_points_a_step(len(y))
+    num_steps = step_limit(spec.training, math.ceil(len(x) / batch_size))
     began = perf_counter()
     result = train(
         model,
@@ -172,10 +177,10 @@ def _obtain(
         y,
         spec.training,
         learning_rate=spec.learning_rate,
-        batch_size=spec.batch_size,
+        batch_size=batch_size,
         seed=spec.seed("order"),
-        held_out=context.dataset.held_out,
-        weights=wanted,
+        held_out=context.datasets[points_key(spec)].held_out,
+        weights=spec.measurement.weights,
         snapshot_steps=log_spaced_steps(spec.measurement.num_snapshots, num_steps),
         on_snapshot=measurer.submit,
         checkpoint=training_checkpoint(folder) if folder else None,
@@ -186,7 +191,7 @@ def _obtain(
         return replace(record, status=DIVERGED, reason=result.reason)
     facts |= {"stop": result.status}
     if keeps:
-        shape = list(context.dataset.input_shape)
+        shape = list(context.datasets[points_key(spec)].input_shape)
         save_weights(kept, model, {**facts, "history": result.history, "input_shape": shape})
     return replace(record, status=FINISHED, reason=None, stop=result.status)
 

@@ -5,7 +5,14 @@ from flatscale.data.digits import digits
 from flatscale.data.folder import folder
 from flatscale.data.loading import Dataset, load_dataset
 from flatscale.data.parquet import parquet
-from flatscale.data.points import Points, Probe, load_points, select_probe
+from flatscale.data.points import (
+    Points,
+    Probe,
+    load_all_points,
+    load_points,
+    points_key,
+    select_probe,
+)
 from flatscale.data.source import DATASETS, Source, Split, Task, array_split, dataset
 from flatscale.data.synthetic import deep_linear, gaussian_mixture, teacher_student
 from flatscale.data.tables import sklearn, table
@@ -30,12 +37,14 @@ __all__ = [
     "fashion_mnist",
     "folder",
     "gaussian_mixture",
+    "load_all_points",
     "load_dataset",
     "load_points",
     "mnist",
     "modular_arithmetic",
     "parquet",
     "pixel_arm",
+    "points_key",
     "select_probe",
     "sklearn",
     "table",

@@ -26,7 +26,7 @@ class Dataset:
     """Training and test points of a study; the arrays are read-only."""
 
     name: str
-    """The source."""
+    """What the study file calls it; the source by default."""
     x_train: Inputs
     """Training inputs, float32: images in [0, 1], (n, channels, height, width); table rows (n,
     features); tokens (n, length, vocabulary)."""
@@ -112,7 +112,7 @@ def load_dataset(config: DataConfig, *, seed: int) -> Dataset:
         array.flags.writeable = False
     class_names = tuple(source.class_names[index] for index in classes)
     return Dataset(
-        name=config.source,
+        name=config.name or config.source,
         x_train=x_train,
         y_train=y_train,
         x_test=x_test,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,13 +11,14 @@ from numpy.typing import NDArray
 
 from flatscale.data.loading import Dataset, array_hash, load_dataset
 from flatscale.data.selection import balanced_rows
-from flatscale.study.schema import StudyConfig
+from flatscale.study.plan import TrialSpec
+from flatscale.study.schema import DataConfig, MeasurementConfig, StudyConfig
 from flatscale.study.seeds import derive_seed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """The data of a study."""
+    """One data set of a study and what of it networks are measured on."""
 
     dataset: Dataset
     """The training and test points."""
@@ -41,14 +43,46 @@ class Probe:
 
 
 def load_points(config: StudyConfig) -> Points:
-    """Load the data of a study and choose its probe set.
+    """Load the data of a study as its `data` part describes them, and choose the probe set.
 
     Raises:
         DataError: the data cannot be read as configured.
     """
-    dataset = load_dataset(config.data, seed=derive_seed(config.seed, "data"))
-    wanted = config.measurement
-    seed = derive_seed(config.seed, "probe")
+    return _points(_dataset(config.data, config.seed), config.measurement, config.seed)
+
+
+def load_all_points(specs: Iterable[TrialSpec]) -> dict[str, Points]:
+    """Every data set that trials are trained and measured on, by `points_key`, each loaded once.
+
+    Where a study varies its data or its probe, each has a probe set of its own; the trials on it
+    share it.
+
+    Raises:
+        DataError: some data cannot be read as configured.
+    """
+    datasets: dict[str, Dataset] = {}
+    found: dict[str, Points] = {}
+    for spec in specs:
+        if (key := points_key(spec)) not in found:
+            name = spec.data.model_dump_json()
+            if name not in datasets:
+                datasets[name] = _dataset(spec.data, spec.study_seed)
+            found[key] = _points(datasets[name], spec.measurement, spec.study_seed)
+    return found
+
+
+def points_key(spec: TrialSpec) -> str:
+    """What names the data of a trial and its probe set among those of a study."""
+    wanted = spec.measurement
+    return f"{spec.data.model_dump_json()} {wanted.probe_split} {wanted.probe_size}"
+
+
+def _dataset(data: DataConfig, study_seed: int) -> Dataset:
+    return load_dataset(data, seed=derive_seed(study_seed, "data"))
+
+
+def _points(dataset: Dataset, wanted: MeasurementConfig, study_seed: int) -> Points:
+    seed = derive_seed(study_seed, "probe")
     probe = select_probe(dataset, wanted.probe_size, wanted.probe_split, seed=seed)
     return Points(
         dataset=dataset,

@@ -120,6 +120,7 @@ class TrialRecord:
     plugin_code: str | None = _column(
         "what names the code of the plugins it depends on, as JSON", TAG, default=None
     )
+    axes: str | None = _column("what else the design varied, as JSON", default=None)
     snapshots: tuple[Snapshot, ...] = ()
     history: tuple[tuple[int, float], ...] = ()
 

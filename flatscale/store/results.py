@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import io
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,14 +30,14 @@ from flatscale.store.atomic import is_leftover, write_atomically
 from flatscale.store.checksums import Checksums
 from flatscale.store.layout import Layout
 from flatscale.store.records import RECORD_SCHEMA, REQUIRED, TRIAL_SCHEMA, TrialRecord
-from flatscale.study.plan import plan
+from flatscale.study.plan import TrialSpec, plan
 from flatscale.study.reading import parse_config
 from flatscale.study.schema import StudyConfig
 
 # Some damaged files make polars panic, which is no ordinary exception.
 _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
 
-_ENDING = ("trial_id", "status", "reason", "num_attempts", "dataset_hash")
+_ENDING = ("trial_id", "network_id", "status", "reason", "num_attempts", "dataset_hash")
 _CLOCK_NS = 2_000_000_000
 """A file may change within one tick of its file system's clock; the coarsest ticks every 2 s."""
 
@@ -53,15 +54,18 @@ class Results:
     def table(self, *, all: bool = False) -> pl.DataFrame:
         """One row per network of the study as it is now, a column per metric of its final snapshot.
 
-        Beside a metric's column `m` stand `m__std_error` and `m__converged`. A trial without final
-        measurements (failed, diverged) keeps its row, with nulls.
+        Every axis of the design is a column, named by its key. Beside a metric's column `m` stand
+        `m__std_error` and `m__converged`. A trial without final measurements (failed, diverged)
+        keeps its row, with nulls.
 
         Args:
             all: also the records that the study no longer owns, with a column `left_out` that says
                 why each is not in the table otherwise; a network may then have several rows.
         """
-        known = self.trials.with_columns(left_out=self._left_out())
+        specs = plan(self.study)
+        known = self.trials.with_columns(left_out=self._left_out(specs))
         wide = known if all else known.filter(pl.col("left_out").is_null()).drop("left_out")
+        wide = wide.join(self._axes(specs), on="trial_id", how="left", maintain_order="left")
         final = self.measurements.filter("is_final", pl.col("trial_id").is_in(wide["trial_id"]))
         for values in ("value", "std_error", "converged"):
             name = pl.col("metric") + ("" if values == "value" else f"__{values}")
@@ -71,13 +75,25 @@ class Results:
             wide = wide.join(pivoted, on="trial_id", how="left", maintain_order="left")
         return wide
 
-    def _left_out(self) -> pl.Series:
+    def _axes(self, specs: Sequence[TrialSpec]) -> pl.DataFrame:
+        """A column for each axis that has none of its own in the records, by trial id.
+
+        What the study is now says where its trials are; a record says it of trials that are not of
+        the study any more.
+        """
+        rows = self.trials.select("trial_id", "axes").drop_nulls().iter_rows()
+        at = {trial_id: json.loads(axes) for trial_id, axes in rows}
+        at |= {spec.trial_id: spec.further_axes for spec in specs}
+        names = dict.fromkeys(name for axes in at.values() for name in axes)
+        columns = [axis_values(name, [axes.get(name) for axes in at.values()]) for name in names]
+        return pl.DataFrame([pl.Series("trial_id", list(at), dtype=pl.String), *columns])
+
+    def _left_out(self, specs: Sequence[TrialSpec]) -> pl.Series:
         """Of every record, why it belongs to no trial of the study as it is now; null if it does.
 
         A trial's id changes with what is measured, its network's does not: after a metric is added
         the store holds the same network twice.
         """
-        specs = plan(self.study)
         current, networks = {s.trial_id for s in specs}, {s.network_id: s.trial_id for s in specs}
 
         def reason(trial_id: str, network_id: str) -> str | None:
@@ -91,6 +107,16 @@ class Results:
 
         rows = self.trials.select("trial_id", "network_id").iter_rows()
         return pl.Series([reason(*row) for row in rows], dtype=pl.String)
+
+
+def axis_values(name: str, values: Sequence[Any]) -> pl.Series:
+    """A column of an axis: numbers where all of its levels are, else their labels."""
+    there = [value for value in values if value is not None]
+    if there and all(isinstance(value, int) for value in there):
+        return pl.Series(name, values, dtype=pl.Int64)
+    if all(isinstance(value, int | float) for value in there):
+        return pl.Series(name, values, dtype=pl.Float64, strict=False)
+    return pl.Series(name, [None if v is None else str(v) for v in values], dtype=pl.String)
 
 
 class Store(Layout):

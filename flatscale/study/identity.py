@@ -36,10 +36,10 @@ _OF_0_1 = {
     }.items()
 }
 
-# Where the data lie, how families are labelled and how often a checkpoint is written change no
-# result, and checking bounds changes no metric asked for: they are in no trial's id.
+# Where the data lie, how families and levels are labelled and how often a checkpoint is written
+# change no result, and checking bounds changes no metric asked for: they are in no trial's id.
 _WITHOUT_RESULT = {
-    "TrialSpec": frozenset({"family"}),
+    "TrialSpec": frozenset({"family", "axes"}),
     "DataConfig": frozenset({"path", "download"}),
     "TrainingConfig": frozenset({"checkpoint_every"}),
     "MeasurementConfig": frozenset({"check_bounds"}),

@@ -10,9 +10,10 @@ import yaml
 from pydantic import ValidationError
 
 from flatscale.errors import ConfigError
+from flatscale.study.keys import known_keys
 from flatscale.study.redaction import without_passwords
 from flatscale.study.registry import nearest
-from flatscale.study.schema import StudyConfig, json_schema
+from flatscale.study.schema import StudyConfig
 
 _TYPE = re.compile(r"bool|int|float|str|tuple\[.*\]")
 
@@ -72,6 +73,9 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
             f"the override {override!r} is not valid YAML: {_short(error)}"
         ) from error
     *parents, last = key.split(".")
+    if "axes" in parents:  # the key of an axis is one key, with dots in it
+        at = parents.index("axes") + 1
+        parents, last = parents[:at], ".".join([*parents[at:], last])
     node: Any = content
     for parent in parents:
         place = _place(node, parent, override)
@@ -92,7 +96,8 @@ def _place(node: dict[str, Any] | list[Any], key: str, override: str) -> Any:
 
 def _describe(fault: Any) -> str:
     """One line for one pydantic fault: where, what was found, what is allowed."""
-    location = [part for part in fault["loc"] if part not in ("grid", "sobol")]
+    # The forms that a key may have are named in brackets.
+    location = [part for part in fault["loc"] if not str(part).startswith("(")]
     message = fault["msg"].removeprefix("Value error, ")
     types = [index for index, part in enumerate(location) if _TYPE.fullmatch(str(part))]
     if types and {"options", "optimizer"} & set(location):
@@ -101,14 +106,14 @@ def _describe(fault: Any) -> str:
         message = "must be true, false, a finite number, a text or a list of these"
     where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
     if fault["type"] == "extra_forbidden":
-        known = _known_keys(tuple(fault["loc"][:-1]))
+        known = known_keys(StudyConfig, fault["loc"][:-1])
         hint = nearest(str(fault["loc"][-1]), known)
         return f"{where}: unknown key{hint}; allowed here: {', '.join(known)}"
     if fault["type"] == "missing":
         return f"{where}: required, but not given"
     found = _short(repr(fault["input"]))
     if fault["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        known = _known_keys(tuple(fault["loc"]))
+        known = known_keys(StudyConfig, fault["loc"])
         hint = f" (did you mean {{{known[0]}: {found}}}?)" if known and found[:1] == "'" else ""
         keys = f" with the keys {', '.join(known)}" if known else ""
         return f"{where}: must be a mapping{keys}; found {found}{hint}"
@@ -117,31 +122,6 @@ def _describe(fault: Any) -> str:
     if not where:
         return message
     return f"{where}: {message[:1].lower()}{message[1:]}; found {found}"
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    """The keys allowed at a place of the study file, by walking the JSON Schema."""
-    schema = json_schema()
-    node: dict[str, Any] = schema
-    for part in location:
-        node = _resolve(node, schema)
-        if isinstance(part, int):
-            node = node.get("items", {})
-        elif "discriminator" in node:
-            node = {"$ref": node["discriminator"]["mapping"][part]}
-        else:
-            node = node.get("properties", {}).get(part, {})
-    return list(_resolve(node, schema).get("properties", {}))
-
-
-def _resolve(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    while True:
-        if "$ref" in node:
-            node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
-        elif "anyOf" in node:
-            node = node["anyOf"][0]
-        else:
-            return node
 
 
 def _short(value: object, limit: int = 200) -> str:

@@ -10,50 +10,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import Field, model_validator
 
+from flatscale.study.axes import AxesDesign, Design
 from flatscale.study.identity import content_hash, identifying_content
+from flatscale.study.levels import BATCH_SIZE, LEARNING_RATE, declare_parts, value_of
+from flatscale.study.parts import BatchSize, Options, OptionValue, PositiveFloat
+from flatscale.study.parts import Named as _Named
+from flatscale.study.parts import Part as _Part
+from flatscale.study.parts import distinct as _distinct
 from flatscale.study.redaction import without_password
 
-PositiveInt = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-OptionValue = bool | int | FiniteFloat | str | tuple[bool | int | FiniteFloat | str, ...]
-Options = dict[str, OptionValue]
 SLUG = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
-
-
-def _distinct(kind: str) -> AfterValidator:
-    def check(value: tuple[Any, ...]) -> tuple[Any, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError(f"a {kind} is listed twice")
-        return value
-
-    return AfterValidator(check)
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class _Named(_Part):
-    """One of a kind by its name, its constants as further keys; a name alone will do."""
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: Options = Field(init=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_name(cls, given: Any) -> Any:
-        return {"name": given} if isinstance(given, str) else given
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
-        return {"anyOf": [{"type": "string"}, handler(core)]}
-
-    @property
-    def constants(self) -> Options:
-        """The further keys."""
-        return dict(self.model_extra or {})
 
 
 class DataConfig(_Part):
@@ -77,6 +45,9 @@ class DataConfig(_Part):
     """Resize images to this height and width; required when the files differ in size."""
     download: bool = False
     """Let torchvision fetch a missing dataset into `path`."""
+    name: str | None = Field(default=None, min_length=1, max_length=100)
+    """What to call these data; tells two of one source apart, such as two folders. Part of the
+    id of a trial, if given."""
     options: Options = Field(default_factory=dict)
     """Options of the source."""
     label_noise: float = Field(default=0.0, ge=0, le=1)
@@ -89,53 +60,6 @@ class DataConfig(_Part):
     show another class."""
     held_out_size: int | None = Field(default=None, ge=1)
     """Training images kept apart, for `training.patience`."""
-
-
-class LogRange(_Part):
-    """A range sampled evenly in the logarithm."""
-
-    low: PositiveFloat
-    """Smallest value."""
-    high: PositiveFloat
-    """Largest value."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> LogRange:
-        if self.low >= self.high:
-            raise ValueError(f"low ({self.low:g}) must be smaller than high ({self.high:g})")
-        return self
-
-
-class GridDesign(_Part):
-    """Every learning rate with every batch size, times seeds."""
-
-    kind: Literal["grid"] = "grid"
-    """A regular grid."""
-    learning_rate: Annotated[tuple[PositiveFloat, ...], Field(min_length=1), _distinct("level")]
-    """Learning rates."""
-    batch_size: Annotated[tuple[PositiveInt, ...], Field(min_length=1), _distinct("level")]
-    """Batch sizes."""
-    num_seeds: int = Field(default=1, ge=1, le=10_000)
-    """Networks per grid point, differing in initialisation and data order."""
-
-
-class SobolDesign(_Part):
-    """Scrambled Sobol points over (log learning rate) x (log batch size), times seeds."""
-
-    kind: Literal["sobol"]
-    """A low-discrepancy design: fills the plane evenly with any number of points."""
-    learning_rate: LogRange
-    """Range of learning rates."""
-    batch_size: LogRange
-    """Range of batch sizes; rounded to whole numbers."""
-    num_points: int = Field(ge=1, le=65_536)
-    """Points of the design; a power of two keeps the Sobol balance. A longer design contains the
-    shorter one, so a study can grow."""
-    num_seeds: int = Field(default=1, ge=1, le=10_000)
-    """Networks per point, differing in initialisation and data order."""
-
-
-Design = Annotated[GridDesign | SobolDesign, Field(discriminator="kind")]
 
 
 class ModelConfig(_Part):
@@ -154,7 +78,7 @@ class ModelConfig(_Part):
 
 
 class OptimizerConfig(_Named):
-    """The optimizer and its constants; its learning rate comes from the design."""
+    """The optimizer and its constants; its learning rate stands beside it or is an axis."""
 
     name: str = "sgd"
     """`sgd`, `adam`, `adamw`, `rmsprop`, `timm:<name>`, `sam` or `asam` around one of them, or a
@@ -206,6 +130,10 @@ class TransformConfig(_Named):
 class TrainingConfig(_Part):
     """How every network is trained."""
 
+    learning_rate: PositiveFloat | None = None
+    """Learning rate, where the design does not vary it."""
+    batch_size: BatchSize | None = None
+    """Points a step, where the design does not vary it; `full` is the whole training set."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimizer and its constants."""
     schedule: ScheduleConfig = ScheduleConfig()
@@ -376,6 +304,26 @@ class StudyConfig(_Part):
     keep_checkpoints: bool = False
     """Keep every trial's final weights (safetensors), so that more can be measured later."""
 
+    @model_validator(mode="after")
+    def _steps_are_known(self) -> StudyConfig:
+        """Refuse a study in which a network has no learning rate or no batch size."""
+        for index, model in enumerate(self.models):
+            design, training = model.design or self.design, model.training or self.training
+            if not isinstance(design, AxesDesign):
+                continue
+            for key in (LEARNING_RATE, BATCH_SIZE):
+                name = key.rpartition(".")[2]
+                whole = design.axes.get("training", ())
+                inside = isinstance(whole, tuple) and any(
+                    value_of("training", level).get(name) for level in whole
+                )
+                if key not in design.keys and not inside and getattr(training, name) is None:
+                    raise ValueError(
+                        f"models[{index}]: no {name} is given; make {key} an axis of the design, "
+                        "or set it under training"
+                    )
+        return self
+
     @property
     def content_hash(self) -> str:
         """SHA-256 of the validated study, the hash printed in the report (16 hex digits)."""
@@ -390,6 +338,25 @@ class StudyConfig(_Part):
             return self
         uri = without_password(self.tracking.uri)
         return self.model_copy(update={"tracking": self.tracking.model_copy(update={"uri": uri})})
+
+
+declare_parts(
+    {
+        "data": DataConfig,
+        "model": ModelConfig,
+        "training": TrainingConfig,
+        "measurement": MeasurementConfig,
+    },
+    {
+        "model.family": "it changes no result",
+        "model.design": "a design holds no design",
+        "model.training": "vary training",
+        "data.path": "it is in no trial's id; vary data, with a name for each",
+        "data.download": "it changes no result",
+        "training.checkpoint_every": "it changes no result",
+        "measurement.check_bounds": "it changes no result",
+    },
+)
 
 
 def json_schema() -> dict[str, Any]:

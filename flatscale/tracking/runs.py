@@ -94,7 +94,10 @@ class Runs:
                 if record[tag] is None:
                     client.delete_tag(run_id, tag)
             known = {name: str(record[name]) for name in record if record[name] is not None}
-            new = [k for k in _PARAMETERS if k in known and k not in run.data.params]
+            axes = json.loads(record["axes"] or "{}")
+            known |= {name: str(label) for name, label in axes.items()}
+            wanted = (*_PARAMETERS, *axes)
+            new = [k for k in wanted if k in known and k not in run.data.params]
             tags = [RunTag(k, known[k][:_MAX_VALUE_LENGTH]) for k in _TAGS if k in known]
             client.log_batch(run_id, params=[Param(k, known[k]) for k in new], tags=tags)
             if run.inputs is None or not run.inputs.dataset_inputs:

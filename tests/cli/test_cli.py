@@ -63,6 +63,59 @@ def test_plan_lists_trials_and_runs_nothing(config: Path, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [config]
 
 
+def test_plan_says_what_varies_what_is_there_and_what_it_takes(tmp_path: Path) -> None:
+    path, store = tmp_path / "study.yaml", tmp_path / "store"
+    optimizers = ["sgd", {"label": "heavy", "name": "sgd", "momentum": 0.9}]
+    axes = {
+        "training.learning_rate": [0.1],
+        "training.batch_size": [16, "full"],
+        "training.optimizer": optimizers,
+        "measurement.probe_size": [10, 20],
+    }
+    data = {"source": "digits", "classes": [0, 1], "train_size": 50, "test_size": 20}
+    training = {"max_steps": 20}
+    parts = {"design": {"axes": axes}, "data": data, "training": training}
+    path.write_text(yaml.safe_dump({**STUDY, **parts}))
+    arguments = ["plan", str(path), "--store", str(store)]
+    done = flatscale(*arguments, "--time", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    for words in (
+        "training.optimizer │ 2 │ sgd, heavy",
+        "8 trials, 0 done, 8 to run",
+        "4 networks; of the trials to run 8 train, 0 only measure",
+        "50 training and 20 test points, 10 in the probe set",
+        "disk about",
+        "first mlp: 20 steps in",
+        "8 such trials to run",
+        "time about",
+    ):
+        assert words in said, done.stdout
+    assert "each trained anew; keep_checkpoints: true trains each once" in done.stderr
+    kept = " ".join(flatscale(*arguments, "--set", "keep_checkpoints=true").stdout.split())
+    assert "of the trials to run 4 train, 4 only measure" in kept
+    assert "weights" in kept
+    assert not store.exists()
+
+
+def test_plan_warns_of_training_again_and_of_data_that_are_not_there(
+    config: Path, tmp_path: Path
+) -> None:
+    study = load_config(config)
+    store = Store(tmp_path / "store")
+    store.prepare(study)
+    for spec in plan(study):
+        store.write(record(spec))
+    arguments = ["plan", str(config), "--store", str(store.root)]
+    again = flatscale(*arguments, "--set", "measurement.metrics=[mls, sharpness, log_lvr]")
+    assert "results of 2 of these networks, measured otherwise" in again.stderr
+    assert "they are trained again" in again.stderr
+    missing = flatscale(*arguments, "--set", "data={source: folder, path: absent}")
+    assert missing.returncode == 0
+    assert "data:" in missing.stderr
+    assert "absent" in missing.stderr
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [

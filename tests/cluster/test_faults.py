@@ -13,8 +13,8 @@ import pytest
 import ray
 
 from flatscale.cluster.launch import run_trials
-from flatscale.cluster.probe_pool import ProbePool, make_pool
-from flatscale.data import load_points
+from flatscale.cluster.probe_pool import ProbePool, make_pools
+from flatscale.data import load_all_points
 from flatscale.preflight import check_study
 from flatscale.store.records import TrialRecord
 from flatscale.store.results import Results, Store
@@ -69,7 +69,7 @@ def run(config: StudyConfig, root: Path, *listeners: Killer) -> Results:
     store = Store(root)
     specs = check_study(config)
     store.prepare(config)
-    run_trials(config, specs, load_points(config), store, listeners=listeners)
+    run_trials(config, specs, load_all_points(specs), store, listeners=listeners)
     return store.read([s.trial_id for s in specs])
 
 
@@ -114,9 +114,10 @@ def test_a_probe_pool_gone_for_good_fails_the_trial_after_its_retries_and_no_met
 ) -> None:
     pools = []
 
-    def make_and_keep(*arguments: Any) -> ProbePool:
-        pools.append(make_pool(*arguments))
-        return pools[-1]
+    def make_and_keep(*arguments: Any) -> dict[str, ProbePool]:
+        made = make_pools(*arguments)
+        pools.extend(made.values())
+        return made
 
     class Finisher:
         def started(self, trial_id: str) -> None:
@@ -129,7 +130,7 @@ def test_a_probe_pool_gone_for_good_fails_the_trial_after_its_retries_and_no_met
             pass
 
     first: list[str] = []
-    monkeypatch.setattr("flatscale.cluster.launch.make_pool", make_and_keep)
+    monkeypatch.setattr("flatscale.cluster.launch.make_pools", make_and_keep)
     design = {"kind": "grid", "learning_rate": [0.1], "batch_size": [20]}
     config = small_study(design=design, resources={"max_retries": 1})
     results = run(config, tmp_path, Finisher())

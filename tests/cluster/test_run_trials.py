@@ -15,7 +15,7 @@ import torch
 from flatscale import load_network
 from flatscale.cluster.launch import missing_trials, run_trials
 from flatscale.cluster.trial import describe
-from flatscale.data import load_points
+from flatscale.data import load_all_points, load_points, points_key
 from flatscale.errors import FlatscaleError, StoreError
 from flatscale.metrics import measure
 from flatscale.models import build_model
@@ -37,7 +37,7 @@ def run(config: StudyConfig, root: Path) -> tuple[Results, Any]:
     specs = check_study(config)
     store.prepare(config)
     with store.locked():
-        summary = run_trials(config, specs, load_points(config), store)
+        summary = run_trials(config, specs, load_all_points(specs), store)
     return store.read([s.trial_id for s in specs]), summary
 
 
@@ -179,9 +179,10 @@ def test_whatever_goes_wrong_is_recorded_with_its_reason_and_spoils_nothing_else
 def test_other_data_does_not_get_into_a_store(finished: Any, small_study: Make) -> None:
     root, config, _, _ = finished
     data = {"source": "digits", "train_size": 61, "classes": [0, 1, 2]}
-    other = load_points(small_study(data=data))
+    (other,) = load_all_points(check_study(small_study(data=data))).values()
+    specs = check_study(config)
     with pytest.raises(StoreError, match="hash"):
-        run_trials(config, check_study(config), other, Store(root))
+        run_trials(config, specs, {points_key(specs[0]): other}, Store(root))
 
 
 def test_a_trial_no_node_can_hold_is_refused(small_study: Make, tmp_path: Path) -> None:
@@ -205,7 +206,7 @@ def test_a_run_that_can_no_longer_write_ends_and_is_continued_to_the_same_number
     store, specs = Store(tmp_path), check_study(config)
     store.prepare(config)
     with store.locked(), pytest.raises(SystemExit, match="has started"):
-        run_trials(config, specs, load_points(config), store, listeners=[Unwell()])
+        run_trials(config, specs, load_all_points(specs), store, listeners=[Unwell()])
     assert not store.statuses()
     results, summary = run(config, tmp_path)
     assert summary.statuses == {"finished": 4}

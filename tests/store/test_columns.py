@@ -111,6 +111,7 @@ def test_the_files_are_as_they_were_but_for_columns_that_were_added(store: Store
     written = dict(pl.read_parquet_schema(store.record_file(spec.trial_id)))
     assert written.pop("optimizer_options") == pl.String
     assert written.pop("plugin_code") == pl.String
+    assert written.pop("axes") == pl.String
     assert written == OLD
     assert list(written) == list(OLD)
 

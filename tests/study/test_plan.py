@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from flatscale.errors import ConfigError
+from flatscale.study.axes import LogRange, SobolDesign
 from flatscale.study.plan import design_points, plan
 from flatscale.study.reading import parse_config
-from flatscale.study.schema import LogRange, SobolDesign
 from flatscale.study.seeds import derive_seed
 
 STUDY: dict[str, Any] = {

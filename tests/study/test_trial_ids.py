@@ -11,7 +11,7 @@ import pytest
 import yaml
 from pydantic import create_model
 
-from flatscale.study import identity, schema
+from flatscale.study import axes, identity, schema
 from flatscale.study.identity import identifying_content, result_content
 from flatscale.study.plan import TrialSpec, plan
 from flatscale.study.reading import load_config, parse_config
@@ -155,7 +155,7 @@ def test_the_options_of_a_source_enter_as_they_are_given() -> None:
 
 
 def test_the_keys_of_version_0_1_are_keys_of_the_schema() -> None:
-    parts = {**vars(schema), "TrialSpec": TrialSpec}
+    parts = {**vars(schema), **vars(axes), "TrialSpec": TrialSpec}
     for declared in (identity._OF_0_1, identity._WITHOUT_RESULT):
         for part, keys in declared.items():
             assert keys <= set(parts[part].model_fields), part

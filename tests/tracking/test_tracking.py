@@ -76,6 +76,15 @@ def test_one_run_a_trial_with_everything_in_its_place(store: Store) -> None:
     assert run.data.metrics["training/loss"] == 0.01
 
 
+def test_every_axis_is_a_parameter(store: Store) -> None:
+    spec = plan(study())[0]
+    store.write(record(spec, axes='{"training.optimizer": "SGD m=0.9", "model.options.width": 50}'))
+    writer(store).deliver()
+    (run,) = [r for r in runs(store, "trial") if r.data.tags["trial_id"] == spec.trial_id]
+    assert run.data.params["training.optimizer"] == "SGD m=0.9"
+    assert run.data.params["model.options.width"] == "50"
+
+
 def test_delivering_again_changes_nothing(store: Store) -> None:
     assert writer(store).deliver() == 12
     assert writer(store).deliver() == 0

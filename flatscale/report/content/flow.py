@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -22,6 +23,7 @@ UNUSED = declare(
     Column("family", TEXT, "its family", "family"),
     Column("batch_size", COUNT, "samples a step", "batch size"),
     Column("learning_rate", REAL, "learning rate", "learning rate"),
+    Column("axes", TEXT, "where it is on the other axes of the design", "axes"),
     Column("seed_index", COUNT, "number of the repetition", "seed"),
     Column("outcome", TEXT, "how it ended", "outcome"),
     Column("reason", TEXT, "why it is not used", "reason"),
@@ -79,16 +81,17 @@ class Flow:
         return int(self.stages.filter(pl.col("stage") == stage)["num_trials"].item())
 
 
-def trace_flow(specs: Sequence[TrialSpec], results: Results) -> Flow:
+def trace_flow(specs: Sequence[TrialSpec], results: Results, *, axes: Collection[str] = ()) -> Flow:
     """Follow every planned trial to where it ends.
 
     A trial is used when it finished, has the primary pair measured at its end and, where the study
     requires interpolation, did not hit the step limit. All others are listed with a reason.
     """
-    followed = _followed(specs, results)
+    followed = _followed(specs, results, axes)
     used = followed.filter(pl.col("outcome").is_null())["trial_id"].to_list()
     foreign = results.trials.filter(~pl.col("trial_id").is_in(followed["trial_id"].to_list()))
     foreign = foreign.with_columns(
+        pl.col("axes").map_elements(_shown, return_dtype=pl.String),
         pl.col("status").alias("outcome"),
         pl.lit("recorded, but not a trial of the current plan").alias("reason"),
     )
@@ -106,21 +109,35 @@ def _listed(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.select(pl.col(name).cast(dtype) for name, dtype in UNUSED.schema.items())
 
 
-def _followed(specs: Sequence[TrialSpec], results: Results) -> pl.DataFrame:
+def _shown(axes: str) -> str:
+    """`optimizer=sgd, width=50` of the axes as a record holds them."""
+    return ", ".join(f"{name}={label}" for name, label in json.loads(axes).items())
+
+
+def _followed(specs: Sequence[TrialSpec], results: Results, axes: Collection[str]) -> pl.DataFrame:
     """Every planned trial with its record; `outcome` and `reason` where it is not used."""
-    design = ("trial_id", "learning_rate", "batch_size", "seed_index")
     planned = pl.DataFrame(
         [
-            {name: getattr(spec, name) for name in design}
-            | {"family": spec.family or spec.architecture}
+            {
+                "trial_id": spec.trial_id,
+                "learning_rate": spec.learning_rate,
+                # The whole training set is not known before it was trained on.
+                "batch_size": None if spec.batch_size == "full" else spec.batch_size,
+                "axes": _shown(json.dumps(spec.further_axes)) or None,
+                "seed_index": spec.seed_index,
+                "family": spec.family or spec.architecture,
+            }
             for spec in specs
         ],
-        schema={name: UNUSED.schema[name] for name in (*design, "family")},
+        schema={
+            name: UNUSED.schema[name]
+            for name in ("trial_id", "learning_rate", "batch_size", "axes", "seed_index", "family")
+        },
     ).unique("trial_id", keep="first", maintain_order=True)
     recorded = results.trials.select(
         "trial_id", "status", "stop", "reason", pl.col("family").alias("recorded")
     )
-    absent = _absent_primary(planned["trial_id"], results)
+    absent = _absent_primary(planned["trial_id"], results, axes)
     ended, limited = pl.col("status").is_in([DIVERGED, FAILED]), pl.col("stop").is_in(LIMITS)
     required = results.study.analysis.require_interpolation
     # The first that applies; none where a trial is used.
@@ -155,10 +172,11 @@ def _followed(specs: Sequence[TrialSpec], results: Results) -> pl.DataFrame:
     )
 
 
-def _absent_primary(trial_ids: pl.Series, results: Results) -> pl.DataFrame:
+def _absent_primary(trial_ids: pl.Series, results: Results, axes: Collection[str]) -> pl.DataFrame:
     """Trials without a final value of the primary pair: `absent` says of which column, and why."""
-    # Columns that are not metrics (learning_rate, batch_size) may be declared primary, too.
-    names = [n for n in results.study.analysis.primary if n not in results.trials.columns]
+    # Columns that are not metrics (facts of a record, axes) may be declared primary, too.
+    known = {*results.trials.columns, *axes}
+    names = [n for n in results.study.analysis.primary if n not in known]
     needed = trial_ids.to_frame().join(
         pl.DataFrame({"metric": names}, schema={"metric": pl.String}),
         how="cross",

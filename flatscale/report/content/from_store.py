@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -18,14 +20,18 @@ from flatscale.report.content.report_content import (
     read_provenance,
 )
 from flatscale.stats import StudyAnalysis, StudyDesign, analyze_study
-from flatscale.store.records import HYPERPARAMETER, columns_for
+from flatscale.store.records import HYPERPARAMETER, PARAMETER, columns_for
 from flatscale.store.results import Results, Store
-from flatscale.study.plan import TrialSpec, plan
+from flatscale.study.keys import resolve_name, short_names
+from flatscale.study.levels import COLUMNS
+from flatscale.study.plan import TrialSpec, axis_columns, plan
 from flatscale.study.registry import import_plugins
+from flatscale.study.schema import StudyConfig
 
 logger = logging.getLogger(__name__)
 
-_HYPERPARAMETERS = columns_for(HYPERPARAMETER)
+# Facts of a record that an axis of that name says more of: `sgd momentum=0.9` for `sgd`.
+_FACTS = frozenset(columns_for(PARAMETER)) - {"family", "dataset", *columns_for(HYPERPARAMETER)}
 
 
 def content_of_store(store: Store) -> Content:
@@ -38,15 +44,17 @@ def content_of_store(store: Store) -> Content:
     study = results.study
     plugin_notes = _import_plugins(study.plugins)
     specs = plan(study)
-    flow = trace_flow(specs, results)
-    rows = _used_rows(results, flow, specs)
+    axes = _axis_names(study, results)
+    results = _by_column_names(results, axes)
+    flow = trace_flow(specs, results, axes=axes.values())
+    rows = _used_rows(results, flow, specs, axes)
     glossary = read_glossary(store.glossary)
-    design = _design(results, rows, specs, glossary)
+    design = _design(results, rows, _varied(specs, axes), glossary)
     analysis, problem = _analyze(rows, design, flow)
     return Content(
         title=study.name,
         question=study.description,
-        primary=study.analysis.primary,
+        primary=design.primary,
         log=design.log,
         metrics=design.all_metrics,
         outcomes=design.outcomes,
@@ -100,41 +108,81 @@ def _import_plugins(modules: Sequence[str]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _used_rows(results: Results, flow: Flow, specs: Sequence[TrialSpec]) -> pl.DataFrame:
+def _axis_names(study: StudyConfig, results: Results) -> dict[str, str]:
+    """What each axis of a study is called in its report: the shortest name that is its own."""
+    taken = {*results.trials.columns, *results.measurements["metric"].unique()} - _FACTS
+    axes = [name for name in axis_columns(study) if name not in COLUMNS.values()]
+    own = {name: name for name in axis_columns(study) if name in COLUMNS.values()}
+    return own | short_names(axes, taken={*taken, "name", "network", "configuration"})
+
+
+def _by_column_names(results: Results, axes: Mapping[str, str]) -> Results:
+    """The results with the analysis that is declared on the columns as the report calls them."""
+
+    def column(name: str) -> str:
+        key = None if name in axes.values() else resolve_name(name, list(axes))
+        return name if key is None else axes[key]
+
+    declared = results.study.analysis
+    x, y = map(column, declared.primary)
+    names = {
+        part: tuple(map(column, getattr(declared, part)))
+        for part in ("log", "outcomes", "covariates")
+    }
+    analysis = declared.model_copy(update={"primary": (x, y), **names})
+    return replace(results, study=results.study.model_copy(update={"analysis": analysis}))
+
+
+def _used_rows(
+    results: Results, flow: Flow, specs: Sequence[TrialSpec], axes: Mapping[str, str]
+) -> pl.DataFrame:
     order = pl.DataFrame({"trial_id": list(flow.used)}, schema={"trial_id": pl.String})
     rows = order.join(results.table(), on="trial_id", how="left", maintain_order="left")
-    name = pl.format(
-        "{} · lr {} · batch {} · seed {} · {}",
-        "architecture",
-        pl.col("learning_rate").round_sig_figs(3),
-        "batch_size",
-        "seed_index",
-        pl.col("trial_id").str.head(6),
-    )
-    network = (
-        pl.when(pl.col("options").is_in(["", "{}"]) | pl.col("options").is_null())
-        .then(pl.col("architecture"))
-        .otherwise(pl.format("{} {}", "architecture", "options"))
-    )
+    own = {name: short for name, short in axes.items() if name != short}
+    rows = rows.drop(*(set(own.values()) & set(rows.columns))).rename(own)
+    by_id = {spec.trial_id: spec for spec in specs}
+    used = [by_id[trial_id] for trial_id in rows["trial_id"]]
     # Trials that agree in everything but the seed are replicates of one configuration.
-    points = {
-        spec.trial_id: spec.model_dump_json(exclude={"seed_index", "family"}) for spec in specs
-    }
-    number = {point: index for index, point in enumerate(dict.fromkeys(points.values()))}
-    configuration = pl.col("trial_id").replace_strict(
-        {trial_id: number[point] for trial_id, point in points.items()},
-        default=None,
-        return_dtype=pl.Int64,
-    )
+    labels = {"seed_index", "family", "axes"}
+    number: dict[str, int] = {}
+    points = {s.trial_id: s.model_dump_json(exclude=labels) for s in specs}
+    for point in points.values():
+        number.setdefault(point, len(number))
     return rows.with_columns(
-        name.alias("name"), network.alias("network"), configuration.alias("configuration")
+        pl.Series("name", [_name(spec, axes) for spec in used], dtype=pl.String),
+        pl.Series("network", [_network(spec) for spec in used], dtype=pl.String),
+        pl.Series("configuration", [number[points[s.trial_id]] for s in used], dtype=pl.Int64),
     )
+
+
+def _name(spec: TrialSpec, axes: Mapping[str, str]) -> str:
+    """What a hover calls a network."""
+    further = (f" · {axes[name]} {label}" for name, label in spec.further_axes.items())
+    return (
+        f"{spec.architecture} · lr {spec.learning_rate:.3g} · batch {spec.batch_size}"
+        f"{''.join(further)} · seed {spec.seed_index} · {spec.trial_id[:6]}"
+    )
+
+
+def _network(spec: TrialSpec) -> str:
+    """The architecture with the options that are no axis: an axis is no other network."""
+    options = {k: v for k, v in spec.options.items() if f"model.options.{k}" not in spec.axes}
+    if not options or "model.options" in spec.axes:
+        return spec.architecture
+    return f"{spec.architecture} {json.dumps(options, sort_keys=True)}"
+
+
+def _varied(specs: Sequence[TrialSpec], axes: Mapping[str, str]) -> tuple[str, ...]:
+    """The columns of what the plan varies, seeds last."""
+    levels = {short: {spec.axes.get(name) for spec in specs} for name, short in axes.items()}
+    levels["seed_index"] = {spec.seed_index for spec in specs}
+    return tuple(name for name, found in levels.items() if len(found) > 1)
 
 
 def _design(
     results: Results,
     rows: pl.DataFrame,
-    specs: Sequence[TrialSpec],
+    varied: tuple[str, ...],
     glossary: Sequence[Mapping[str, Any]] | None,
 ) -> StudyDesign:
     analysis, measured = results.study.analysis, results.study.measurement.metrics
@@ -143,9 +191,6 @@ def _design(
     bounded = bounded_metrics(glossary)
     bounds = tuple((b, m) for b, m in bounded.items() if b in present and m in present)
     not_metrics = {*outcomes, *inequalities(glossary)}
-    varied = tuple(
-        name for name in _HYPERPARAMETERS if len({getattr(spec, name) for spec in specs}) > 1
-    )
     if rows["network"].n_unique() > 1:
         varied = ("network", *varied)
     subsets = tuple(
@@ -196,12 +241,16 @@ def _notes(results: Results, rows: pl.DataFrame) -> tuple[str, ...]:
         for name in names
         if name not in rows.columns or (rows.height > 0 and rows[name].count() == 0)
     ]
-    probes = results.measurements["probe_hash"].drop_nulls().unique()
-    if len(probes) > 1:
-        notes.append(
-            f"The trials were measured on {len(probes)} different probe sets "
-            f"({', '.join(sorted(probes))}); their values are not paired."
-        )
+    measured = results.measurements.select("trial_id", "probe_hash").unique().drop_nulls()
+    of_data = measured.join(results.trials.select("trial_id", "dataset_hash"), on="trial_id")
+    probes = of_data.group_by("dataset_hash").agg(pl.col("probe_hash").unique().sort())
+    # Each data set of a study has a probe set of its own.
+    for found in sorted(probes["probe_hash"].to_list()):
+        if len(found) > 1:
+            notes.append(
+                f"The trials were measured on {len(found)} different probe sets "
+                f"({', '.join(found)}); their values are not paired."
+            )
     return tuple(notes)
 
 
