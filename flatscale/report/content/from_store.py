@@ -43,13 +43,8 @@ def content_of_store(store: Store) -> Content:
     results = store.read()
     study = results.study
     plugin_notes = _import_plugins(study.plugins)
-    specs = plan(study)
-    axes = _axis_names(study, results)
-    results = _by_column_names(results, axes)
-    flow = trace_flow(specs, results, axes=axes.values())
-    rows = _used_rows(results, flow, specs, axes)
     glossary = read_glossary(store.glossary)
-    design = _design(results, rows, _varied(specs, axes), glossary)
+    results, flow, rows, design = _declared(results, glossary)
     analysis, problem = _analyze(rows, design, flow)
     return Content(
         title=study.name,
@@ -84,10 +79,20 @@ def usable_trials(store: Store) -> tuple[pl.DataFrame, StudyDesign]:
     Raises:
         StoreError: this is not a store, or a file in it is damaged.
     """
-    results = store.read()
+    _, _, rows, design = _declared(store.read(), read_glossary(store.glossary))
+    return rows, design
+
+
+def _declared(
+    results: Results, glossary: Sequence[Mapping[str, Any]] | None
+) -> tuple[Results, Flow, pl.DataFrame, StudyDesign]:
+    """The results by the report's column names, each trial's way, the rows used, the design."""
     specs = plan(results.study)
-    rows = _used_rows(results, trace_flow(specs, results), specs)
-    return rows, _design(results, rows, specs, read_glossary(store.glossary))
+    axes = _axis_names(results.study, results)
+    results = _by_column_names(results, axes)
+    flow = trace_flow(specs, results, axes=axes.values())
+    rows = _used_rows(results, flow, specs, axes)
+    return results, flow, rows, _design(results, rows, _varied(specs, axes), glossary)
 
 
 def _import_plugins(modules: Sequence[str]) -> tuple[str, ...]:
