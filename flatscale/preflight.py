@@ -11,7 +11,7 @@ import torch
 
 from flatscale.data import DATASETS, PIXEL_ARMS, Dataset, Points, points_key
 from flatscale.errors import ConfigError, FlatscaleError
-from flatscale.metrics import check_metric_names, metric_catalog, with_inequalities
+from flatscale.metrics import check_metric_names, metric_catalog, metric_info, with_inequalities
 from flatscale.metrics.registration import METRICS, code_of_metric
 from flatscale.models import MODELS, build_model, model_options
 from flatscale.store.records import TRIAL_SCHEMA
@@ -91,6 +91,9 @@ def check_study(config: StudyConfig) -> list[TrialSpec]:
     for place, spec in _distinct(config, trials, "data"):
         with faults.at(place()):
             DATASETS.checked_options(spec.data.source, spec.data.options)
+        if spec.data.shifted is not None:
+            with faults.at(place(".shifted")):
+                DATASETS.checked_options(spec.data.shifted.source, spec.data.shifted.options)
         with faults.at(place(".pixels")):
             if spec.data.pixels is not None:
                 PIXEL_ARMS[spec.data.pixels]
@@ -103,6 +106,7 @@ def check_study(config: StudyConfig) -> list[TrialSpec]:
         with faults.at(place()):
             check_metric_names(spec.measurement.metrics, spec.measurement.options)
             LOSSES[spec.measurement.loss or config.training.loss]
+            _check_point_sets(spec)
     _check_analysis(faults, config, {m for _, spec in trials for m in spec.measurement.metrics})
     faults.raise_any()
     _say_what_is_not_measured(config)
@@ -195,6 +199,19 @@ def plugin_code(things: Iterable[Thing]) -> dict[str, str]:
             entries = code_of_metric(name) if kind == "metric" else [registries[kind][name]]
             found[key_of((kind, name))] = code_version(entries)
     return {key: version for key, version in found.items() if version}
+
+
+def _check_point_sets(spec: TrialSpec) -> None:
+    """Refuse metrics of a point set that the trial does not have.
+
+    Raises:
+        ConfigError: names the first.
+    """
+    if spec.data.shifted is not None:
+        return
+    for name in spec.measurement.metrics:
+        if "shifted" in metric_info(name).observers:
+            raise ConfigError(f"{name} needs a second test set: set data.shifted")
 
 
 def _say_what_is_not_measured(config: StudyConfig) -> None:

@@ -1,12 +1,15 @@
 """Metrics: passes over a probe set, what reduces them, and `measure()`, which runs both."""
 
 from flatscale.metrics.catalog import (  # noqa: F401  (importing a module registers its metrics)
+    calibration,
+    compressibility,
     compression,
     curvature,
     inequalities,
     outcomes,
     reparametrization,
     sharpness,
+    under_attack,
 )
 from flatscale.metrics.measure import Report, measure
 from flatscale.metrics.pass_runner import default_metrics, measure_observers

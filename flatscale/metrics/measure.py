@@ -128,6 +128,7 @@ def measure(
     seed: int = 0,
     train: PointSet | None = None,
     test: PointSet | None = None,
+    shifted: PointSet | None = None,
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     progress: bool | None = None,
@@ -149,6 +150,7 @@ def measure(
         seed: of everything random.
         train: training set, for train_* metrics and the gap.
         test: test set, for test_* metrics and the gap.
+        shifted: a second test set with the same classes, for shifted_* metrics.
         batch_size: most points computed at once; by default each pass chooses.
         device: where to compute, on a copy of the model; the model's device by default.
         progress: show a bar on standard error; by default where that is a terminal.
@@ -164,7 +166,12 @@ def measure(
     observers = {}
     with _random_state_kept():
         held = _measurable(model, device)
-        for name, points in (("probe", data), ("train", train), ("test", test)):
+        for name, points in (
+            ("probe", data),
+            ("train", train),
+            ("test", test),
+            ("shifted", shifted),
+        ):
             if points is not None:
                 x, y = _points(points, name)
                 observer = LocalObserver(

@@ -44,12 +44,13 @@ class MetricInfo(Registered):
         function: (pass results..., *, options...) -> Measurement.
         formula: its definition, in the notation of the documentation.
         passes: names of the passes it reduces.
-        group: compression, sharpness, bound, invariance or outcome.
+        group: compression, sharpness, bound, invariance, outcome, robustness, calibration or
+            compressibility.
         unit: the unit of its value; "1" for a pure number.
         value_range: the values it can take.
         invariances: transformations that leave it unmoved.
         source: where it is defined.
-        observers: the point sets it needs: probe, train, test.
+        observers: the point sets it needs: probe, train, test, shifted.
         bounds: the metric that is at most this one, where this is the right side of an inequality.
     """
 

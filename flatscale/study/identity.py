@@ -41,6 +41,7 @@ _OF_0_1 = {
 _WITHOUT_RESULT = {
     "TrialSpec": frozenset({"family", "axes"}),
     "DataConfig": frozenset({"path", "download"}),
+    "ShiftedConfig": frozenset({"path"}),
     "TrainingConfig": frozenset({"checkpoint_every"}),
     "MeasurementConfig": frozenset({"check_bounds"}),
 }

@@ -15,13 +15,26 @@ from pydantic import Field, model_validator
 from flatscale.study.axes import AxesDesign, Design
 from flatscale.study.identity import content_hash, identifying_content
 from flatscale.study.levels import BATCH_SIZE, LEARNING_RATE, declare_parts, value_of
-from flatscale.study.parts import BatchSize, Options, OptionValue, PositiveFloat
+from flatscale.study.parts import BatchSize, Options, OptionValue, PositiveFloat, PositiveInt
 from flatscale.study.parts import Named as _Named
 from flatscale.study.parts import Part as _Part
 from flatscale.study.parts import distinct as _distinct
 from flatscale.study.redaction import without_password
 
 SLUG = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
+
+
+class ShiftedConfig(_Part):
+    """A second test set with the same classes, on which `shifted_*` metrics are measured."""
+
+    source: str
+    """As `data.source`; its test images are used."""
+    path: str | None = None
+    """As `data.path`."""
+    options: Options = Field(default_factory=dict)
+    """Options of the source."""
+    size: PositiveInt | None = None
+    """Images used, balanced over the classes; all by default."""
 
 
 class DataConfig(_Part):
@@ -60,6 +73,9 @@ class DataConfig(_Part):
     show another class."""
     held_out_size: int | None = Field(default=None, ge=1)
     """Training images kept apart, for `training.patience`."""
+    shifted: ShiftedConfig | None = None
+    """A second test set, of the same kind and with classes of the same names, that networks were
+    not trained for; none by default."""
 
 
 class ModelConfig(_Part):

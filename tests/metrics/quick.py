@@ -1,6 +1,17 @@
 """Small budgets, so that every metric of the catalog can be measured many times."""
 
+from flatscale.metrics.passes.corruptions import CORRUPTIONS
+
+RANGE = {"low": -8.0, "high": 8.0}
+"""Where the inputs of the tests' networks lie."""
+CORRUPTED = {f"{kind}_accuracy": {**RANGE, "severities": (1, 5)} for kind in CORRUPTIONS}
+
 QUICK = {
+    **CORRUPTED,
+    "corruption_accuracy": {**RANGE, "severities": (3,)},
+    "pgd_accuracy": {"radius": 0.3, "num_steps": 2},
+    "pgd_loss": {"radius": 0.3, "num_steps": 2},
+    "prunable_share": {"num_levels": 20},
     "spectral_density": {"num_probes": 2, "max_probes": 2, "num_steps": 4},
     "hessian_trace": {"sketch_size": 2, "max_products": 8},
     "reparametrization_check": {"metrics": ("mls", "sharpness")},

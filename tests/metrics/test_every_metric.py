@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from flatscale.metrics import LocalObserver, measure, measure_observers, metric_catalog
+from flatscale.metrics.passes.corruptions import CORRUPTIONS
 from tests.metrics.quick import QUICK
 from tests.oracles.networks import case
 from tests.oracles.sharded import ShardedObserver
@@ -26,6 +27,8 @@ DRAWN = {
     "finite_mls": "random starts",
     "worst_case_sharpness": "random restarts",
     "pac_bayes_bound": "random restarts",
+    "pgd_accuracy": "random restarts",
+    "pgd_loss": "random restarts",
 }
 """Metrics whose value depends on the seed, and on how many numbers are drawn in which dtype."""
 
@@ -36,6 +39,8 @@ WITH_THE_NUMBER_OF_PARAMETERS = {
     "worst_case_sharpness": "random restarts in other parameters",
     "adaptive_sharpness": "perturbations of other parameters are drawn",
     "average_sharpness": "perturbations of other parameters are drawn",
+    "prunable_share": "of all weights",
+    "lowest_rank_share": "mean over all layers",
 }
 
 QUICK_CALIBRATED = {**QUICK, "pac_bayes_bound": {"num_steps": 2, "num_train_points": 50}}
@@ -46,7 +51,7 @@ def network():
 
 
 def as_sets(observer):
-    return {"probe": observer, "train": observer, "test": observer}
+    return dict.fromkeys(("probe", "train", "test", "shifted"), observer)
 
 
 def measured(observers, seed=3):
@@ -268,7 +273,7 @@ def cannot():
 @cache
 def tried(network):
     model, x, y = cannot()[network]
-    return measure(model, (x, y), METRICS, options=QUICK, train=(x, y), test=(x, y))
+    return measure(model, (x, y), METRICS, options=QUICK, train=(x, y), test=(x, y), shifted=(x, y))
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -287,9 +292,12 @@ def test_what_cannot_be_computed_spoils_nothing_else():
         return {name for name, m in tried(network).items() if m.value is not None}
 
     outcomes = {info.name for info in metric_catalog() if info.group == "outcome"}
-    of_classes = {"train_accuracy", "test_accuracy", "generalization_gap"}
-    assert given("one class") == set(METRICS) - of_classes
-    assert set(METRICS) - given("one point") == {"pac_bayes_bound"}
+    of_classes = {name for name in METRICS if name.endswith("_accuracy")}
+    of_classes |= {info.name for info in metric_catalog() if info.group == "calibration"}
+    of_images = {"corruption_accuracy"}
+    of_images |= {f"{kind}_accuracy" for kind, known in CORRUPTIONS.items() if known.images_only}
+    assert given("one class") == set(METRICS) - of_classes - {"generalization_gap"}
+    assert set(METRICS) - given("one point") == {"pac_bayes_bound"} | of_images
     assert given("no linear layer") >= outcomes | {"mls", "sharpness", "top_eigenvalue"}
     assert given("no parameter") >= outcomes | {"mls", "log_lvr", "input_gradient"}
     assert given("constant") >= outcomes | {"top_eigenvalue", "worst_case_sharpness"}

@@ -153,11 +153,11 @@ def test_a_models_own_output_type_with_logits_is_measured():
         def forward(self, x):
             return Outputs(self.inner(x))
 
-    model, x, y = case("mlp")
+    model, x, y = case("vgg")
     # without what other tests' plugins registered in this process
     own = [i for i in metric_catalog() if i.function.__module__.startswith("flatscale.")]
     names = [info.name for info in own]
-    sets = {"train": (x, y), "test": (x, y)}
+    sets = {"train": (x, y), "test": (x, y), "shifted": (x, y)}
     expected = measure(model, (x, y), names, options=QUICK, **sets)
     found = measure(Wrapped(model), (x, y), names, options=QUICK, **sets)
     for name in names:
@@ -254,7 +254,10 @@ def test_catalog_is_complete():
     for info in metric_catalog():
         assert info.formula, info.name
         assert info.meaning.endswith("."), info.name
-        assert info.group in {"compression", "sharpness", "bound", "invariance", "outcome"}
+        assert info.group in {
+            *("compression", "sharpness", "bound", "invariance", "outcome"),
+            *("robustness", "calibration", "compressibility"),
+        }
 
 
 def test_losses_per_point():

@@ -16,6 +16,13 @@ from flatscale.metrics.registration import metric
 _TRAIN, _TEST = "train_predictions", "test_predictions"
 _train = functools.partial(metric, passes=(_TRAIN,), group="outcome", observers=("train",))
 _test = functools.partial(metric, passes=(_TEST,), group="outcome", observers=("test",))
+_shifted = functools.partial(
+    metric,
+    passes=("shifted_predictions",),
+    group="outcome",
+    observers=("shifted",),
+    source="Recht et al. 2019 (arXiv 1902.10811)",
+)
 _gap = functools.partial(
     metric, passes=(_TRAIN, _TEST), group="outcome", observers=("train", "test")
 )
@@ -40,7 +47,7 @@ def test_loss(predictions: Predictions) -> Measurement:
 )
 def train_accuracy(predictions: Predictions) -> Measurement:
     """Share of the training set classified correctly."""
-    return mean_over_points("train_accuracy", _correct(predictions), num_evaluations=1)
+    return mean_over_points("train_accuracy", predictions.class_hits, num_evaluations=1)
 
 
 @_test(
@@ -50,27 +57,35 @@ def train_accuracy(predictions: Predictions) -> Measurement:
 )
 def test_accuracy(predictions: Predictions) -> Measurement:
     """Share of the test set classified correctly."""
-    return mean_over_points("test_accuracy", _correct(predictions), num_evaluations=1)
+    return mean_over_points("test_accuracy", predictions.class_hits, num_evaluations=1)
+
+
+@_shifted("shifted_loss", formula="mean_i loss_i, shifted test set")
+def shifted_loss(predictions: Predictions) -> Measurement:
+    """Mean loss on a second test set with the same classes (`data.shifted`)."""
+    return mean_over_points("shifted_loss", predictions.loss, num_evaluations=1)
+
+
+@_shifted(
+    "shifted_accuracy",
+    formula="mean_i 1[argmax f(x_i) = y_i], shifted test set",
+    value_range="[0, 1]",
+)
+def shifted_accuracy(predictions: Predictions) -> Measurement:
+    """Share of a second test set with the same classes (`data.shifted`) classified correctly."""
+    return mean_over_points("shifted_accuracy", predictions.class_hits, num_evaluations=1)
 
 
 @_gap("generalization_gap", formula="test error − train error", value_range="[-1, 1]")
 def generalization_gap(train: Predictions, test: Predictions) -> Measurement:
     """How much more often the network errs on the test set than on the training set."""
-    return _difference("generalization_gap", 1.0 - _correct(train), 1.0 - _correct(test))
+    return _difference("generalization_gap", 1.0 - train.class_hits, 1.0 - test.class_hits)
 
 
 @_gap("loss_gap", formula="test loss − train loss", value_range="(-inf, inf)")
 def loss_gap(train: Predictions, test: Predictions) -> Measurement:
     """How much larger the mean loss is on the test set than on the training set."""
     return _difference("loss_gap", train.loss, test.loss)
-
-
-def _correct(predictions: Predictions) -> np.ndarray:
-    if not predictions.of_classes:
-        raise MetricError("the targets are numbers, not classes, so there is no accuracy")
-    if predictions.num_outputs < 2:
-        raise MetricError("the network has one output, so there is no class to be right about")
-    return predictions.correct
 
 
 def _difference(name: str, train: np.ndarray, test: np.ndarray) -> Measurement:

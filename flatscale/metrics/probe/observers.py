@@ -37,6 +37,7 @@ _GIVE = {
     "probe": "measure() takes it as `data`",
     "train": "give measure() `train=(x, y)`",
     "test": "give measure() `test=(x, y)`",
+    "shifted": "give measure() `shifted=(x, y)`, a study file `data.shifted`",
 }
 
 
