@@ -6,6 +6,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from flatscale.store.layout import Layout
+
 _HAS_TABLES = "SELECT 1 FROM sqlite_master WHERE name = 'experiments'"
 _EXPERIMENTS = "SELECT experiment_id, artifact_location FROM experiments"
 _MOVE_EXPERIMENT = "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?"
@@ -24,7 +26,7 @@ def follow_moved_artifacts(database: Path) -> None:
     Args:
         database: a store's SQLite file; any other, or none, is left alone.
     """
-    artifacts = database.parent / "mlartifacts"
+    artifacts = Layout(database.parent).mlflow_artifacts
     if not database.is_file() or not artifacts.is_dir():
         return
     here = artifacts.as_uri()
