@@ -90,7 +90,7 @@ def test_everything_is_as_it_was_after_every_metric():
     calls = []
     model.body.stem.register_forward_hook(lambda *args: calls.append(1))
     before = snapshot(model, x, y)
-    report = measure(model, (x, y), NAMES, options=QUICK, train=(x, y), test=(x, y))
+    report = measure(model, (x, y), NAMES, options=QUICK, train=(x, y), test=(x, y), shifted=(x, y))
     failed = {name: m.reason for name, m in report.items() if m.value is None}
     assert set(failed) == {"reparametrization_check", "input_invariant_bound"}
     assert calls

@@ -14,7 +14,13 @@ from tests.metrics.test_random_sharpness import FORMS, linear_problem
 from tests.oracles.dense_hessian import curved_problem, dense_hessian
 
 SEEDS = 200
-NOT_MONTE_CARLO = {"finite_mls", "worst_case_sharpness", "pac_bayes_bound"}
+NOT_MONTE_CARLO = {
+    "finite_mls",
+    "worst_case_sharpness",
+    "pac_bayes_bound",
+    "pgd_accuracy",
+    "pgd_loss",
+}
 """Searches for a maximum: the best found, without a standard error over draws."""
 
 _NEVER = 1e-9
