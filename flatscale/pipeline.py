@@ -16,10 +16,10 @@ from pathlib import Path
 
 from flatscale.cluster.launch import RunSummary, run_trials
 from flatscale.cluster.mailbox import Listener
-from flatscale.data import Points, load_all_points, points_key
+from flatscale.data import Points, points_key
 from flatscale.errors import FlatscaleError, TrackingError
 from flatscale.metrics import metric_catalog
-from flatscale.preflight import check_networks, say_what_is_clipped
+from flatscale.preflight import say_what_is_clipped, study_points
 from flatscale.store.atomic import write_atomically
 from flatscale.store.results import Store
 from flatscale.store.status import StatusFile
@@ -73,8 +73,7 @@ def run_study(
     """
     config = config.model_copy(update={"plugin_code": code_of_all(specs)})
     # 1. The data, before the store exists: what cannot be run leaves nothing behind.
-    data = load_all_points(specs)
-    check_networks(config, data)
+    data = study_points(config, specs)
     for key, points in data.items():
         say_what_is_clipped([s for s in specs if points_key(s) == key], points.dataset)
     problem = None

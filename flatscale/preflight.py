@@ -9,7 +9,15 @@ from typing import Protocol
 
 import torch
 
-from flatscale.data import DATASETS, PIXEL_ARMS, Dataset, Points, points_key
+from flatscale.data import (
+    DATASETS,
+    PIXEL_ARMS,
+    Dataset,
+    Points,
+    load_all_points,
+    load_encoded,
+    points_key,
+)
 from flatscale.errors import ConfigError, FlatscaleError
 from flatscale.metrics import check_metric_names, metric_catalog, metric_info, with_inequalities
 from flatscale.metrics.registration import METRICS, code_of_metric
@@ -135,7 +143,7 @@ def _check_names(faults: Faults, place: Place, spec: TrialSpec) -> None:
 
 
 def _check_analysis(faults: Faults, config: StudyConfig, metrics: Collection[str]) -> None:
-    columns = (*metrics, *TRIAL_SCHEMA)
+    columns = (*metrics, *TRIAL_SCHEMA, *_published(config))
     measurable = (*columns, *(info.name for info in metric_catalog()))
     axes = axis_columns(config)
     for key in ("primary", "covariates", "log", "outcomes"):
@@ -144,6 +152,11 @@ def _check_analysis(faults: Faults, config: StudyConfig, metrics: Collection[str
             with faults.at(f"analysis.{key}"):
                 if name not in known and resolve_name(name, axes) is None:
                     raise ConfigError(unknown_name("column", name, {*known, *axes}))
+
+
+def _published(config: StudyConfig) -> set[str]:
+    """The columns of what others published of the study's networks."""
+    return {name for model in config.models for name in model.outcomes}
 
 
 def _distinct(
@@ -218,7 +231,8 @@ def _say_what_is_not_measured(config: StudyConfig) -> None:
     """Warn of outcomes that the study file names, and that it does not measure."""
     named, standard = config.analysis.outcomes, AnalysisConfig().outcomes
     measured, _ = with_inequalities(config.measurement.metrics)
-    absent = [name for name in named if name not in (*measured, *TRIAL_SCHEMA)]
+    known = {*measured, *TRIAL_SCHEMA, *_published(config)}
+    absent = [name for name in named if name not in known]
     if absent and named != standard:
         logger.warning(
             "analysis.outcomes: %s not measured, so the report says nothing of it; add it to "
@@ -239,6 +253,26 @@ def say_what_is_clipped(specs: Sequence[TrialSpec], dataset: Dataset) -> None:
             "trained with, and recorded as, batches of %d",
             *(shown, most, len(clipped), most),
         )
+
+
+def study_points(config: StudyConfig, specs: Sequence[TrialSpec]) -> dict[str, Points]:
+    """The data of a study by `points_key`; networks that are trained are built for them.
+
+    Raises:
+        DataError: the data cannot be read as configured.
+        ModelError: an architecture does not fit the data.
+        ConfigError: as `check_networks`.
+    """
+    if not config.only_measures:
+        data = load_all_points(specs)
+        check_networks(config, data)
+        return data
+    wanted = config.measurement
+    names = list(wanted.metrics)
+    if wanted.check_bounds:
+        names = with_inequalities(names, wanted.options)[0]
+    sets = {observer for name in names for observer in metric_info(name).observers} - {"probe"}
+    return {points_key(specs[0]): load_encoded(config, sorted(sets))}
 
 
 def check_networks(config: StudyConfig, data: Dataset | Mapping[str, Points]) -> None:

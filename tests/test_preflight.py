@@ -56,7 +56,7 @@ TABLE = {"source": "sklearn", "options": {"name": "diabetes"}}
             ModelError,
             (
                 "models[1]: unknown architecture 'lennet' (did you mean 'lenet'?); "
-                "known: lenet, mlp, timm:<name>, transformer, vgg11"
+                "known: lenet, mlp, modelzoo_cnn, timm:<name>, transformer, vgg11"
             ),
         ),
         (
@@ -166,7 +166,8 @@ def test_a_batch_larger_than_the_data_is_said_and_recorded_as_what_was_used(
             {"models": ["mlp"]},
             (
                 "models[0]: must be a mapping with the keys architecture, family, options, design, "
-                "training; found 'mlp' (did you mean {architecture: 'mlp'}?)"
+                "training, name, weights, preprocessing, outcomes; found 'mlp' "
+                "(did you mean {architecture: 'mlp'}?)"
             ),
         ),
         (

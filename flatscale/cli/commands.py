@@ -130,13 +130,20 @@ def plan(
 ) -> None:
     """Show axes and trials, what is done, trained or measured only, disk, time and size needed.
 
-    Nothing is executed without --time. The size comes from the variance between the trials done.
+    Nothing is executed without --time. The size comes from the variance between the trials done. Of
+    networks that come with their weights: parameters, inputs, and the memory that each will take.
     """
     study, specs, results = _opened(config, overrides, store)
     from flatscale.cli.pilot import size_needed
-    from flatscale.cli.planning import print_plan
 
-    print_plan(out, err, study, specs, results, timed=time)
+    if study.only_measures:
+        from flatscale.cli.zoo_plan import print_zoo
+
+        print_zoo(out, study, specs, results)
+    else:
+        from flatscale.cli.planning import print_plan
+
+        print_plan(out, err, study, specs, results, timed=time)
     out.print(escape(size_needed(study, results, half_width)))
 
 
@@ -349,6 +356,10 @@ def _opened(
 
     # The file is read before torch is imported: what is wrong in it is said at once.
     study = load_config(config, tuple(overrides or ()))
+    if study.zoo is not None:
+        from flatscale.cli.zoo_plan import with_zoo
+
+        study = with_zoo(out, study)
     from flatscale.preflight import check_study
     from flatscale.store.results import Store
 

@@ -15,9 +15,9 @@ from flatscale.cli.forecast import (
     remaining_work,
     time_first_trials,
 )
-from flatscale.data import Points, load_all_points
+from flatscale.data import Points
 from flatscale.errors import FlatscaleError
-from flatscale.preflight import check_networks
+from flatscale.preflight import study_points
 from flatscale.store.results import Store
 from flatscale.study.keys import short_names
 from flatscale.study.plan import TrialSpec, axis_columns
@@ -109,8 +109,7 @@ def _print_data(
 ) -> Mapping[str, Points]:
     """Say which data there are; none where they, or a network for them, cannot be had."""
     try:
-        data = load_all_points(specs)
-        check_networks(config, data)
+        data = study_points(config, specs)
     except FlatscaleError as error:
         err.print(f"[yellow]data:[/] {escape(str(error))}", soft_wrap=True)
         return {}

@@ -26,12 +26,15 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
+import torch
 from ray.exceptions import AuthenticationError
 
 from flatscale.cluster.interruption import Interruption
 from flatscale.cluster.joined_ray import joined_ray
 from flatscale.cluster.local_ray import local_ray
 from flatscale.cluster.mailbox import Listener, RecordWriter, make_mailbox
+from flatscale.cluster.measured_trial import ZooContext
+from flatscale.cluster.packing import Packing, node_memory
 from flatscale.cluster.probe_pool import make_pools
 from flatscale.cluster.trial import TrialContext, describe
 from flatscale.cluster.tuning import run_on_tune
@@ -111,24 +114,31 @@ def _run_missing(
     _refuse_too_large_trials(config)
     needed = {points_key(spec) for spec in missing}
     data = {key: points for key, points in data.items() if key in needed}
-    pools = make_pools(data, config.resources, config.plugins)
     mailbox = make_mailbox()
-    context = TrialContext(
-        config=config,
-        datasets={key: points.dataset for key, points in data.items()},
-        pools=pools,
-        mailbox=mailbox,
-        layout=Layout(store.root),
-    )
+    actors = {mailbox}
+    request = None
+    context: TrialContext | ZooContext
+    if config.only_measures:
+        context, packing = _zoo_context(config, missing, data, mailbox)
+        listeners, request = (*listeners, packing), packing.request
+    else:
+        pools = make_pools(data, config.resources, config.plugins)
+        actors |= {actor for pool in pools.values() for actor in pool.actors}
+        context = TrialContext(
+            config=config,
+            datasets={key: points.dataset for key, points in data.items()},
+            pools=pools,
+            mailbox=mailbox,
+            layout=Layout(store.root),
+        )
     # 2. Tune runs the trials; each waits until its record is written here, so none is lost.
     try:
         with RecordWriter(mailbox, store, listeners) as writer:
             writer.on_error = interruption.stop_tune
             with interruption.during_tune(writer.num_running, mailbox.end_trials.remote):
-                lost = run_on_tune(config, missing, context, writer)
+                lost = run_on_tune(config, missing, context, writer, request)
     finally:
-        actors = {actor for pool in pools.values() for actor in pool.actors}
-        _end_actors(*actors, mailbox)
+        _end_actors(*actors)
     if writer.error is not None:
         raise writer.error
     # 3. A trial whose processes died more often than the retry limit allows ends as failed.
@@ -139,6 +149,24 @@ def _run_missing(
             record = describe(spec, data[points_key(spec)].dataset)
             writer.write(replace(record, reason=reason, finished_at=datetime.now(UTC)))
     return len(writer.written) < len(missing)
+
+
+def _zoo_context(
+    config: StudyConfig, missing: Sequence[TrialSpec], data: Mapping[str, Points], mailbox: Any
+) -> tuple[ZooContext, Packing]:
+    """What trials that only measure share, and what each of them reserves."""
+    (points,) = data.values()
+    resources, cpus = config.resources, ray.cluster_resources().get("CPU", 1)
+    at_a_time = max(1, int(cpus / resources.cpus_per_trial))
+    gpu = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+    context = ZooContext(
+        config=config,
+        points=points,
+        mailbox=mailbox,
+        order=tuple(missing),
+        num_workers=min(at_a_time, resources.max_concurrent_trials or at_a_time),
+    )
+    return context, Packing(resources, points, node_memory(ray.nodes()), gpu)
 
 
 def _end_actors(*actors: Any) -> None:

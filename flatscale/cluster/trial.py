@@ -18,6 +18,7 @@ import ray
 import torch
 
 from flatscale.cluster.allocator import keep_freed_memory
+from flatscale.cluster.measured_trial import ZooContext, described, measure_pretrained
 from flatscale.cluster.measurer import Measurer
 from flatscale.cluster.probe_pool import Network, ProbePool
 from flatscale.data import Dataset, points_key
@@ -57,7 +58,7 @@ class TrialContext:
     """Where the store keeps weights."""
 
 
-def run_trial(config: Mapping[str, Any], context: TrialContext) -> dict[str, Any]:
+def run_trial(config: Mapping[str, Any], context: TrialContext | ZooContext) -> dict[str, Any]:
     """The function Tune runs; whatever happens in it ends as a record, never as a lost trial.
 
     Raises:
@@ -70,10 +71,16 @@ def run_trial(config: Mapping[str, Any], context: TrialContext) -> dict[str, Any
     spec = TrialSpec.model_validate_json(config["spec"])
     here = ray.get_runtime_context().current_actor
     ray.get(context.mailbox.announce.remote(spec.trial_id, here))
-    dataset = context.datasets[points_key(spec)]
+    if isinstance(context, ZooContext):
+        dataset = context.dataset
+    else:
+        dataset = context.datasets[points_key(spec)]
     record = replace(describe(spec, dataset), started_at=datetime.now(UTC))
     try:
-        record = _train_and_measure(spec, context, record)
+        if isinstance(context, ZooContext):
+            record = measure_pretrained(spec, context, record)
+        else:
+            record = _train_and_measure(spec, context, record)
     except LostWorkerError:
         raise
     except Exception as error:
@@ -87,7 +94,6 @@ def run_trial(config: Mapping[str, Any], context: TrialContext) -> dict[str, Any
 
 def describe(spec: TrialSpec, dataset: Dataset) -> TrialRecord:
     """The part of a trial's record that is known before it runs, marked as failed."""
-    constants = optimizer_constants(spec.training.optimizer)
     code = code_of_all([spec])
     return TrialRecord(
         trial_id=spec.trial_id,
@@ -100,19 +106,27 @@ def describe(spec: TrialSpec, dataset: Dataset) -> TrialRecord:
         num_classes=dataset.num_classes,
         train_size=len(dataset.y_train),
         labels_changed=dataset.num_labels_changed,
-        optimizer=spec.training.optimizer.name,
-        optimizer_options=json.dumps(own_constants(spec.training.optimizer), sort_keys=True),
-        momentum=constants.get("momentum", 0.0),
-        weight_decay=constants.get("weight_decay", 0.0),
-        loss=spec.training.loss,
-        learning_rate=spec.learning_rate,
-        batch_size=spec.num_points_a_step(len(dataset.y_train)),
         axes=json.dumps(spec.further_axes) if spec.further_axes else None,
         seed_index=spec.seed_index,
         plugin_code=json.dumps(code, sort_keys=True) if code else None,
         status=FAILED,
         reason="it has not ended",
+        **(described(spec) if spec.weights else _trained_with(spec, dataset)),
     )
+
+
+def _trained_with(spec: TrialSpec, dataset: Dataset) -> dict[str, Any]:
+    """The columns of a record that say how its network is trained."""
+    constants = optimizer_constants(spec.training.optimizer)
+    return {
+        "optimizer": spec.training.optimizer.name,
+        "optimizer_options": json.dumps(own_constants(spec.training.optimizer), sort_keys=True),
+        "momentum": constants.get("momentum", 0.0),
+        "weight_decay": constants.get("weight_decay", 0.0),
+        "loss": spec.training.loss,
+        "learning_rate": spec.learning_rate,
+        "batch_size": spec.num_points_a_step(len(dataset.y_train)),
+    }
 
 
 def _train_and_measure(spec: TrialSpec, context: TrialContext, record: TrialRecord) -> TrialRecord:

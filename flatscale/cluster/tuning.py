@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,6 +15,7 @@ from ray import tune
 from ray.exceptions import OutOfMemoryError
 
 from flatscale.cluster.mailbox import RecordWriter
+from flatscale.cluster.measured_trial import ZooContext
 from flatscale.cluster.trial import TrialContext, run_trial
 from flatscale.errors import LostWorkerError
 from flatscale.study.plan import TrialSpec
@@ -22,14 +23,27 @@ from flatscale.study.schema import StudyConfig
 
 logger = logging.getLogger(__name__)
 
+Request = Callable[[dict[str, Any]], tune.PlacementGroupFactory]
+
 
 def run_on_tune(
-    config: StudyConfig, todo: Sequence[TrialSpec], context: TrialContext, writer: RecordWriter
+    config: StudyConfig,
+    todo: Sequence[TrialSpec],
+    context: TrialContext | ZooContext,
+    writer: RecordWriter,
+    request: Request | None = None,
 ) -> dict[str, str]:
     """Run trials until each has a record, was lost too often, or the run was interrupted.
 
     When a machine's memory runs out, Ray kills workers and Tune ends. The trials that were running
     are then run alone, after the others, so that one that takes too much takes no other with it.
+
+    Args:
+        config: the study.
+        todo: its trials to run.
+        context: what they share.
+        writer: of their records.
+        request: what a trial of a configuration reserves; CPUs and GPUs of the study by default.
 
     Returns:
         What was lost, by trial id, of the trials that were lost more often than `max_retries`.
@@ -42,7 +56,7 @@ def run_on_tune(
         batch, at_a_time = (together, resources.max_concurrent_trials) if together else (alone, 1)
         before = writer.attempts.copy()
         try:
-            lost |= _fit(config, batch, context, at_a_time)
+            lost |= _fit(config, batch, context, at_a_time, request)
             exhausted = None
         except RuntimeError as error:
             exhausted = _memory_error(error)
@@ -71,13 +85,17 @@ def run_on_tune(
 
 
 def _fit(
-    config: StudyConfig, specs: Sequence[TrialSpec], context: TrialContext, at_a_time: int | None
+    config: StudyConfig,
+    specs: Sequence[TrialSpec],
+    context: TrialContext | ZooContext,
+    at_a_time: int | None,
+    request: Request | None,
 ) -> dict[str, str]:
     """One run of Tune; what was lost, by trial id, where Tune gave a trial up."""
     resources = config.resources
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, context=context),
-        {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},
+        request or {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},
     )
     # Tune wants a place for a state that nothing here reads; not the store, which may be full.
     folder = Path(tempfile.gettempdir()) / f"flatscale-{uuid4().hex}"

@@ -2,6 +2,7 @@
 
 from flatscale.data.arms import PIXEL_ARMS, pixel_arm
 from flatscale.data.digits import digits
+from flatscale.data.encoded import load_encoded, prepare
 from flatscale.data.folder import folder
 from flatscale.data.loading import Dataset, load_dataset
 from flatscale.data.parquet import parquet
@@ -39,12 +40,14 @@ __all__ = [
     "gaussian_mixture",
     "load_all_points",
     "load_dataset",
+    "load_encoded",
     "load_points",
     "mnist",
     "modular_arithmetic",
     "parquet",
     "pixel_arm",
     "points_key",
+    "prepare",
     "select_probe",
     "sklearn",
     "table",

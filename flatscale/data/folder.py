@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -65,12 +66,14 @@ def _split(split: Path, class_names: tuple[str, ...], image_size: int | None) ->
     ]
     files = [path for path, _ in found]
 
+    def encoded(rows: NDArray[np.int64]) -> Iterator[tuple[str, Path]]:
+        return ((str(files[row]), files[row]) for row in rows)
+
     def read(rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        images = ((str(files[row]), files[row]) for row in rows)
-        return decode_images(images, len(rows), image_size)
+        return decode_images(encoded(rows), len(rows), image_size)
 
     labels = np.array([label for _, label in found], dtype=np.int64)
-    return Split(labels=labels, read=read, where=f"the images in {split}")
+    return Split(labels=labels, read=read, where=f"the images in {split}", encoded=encoded)
 
 
 def _entries(class_folder: Path) -> list[Path]:

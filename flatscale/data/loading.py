@@ -73,11 +73,10 @@ def load_dataset(config: DataConfig, *, seed: int) -> Dataset:
             the row), images of different sizes, an empty class, more points than exist, or a key
             that such data cannot take.
     """
-    options = DATASETS.checked_options(config.source, config.options)
-    source: Source = DATASETS[config.source].function(config, **options)
-    _check_keys(config, source)
+    source = checked_source(config)
     for split in (source.train, source.test):
-        _check_labels(split, source)
+        if split.absent is not None:
+            raise split.absent
     classes = select_classes(source.class_names, config.classes)
     if len(classes) < 2 and source.task == "classification":
         raise DataError(
@@ -124,6 +123,21 @@ def load_dataset(config: DataConfig, *, seed: int) -> Dataset:
         held_out=held_out,
         num_labels_changed=changed,
     )
+
+
+def checked_source(config: DataConfig) -> Source:
+    """The source that a study file names, its labels within its classes.
+
+    Raises:
+        DataError: unknown source or option, files that are missing or broken, a label out of range,
+            or a key that such data cannot take.
+    """
+    options = DATASETS.checked_options(config.source, config.options)
+    source: Source = DATASETS[config.source].function(config, **options)
+    _check_keys(config, source)
+    for split in (source.train, source.test):
+        _check_labels(split, source)
+    return source
 
 
 def array_hash(*arrays: NDArray[np.generic], names: tuple[str, ...] = ()) -> str:

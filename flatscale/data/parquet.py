@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from flatscale.data.decoding import decode_images
-from flatscale.data.source import Source, Split, dataset, required_path
+from flatscale.data.source import Source, Split, absent_split, dataset, required_path
 from flatscale.errors import DataError
 from flatscale.study.schema import DataConfig
 
@@ -36,6 +36,10 @@ class _File:
     class_names: tuple[str, ...] | None
 
 
+class _NoImages(DataError):
+    """The folder has no files of a split; a study may do without."""
+
+
 @dataset("parquet")
 def parquet(config: DataConfig) -> Source:
     """Images as a struct {bytes, path} and integer labels.
@@ -46,7 +50,14 @@ def parquet(config: DataConfig) -> Source:
     only of the rows kept, a few hundred at a time.
     """
     folder = required_path(config)
-    splits = {name: _files(folder, name) for name in _SPLITS}
+    splits, absent = dict[str, list[_File]](), dict[str, DataError]()
+    for name in _SPLITS:
+        try:
+            splits[name] = _files(folder, name)
+        except _NoImages as error:
+            absent[name] = error
+    if not splits:
+        raise absent["train"]
     reference, *others = (file for files in splits.values() for file in files)
     for file in others:
         if file.class_names != reference.class_names:
@@ -54,12 +65,14 @@ def parquet(config: DataConfig) -> Source:
                 f"{file.path} and {reference.path} do not name the same classes in their metadata"
             )
     train, test = (
-        _split(files, f"the {name} images in {folder}", config.image_size)
-        for name, files in splits.items()
+        _split(splits[name], f"the {name} images in {folder}", config.image_size)
+        if name in splits
+        else absent_split(absent[name])
+        for name in _SPLITS
     )
     class_names = reference.class_names
     if class_names is None:
-        highest = max(int(train.labels.max()), int(test.labels.max()))
+        highest = max(int(file.labels.max()) for file in (reference, *others) if file.labels.size)
         class_names = tuple(str(index) for index in range(min(highest + 1, _MOST_CLASSES)))
     return Source(train=train, test=test, class_names=class_names)
 
@@ -76,7 +89,7 @@ def _files(folder: Path, split: str) -> list[_File]:
             return files
     found = sorted(path.name for path in folder.iterdir())
     expected = " or ".join(f"{prefix}*.parquet" for prefix in prefixes)
-    raise DataError(
+    raise _NoImages(
         f"{folder} must hold {split} images in {expected}, with at least one row; found "
         f"{', '.join(found[:10]) or 'an empty folder'}"
     )
@@ -144,20 +157,19 @@ def _names_in_metadata(path: Path, schema: pa.Schema, label_column: str) -> tupl
 def _split(files: list[_File], where: str, image_size: int | None) -> Split:
     starts = np.cumsum([0, *(len(file.labels) for file in files)])
 
+    def encoded(rows: NDArray[np.int64]) -> Iterator[tuple[str, bytes]]:
+        for file, start, end in zip(files, starts[:-1], starts[1:], strict=True):
+            yield from _encoded(file, rows[(rows >= start) & (rows < end)] - start)
+
     def read(rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        encoded = (
-            image
-            for file, start, end in zip(files, starts[:-1], starts[1:], strict=True)
-            for image in _encoded(file, rows[(rows >= start) & (rows < end)] - start)
-        )
-        return decode_images(encoded, len(rows), image_size)
+        return decode_images(encoded(rows), len(rows), image_size)
 
     def name_of_row(row: int) -> str:
         index = int(np.searchsorted(starts, row, side="right")) - 1
         return f"{files[index].path}, row {row - starts[index]}"
 
     labels = np.concatenate([file.labels for file in files])
-    return Split(labels=labels, read=read, where=where, name_of_row=name_of_row)
+    return Split(labels=labels, read=read, where=where, name_of_row=name_of_row, encoded=encoded)
 
 
 def _encoded(file: _File, rows: NDArray[np.int64]) -> Iterator[tuple[str, bytes]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,8 @@ ReadImages = Callable[[NDArray[np.int64]], NDArray[np.generic]]
 """Row indices, ascending (k,) -> their inputs: images (k, channels, height, width), uint8 in
 [0, 255] or floating point in [0, 1]; table rows (k, features); tokens (k, length, vocabulary)."""
 Task = Literal["classification", "regression"]
+ReadFiles = Callable[[NDArray[np.int64]], Iterator[tuple[str, bytes | Path]]]
+"""Row indices, ascending (k,) -> of each what names it in an error, and its bytes or file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,10 @@ class Split:
     """What to call the split in an error (a folder, a file)."""
     name_of_row: Callable[[int], str] | None = None
     """What to call a row in an error, where its number in the split is not what a reader knows."""
+    encoded: ReadFiles | None = None
+    """Fetches images by row as they lie on the disk, where they are image files."""
+    absent: DataError | None = None
+    """Why there are no such images at all: raised by who needs them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +81,12 @@ def dataset(name: str, *, version: str | None = None) -> Callable[[Loader], Load
         return loader
 
     return add
+
+
+def absent_split(reason: DataError) -> Split:
+    """A split that the data lack, which matters only to who needs it."""
+    nothing = np.empty(0, dtype=np.int64)
+    return Split(labels=nothing, read=lambda rows: nothing, where=str(reason), absent=reason)
 
 
 def array_split(

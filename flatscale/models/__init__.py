@@ -11,6 +11,7 @@ from flatscale.models.architectures import (
 from flatscale.models.paper_networks import lenet, mlp, vgg11
 from flatscale.models.torchvision_ops import allow_torchvision_without_ops
 from flatscale.models.transformer import transformer
+from flatscale.models.zoo.folders import modelzoo_cnn
 
 __all__ = [
     "MODELS",
@@ -22,6 +23,7 @@ __all__ = [
     "mlp",
     "model",
     "model_options",
+    "modelzoo_cnn",
     "transformer",
     "vgg11",
 ]

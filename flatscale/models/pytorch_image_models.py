@@ -12,10 +12,11 @@ from flatscale.models.torchvision_ops import allow_torchvision_without_ops
 from flatscale.study.registry import nearest
 
 PREFIX = "timm:"
-_SET_HERE = frozenset(
+SET_HERE = frozenset(
     {"architecture", "input_shape", "num_classes", "in_chans", "img_size"}
     | {"model_name", "pretrained", "checkpoint_path"}
 )
+"""Arguments of timm's constructors that are no options here: data and weights decide them."""
 
 
 def timm_model(
@@ -37,7 +38,7 @@ def timm_model(
     """
     name = _timm_name(architecture)
     channels, height, width = input_shape
-    timm = _timm()
+    timm = timm_module()
     settings = timm.get_pretrained_cfg(name)
     native = settings.input_size[1:] if settings is not None else None
     sized = native != (height, width)
@@ -66,7 +67,7 @@ def timm_family(architecture: str) -> str:
     Raises:
         ModelError: timm has no such architecture, naming the nearest.
     """
-    timm = _timm()
+    timm = timm_module()
     return timm.models.model_entrypoint(_timm_name(architecture)).__module__.rpartition(".")[2]
 
 
@@ -77,7 +78,7 @@ def timm_options(architecture: str, options: Mapping[str, Any]) -> dict[str, Any
         ModelError: timm has no such architecture, or an option cannot be set.
     """
     _timm_name(architecture)
-    if clash := sorted(_SET_HERE & set(options)):
+    if clash := sorted(SET_HERE & set(options)):
         raise ModelError(
             f"option {clash[0]!r} of {architecture!r} cannot be set: flatscale sets it itself"
         )
@@ -86,7 +87,7 @@ def timm_options(architecture: str, options: Mapping[str, Any]) -> dict[str, Any
 
 def _timm_name(architecture: str) -> str:
     """The name without prefix; a pretraining tag after a dot is refused: weights are fresh here."""
-    timm = _timm()
+    timm = timm_module()
     name = architecture.removeprefix(PREFIX)
     if not timm.is_model(name) or "." in name:
         known = [PREFIX + entry for entry in timm.list_models()]
@@ -99,7 +100,7 @@ def _timm_name(architecture: str) -> str:
     return name
 
 
-def _timm() -> Any:
+def timm_module() -> Any:
     """The timm module; imported on first use, for it takes seconds."""
     allow_torchvision_without_ops()
     import timm

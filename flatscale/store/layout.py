@@ -25,6 +25,8 @@ class Layout:
         """What the records held when they were written."""
         self.checkpoints = root / "checkpoints"
         """Weights that were kept, and what a trial needs to resume."""
+        self.zoo_table = self.checkpoints / "zoo.parquet"
+        """The kept networks as a zoo that others can measure, a row a network."""
         self.report = root / "report"
         self.report_page = self.report / REPORT_PAGE
         self.table_file = root / "table.parquet"

@@ -93,15 +93,17 @@ class TrialRecord:
     labels_changed: int | None = _column(
         "training labels that data.label_noise changed", PARAMETER, default=None
     )
-    optimizer: str = _column("name of the optimizer", PARAMETER)
+    optimizer: str | None = _column("name of the optimizer", PARAMETER, default=None)
     optimizer_options: str | None = _column(
         "the optimizer's own constants, as JSON", PARAMETER, default=None
     )
-    momentum: float = _column("momentum of the optimizer", PARAMETER)
-    weight_decay: float = _column("weight decay of the optimizer", PARAMETER)
-    loss: str = _column("name of the training loss", PARAMETER)
-    learning_rate: float = _column("learning rate", PARAMETER, HYPERPARAMETER)
-    batch_size: int = _column("points a step, not beyond the data", PARAMETER, HYPERPARAMETER)
+    momentum: float | None = _column("momentum of the optimizer", PARAMETER, default=None)
+    weight_decay: float | None = _column("weight decay of the optimizer", PARAMETER, default=None)
+    loss: str | None = _column("name of the training loss", PARAMETER, default=None)
+    learning_rate: float | None = _column("learning rate", PARAMETER, HYPERPARAMETER, default=None)
+    batch_size: int | None = _column(
+        "points a step, not beyond the data", PARAMETER, HYPERPARAMETER, default=None
+    )
     seed_index: int = _column("which of the study's seeds", PARAMETER, HYPERPARAMETER)
     num_parameters: int | None = _column("parameters of the network", PARAMETER, default=None)
     status: str = _column("finished, diverged or failed", TAG)
@@ -115,6 +117,10 @@ class TrialRecord:
     measure_seconds: float | None = _column("seconds of measuring", METRIC, default=None)
     started_at: datetime | None = _column("start", default=None)  # noqa: RUF009
     finished_at: datetime | None = _column("end", default=None)  # noqa: RUF009
+    model: str | None = _column("name of a network that came with weights", TAG, default=None)
+    weights_tag: str | None = _column("source and tag of its weights", TAG, default=None)
+    weights_hash: str | None = _column("SHA-256 of its weights", TAG, default=None)
+    peak_memory_bytes: int | None = _column("most memory its worker held", METRIC, default=None)
     device: str | None = _column("what it was trained on", TAG, default=None)
     versions: str | None = _column("versions of torch and Python", TAG, default=None)
     plugin_code: str | None = _column(

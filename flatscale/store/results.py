@@ -30,6 +30,7 @@ from flatscale.store.atomic import is_leftover, write_atomically
 from flatscale.store.checksums import Checksums
 from flatscale.store.layout import Layout
 from flatscale.store.records import RECORD_SCHEMA, REQUIRED, TRIAL_SCHEMA, TrialRecord
+from flatscale.store.zoo_table import zoo_table
 from flatscale.study.plan import TrialSpec, plan
 from flatscale.study.reading import parse_config
 from flatscale.study.schema import StudyConfig
@@ -55,8 +56,8 @@ class Results:
         """One row per network of the study as it is now, a column per metric of its final snapshot.
 
         Every axis of the design is a column, named by its key. Beside a metric's column `m` stand
-        `m__std_error` and `m__converged`. A trial without final measurements (failed, diverged)
-        keeps its row, with nulls.
+        `m__std_error` and `m__converged`. What others published of a network are columns, too. A
+        trial without final measurements (failed, diverged) keeps its row, with nulls.
 
         Args:
             all: also the records that the study no longer owns, with a column `left_out` that says
@@ -73,7 +74,14 @@ class Results:
                 "metric", index="trial_id", values=values, aggregate_function="first"
             )
             wide = wide.join(pivoted, on="trial_id", how="left", maintain_order="left")
-        return wide
+        published = pl.DataFrame(
+            [{"trial_id": s.trial_id, **s.outcomes} for s in specs if s.outcomes],
+            infer_schema_length=None,
+        )
+        if published.is_empty():
+            return wide
+        new = [c for c in published.columns if c == "trial_id" or c not in wide.columns]
+        return wide.join(published.select(new), on="trial_id", how="left", maintain_order="left")
 
     def _axes(self, specs: Sequence[TrialSpec]) -> pl.DataFrame:
         """A column for each axis that has none of its own in the records, by trial id.
@@ -313,6 +321,8 @@ class Store(Layout):
         write_atomically(self.table_file, _parquet(results.table()))
         write_atomically(self.trials_table, _parquet(results.trials))
         write_atomically(self.measurements_table, _parquet(results.measurements))
+        if results.study.keep_checkpoints:
+            write_atomically(self.zoo_table, _parquet(zoo_table(self, results)))
 
     def _scan(self, columns: Sequence[str], trial_ids: Sequence[str]) -> pl.DataFrame:
         """Columns of the records named, a row a trial in that order."""

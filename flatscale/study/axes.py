@@ -24,7 +24,16 @@ from pydantic import (
     model_validator,
 )
 
-from flatscale.study.levels import DesignFaults, Place, checked_level, is_level, label_of
+from flatscale.study.levels import (
+    BATCH_SIZE,
+    LEARNING_RATE,
+    DesignFaults,
+    Place,
+    checked_level,
+    is_level,
+    label_of,
+    value_of,
+)
 from flatscale.study.parts import BatchSize, Part, PositiveFloat, distinct
 from flatscale.study.registry import nearest
 
@@ -102,6 +111,15 @@ class SobolDesign(Part):
     def _countable(self) -> SobolDesign:
         check_number(self.num_points, self.num_seeds, self.max_trials)
         return self
+
+
+class NoDesign(Part):
+    """No sweep: every model comes with its weights and is only measured."""
+
+    kind: Literal["none"]
+    """Nothing is trained."""
+    num_seeds: Literal[1] = 1
+    """One trial a model."""
 
 
 class Span(Part):
@@ -274,9 +292,13 @@ def _read_points(path: str) -> list[dict[str, Any]]:
 def _form(value: Any) -> str | None:
     """Which form a design has: the short ones name the two old axes, the general one has `axes`."""
     if isinstance(value, BaseModel):
-        return {GridDesign: "(grid)", SobolDesign: "(sobol)"}.get(type(value), "(axes)")
+        return {
+            GridDesign: "(grid)",
+            SobolDesign: "(sobol)",
+            NoDesign: "(none)",
+        }.get(type(value), "(axes)")
     kind = value.get("kind", "grid") if isinstance(value, dict) else None
-    if kind in ("grid", "sobol") and "axes" not in value:
+    if kind == "none" or (kind in ("grid", "sobol") and "axes" not in value):
         return f"({kind})"
     return "(axes)" if kind in ("grid", "sobol", "random", "list") else None
 
@@ -284,10 +306,33 @@ def _form(value: Any) -> str | None:
 Design = Annotated[
     Annotated[GridDesign, Tag("(grid)")]
     | Annotated[SobolDesign, Tag("(sobol)")]
+    | Annotated[NoDesign, Tag("(none)")]
     | Annotated[AxesDesign, Tag("(axes)")],
     Discriminator(
         _form,
         custom_error_type="design",
-        custom_error_message="must be a mapping of kind 'grid', 'sobol', 'random' or 'list'",
+        custom_error_message="must be a mapping of kind 'grid', 'sobol', 'random', 'list' "
+        "or 'none'",
     ),
 ]
+
+
+def check_steps(where: str, design: BaseModel, training: BaseModel) -> None:
+    """Refuse a network that has no learning rate or no batch size.
+
+    Raises:
+        ValueError: names the key that is missing.
+    """
+    if not isinstance(design, AxesDesign):
+        return
+    for key in (LEARNING_RATE, BATCH_SIZE):
+        name = key.rpartition(".")[2]
+        whole = design.axes.get("training", ())
+        inside = isinstance(whole, tuple) and any(
+            value_of("training", level).get(name) for level in whole
+        )
+        if key not in design.keys and not inside and getattr(training, name) is None:
+            raise ValueError(
+                f"{where}: no {name} is given; make {key} an axis of the design, or set it under "
+                "training"
+            )

@@ -36,10 +36,12 @@ _OF_0_1 = {
     }.items()
 }
 
-# Where the data lie, how families and levels are labelled and how often a checkpoint is written
-# change no result, and checking bounds changes no metric asked for: they are in no trial's id.
+# Where data and weights lie, what networks, families and levels are called, what others published
+# of them and how often a checkpoint is written change no result, and checking bounds changes no
+# metric asked for: they are in no trial's id.
 _WITHOUT_RESULT = {
-    "TrialSpec": frozenset({"family", "axes"}),
+    "TrialSpec": frozenset({"family", "axes", "name", "outcomes"}),
+    "WeightsConfig": frozenset({"location"}),
     "DataConfig": frozenset({"path", "download"}),
     "ShiftedConfig": frozenset({"path"}),
     "TrainingConfig": frozenset({"checkpoint_every"}),

@@ -6,13 +6,13 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from flatscale.errors import ConfigError
-from flatscale.study.axes import AxesDesign, Design, GridDesign, SobolDesign, Span
+from flatscale.study.axes import AxesDesign, Design, GridDesign, NoDesign, SobolDesign, Span
 from flatscale.study.identity import content_hash, result_content
 from flatscale.study.levels import (
     BATCH_SIZE,
@@ -26,6 +26,7 @@ from flatscale.study.levels import (
 )
 from flatscale.study.parts import BatchSize
 from flatscale.study.plugin_code import with_code
+from flatscale.study.pretrained import Preprocessing, WeightsConfig
 from flatscale.study.schema import (
     DataConfig,
     MeasurementConfig,
@@ -38,6 +39,7 @@ from flatscale.study.seeds import derive_seed
 
 Level = Any
 """A number, a word, a list or a document of a study file."""
+_OF_WEIGHTS = ("name", "weights", "preprocessing", "outcomes")
 
 
 class TrialSpec(BaseModel):
@@ -54,7 +56,8 @@ class TrialSpec(BaseModel):
     training: TrainingConfig
     measurement: MeasurementConfig
     learning_rate: float
-    batch_size: BatchSize
+    """0, as is the batch size, where nothing is trained."""
+    batch_size: BatchSize | Literal[0]
     seed_index: int
     network_code: dict[str, str] = {}
     """The code of the plugins that determine the network; see `study.plugin_code`."""
@@ -63,6 +66,11 @@ class TrialSpec(BaseModel):
     axes: dict[str, bool | int | FiniteFloat | str] = Field(default_factory=dict)
     """What the design varies, by the columns of the tables: numbers or labels; not part of the id,
     which holds what they stand for."""
+    name: str | None = None
+    """What a network with weights is called; no part of the id, as its outcomes."""
+    weights: WeightsConfig | None = None
+    preprocessing: Preprocessing | None = None
+    outcomes: Mapping[str, float] = Field(default_factory=dict)
 
     @cached_property
     def network_id(self) -> str:
@@ -204,8 +212,11 @@ def _of_model(
     for point in points:
         found = {name: _with_levels(name, part, point, known) for name, part in parts.items()}
         training: TrainingConfig = found["training"]
-        rate = point.get(LEARNING_RATE, training.learning_rate)
-        batch = point.get(BATCH_SIZE, training.batch_size)
+        if model.weights is None:
+            rate = point.get(LEARNING_RATE, training.learning_rate)
+            batch = point.get(BATCH_SIZE, training.batch_size)
+        else:
+            rate = batch = 0
         # They have a place of their own in a trial, wherever they were given.
         nowhere_else = {"learning_rate": None, "batch_size": None}
         if id(training) not in without:
@@ -222,6 +233,7 @@ def _of_model(
             "learning_rate": value_of(LEARNING_RATE, rate),
             "batch_size": value_of(BATCH_SIZE, batch),
             "axes": {COLUMNS.get(k, k): label for k, label in labels.items() if label is not None},
+            **{key: getattr(model, key) for key in _OF_WEIGHTS},
         }
 
 
@@ -271,11 +283,15 @@ def _label(key: str, point: Mapping[str, Level], parts: Mapping[str, BaseModel])
 
 def design_keys(design: Design) -> tuple[str, ...]:
     """The dotted keys that a design varies."""
+    if isinstance(design, NoDesign):
+        return ()
     return design.keys if isinstance(design, AxesDesign) else (LEARNING_RATE, BATCH_SIZE)
 
 
 def design_points(design: Design, seed: int) -> list[tuple[Level, ...]]:
     """The points of a design, a level for each of `design_keys`; sampled numbers have 6 digits."""
+    if isinstance(design, NoDesign):
+        return [()]
     if isinstance(design, GridDesign):
         return list(itertools.product(design.learning_rate, design.batch_size))
     if isinstance(design, SobolDesign):

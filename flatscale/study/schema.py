@@ -10,15 +10,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
-from flatscale.study.axes import AxesDesign, Design
+from flatscale.study.axes import Design, check_steps
+from flatscale.study.declared import AnalysisConfig
 from flatscale.study.identity import content_hash, identifying_content
-from flatscale.study.levels import BATCH_SIZE, LEARNING_RATE, declare_parts, value_of
+from flatscale.study.levels import declare_parts
 from flatscale.study.parts import BatchSize, Options, OptionValue, PositiveFloat, PositiveInt
 from flatscale.study.parts import Named as _Named
 from flatscale.study.parts import Part as _Part
 from flatscale.study.parts import distinct as _distinct
+from flatscale.study.pretrained import (
+    OutcomeTable,
+    Preprocessing,
+    WeightsConfig,
+    ZooConfig,
+    check_weights,
+    models_or_zoo,
+    moved_zoo,
+)
 from flatscale.study.redaction import without_password
 
 SLUG = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
@@ -91,6 +101,14 @@ class ModelConfig(_Part):
     """A design of its own instead of the study's."""
     training: TrainingConfig | None = None
     """Training settings of its own instead of the study's."""
+    name: str | None = Field(default=None, min_length=1)
+    """What this one network is called, in tables of outcomes too; for a network with weights."""
+    weights: WeightsConfig | None = None
+    """Where its weights are: it is measured with them and not trained. A zoo fills this in."""
+    preprocessing: Preprocessing | None = None
+    """How images become its inputs, given weights; the data's own size and [0, 1] by default."""
+    outcomes: dict[str, FiniteFloat] = Field(default_factory=dict)
+    """What others published of this network, by column."""
 
 
 class OptimizerConfig(_Named):
@@ -258,24 +276,6 @@ class ResourcesConfig(_Part):
     """How often a trial whose worker died is started again."""
 
 
-class AnalysisConfig(_Part):
-    """What the report concludes about, declared before the results are seen."""
-
-    primary: tuple[str, str] = ("sharpness", "mls")
-    """The one pair (x, y) that is not corrected for multiple tests."""
-    log: tuple[str, ...] = ()
-    """Columns analysed and plotted on a log scale."""
-    outcomes: tuple[str, ...] = ("generalization_gap", "test_accuracy")
-    """Metrics that the others are correlated with."""
-    covariates: tuple[str, ...] = ()
-    """Columns held fixed in partial correlations, such as `learning_rate` or `train_loss`."""
-    num_resamples: int = Field(default=2_000, ge=100)
-    """Bootstrap and permutation resamples."""
-    require_interpolation: bool = False
-    """Leave trials that hit the step or epoch limit out of the statistics (they are listed, with
-    that reason)."""
-
-
 class TrackingConfig(_Part):
     """Where MLflow records go."""
 
@@ -303,10 +303,14 @@ class StudyConfig(_Part):
     """Written by flatscale: what names the code of each plugin that the study was run with."""
     data: DataConfig = DataConfig()
     """Data."""
-    models: tuple[ModelConfig, ...] = Field(min_length=1)
-    """Networks."""
+    models: tuple[ModelConfig, ...] = Field(default=(), min_length=1)
+    """Networks; or `{zoo: {source: ...}}`, networks that others trained."""
+    zoo: ZooConfig | None = None
+    """Where the networks were found, where `models` was a zoo."""
+    outcomes: tuple[OutcomeTable, ...] = ()
+    """Tables of published results, joined to networks with weights by their name."""
     design: Design
-    """The sweep."""
+    """The sweep; none where `models` is a zoo."""
     training: TrainingConfig = TrainingConfig()
     """Training."""
     measurement: MeasurementConfig = MeasurementConfig()
@@ -322,23 +326,26 @@ class StudyConfig(_Part):
 
     @model_validator(mode="after")
     def _steps_are_known(self) -> StudyConfig:
-        """Refuse a study in which a network has no learning rate or no batch size."""
         for index, model in enumerate(self.models):
             design, training = model.design or self.design, model.training or self.training
-            if not isinstance(design, AxesDesign):
-                continue
-            for key in (LEARNING_RATE, BATCH_SIZE):
-                name = key.rpartition(".")[2]
-                whole = design.axes.get("training", ())
-                inside = isinstance(whole, tuple) and any(
-                    value_of("training", level).get(name) for level in whole
-                )
-                if key not in design.keys and not inside and getattr(training, name) is None:
-                    raise ValueError(
-                        f"models[{index}]: no {name} is given; make {key} an axis of the design, "
-                        "or set it under training"
-                    )
+            check_steps(f"models[{index}]", design, training)
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _zoo_apart(cls, content: Any) -> Any:
+        return moved_zoo(content)
+
+    @model_validator(mode="after")
+    def _trained_or_given(self) -> StudyConfig:
+        designs = {self.design.kind, *(m.design.kind for m in self.models if m.design)}
+        check_weights([m.weights for m in self.models], self.zoo, designs)
+        return self
+
+    @property
+    def only_measures(self) -> bool:
+        """Whether the networks come with their weights: nothing is trained."""
+        return self.design.kind == "none"
 
     @property
     def content_hash(self) -> str:
@@ -367,6 +374,10 @@ declare_parts(
         "model.family": "it changes no result",
         "model.design": "a design holds no design",
         "model.training": "vary training",
+        "model.name": "it changes no result",
+        "model.outcomes": "they change no result",
+        "model.weights": "networks with weights are listed under models",
+        "model.preprocessing": "it goes with weights",
         "data.path": "it is in no trial's id; vary data, with a name for each",
         "data.download": "it changes no result",
         "training.checkpoint_every": "it changes no result",
@@ -377,4 +388,4 @@ declare_parts(
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema of the study file, for editors."""
-    return StudyConfig.model_json_schema()
+    return models_or_zoo(StudyConfig.model_json_schema())

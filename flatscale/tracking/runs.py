@@ -196,10 +196,7 @@ class Runs:
             study.experiment_id,
             key,
             start_time=_milliseconds(record, "started_at"),
-            run_name=(
-                f"{record['family']} lr={record['learning_rate']:.3g} batch={record['batch_size']} "
-                f"seed={record['seed_index']} {record['trial_id'][:6]}"
-            ),
+            run_name=_run_name(record),
             tags={
                 "flatscale.kind": "trial",
                 "mlflow.parentRunId": study.run_id,
@@ -334,3 +331,12 @@ def _metrics(record: dict[str, Any]) -> Iterator[Metric]:
 
 def _milliseconds(record: dict[str, Any], name: str) -> int | None:
     return None if record[name] is None else int(record[name].timestamp() * 1000)
+
+
+def _run_name(record: dict[str, Any]) -> str:
+    if record["model"] is not None:
+        return f"{record['model']} {record['trial_id'][:6]}"
+    return (
+        f"{record['family']} lr={record['learning_rate']:.3g} batch={record['batch_size']} "
+        f"seed={record['seed_index']} {record['trial_id'][:6]}"
+    )

@@ -92,7 +92,7 @@ def _declared(
     results = _by_column_names(results, axes)
     flow = trace_flow(specs, results, axes=axes.values())
     rows = _used_rows(results, flow, specs, axes)
-    return results, flow, rows, _design(results, rows, _varied(specs, axes), glossary)
+    return results, flow, rows, _design(results, rows, specs, axes, glossary)
 
 
 def _import_plugins(modules: Sequence[str]) -> tuple[str, ...]:
@@ -154,7 +154,9 @@ def _used_rows(
     for point in points.values():
         number.setdefault(point, len(number))
     return rows.with_columns(
-        pl.Series("name", [_name(spec, axes) for spec in used], dtype=pl.String),
+        pl.coalesce(
+            "model", pl.Series([_name(spec, axes) for spec in used], dtype=pl.String)
+        ).alias("name"),
         pl.Series("network", [_network(spec) for spec in used], dtype=pl.String),
         pl.Series("configuration", [number[points[s.trial_id]] for s in used], dtype=pl.Int64),
     )
@@ -187,15 +189,22 @@ def _varied(specs: Sequence[TrialSpec], axes: Mapping[str, str]) -> tuple[str, .
 def _design(
     results: Results,
     rows: pl.DataFrame,
-    varied: tuple[str, ...],
+    specs: Sequence[TrialSpec],
+    axes: Mapping[str, str],
     glossary: Sequence[Mapping[str, Any]] | None,
 ) -> StudyDesign:
     analysis, measured = results.study.analysis, results.study.measurement.metrics
-    present = [name for name in measured if name in rows.columns and rows[name].count() > 0]
+    published = {name for spec in specs for name in spec.outcomes}
+    present = [
+        name
+        for name in dict.fromkeys((*measured, *sorted(published)))
+        if name in rows.columns and rows[name].count() > 0
+    ]
     outcomes = tuple(name for name in analysis.outcomes if name in present)
     bounded = bounded_metrics(glossary)
     bounds = tuple((b, m) for b, m in bounded.items() if b in present and m in present)
-    not_metrics = {*outcomes, *inequalities(glossary)}
+    not_metrics = {*outcomes, *inequalities(glossary), *published}
+    varied = _varied(specs, axes)
     if rows["network"].n_unique() > 1:
         varied = ("network", *varied)
     subsets = tuple(

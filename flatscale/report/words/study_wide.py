@@ -216,7 +216,8 @@ def breadth_sentence(content: Content) -> str:
     classes = sorted(rows["num_classes"].drop_nulls().unique())
     optimizers = sorted(rows["optimizer"].drop_nulls().unique())
     datasets = sorted(rows["dataset"].drop_nulls().unique())
+    trained = f"Optimizers: {', '.join(optimizers)}" if optimizers else "Trained by others"
     return (
-        f"Classes: {', '.join(map(str, classes))}. Optimizers: {', '.join(optimizers)}. Datasets: "
+        f"Classes: {', '.join(map(str, classes))}. {trained}. Datasets: "
         f"{', '.join(datasets)}. The conclusions reach no further than these."
     )

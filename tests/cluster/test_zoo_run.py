@@ -1,0 +1,149 @@
+"""A zoo on a real Ray: every network a record, measured as by hand; what is wrong is said."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from flatscale.cluster.launch import run_trials
+from flatscale.cluster.packing import Packing, rounded_up
+from flatscale.data import load_encoded, prepare
+from flatscale.metrics import measure
+from flatscale.models import build_model
+from flatscale.models.zoo import read_zoo
+from flatscale.preflight import check_study, study_points
+from flatscale.report import write_study_report
+from flatscale.store.records import TrialRecord
+from flatscale.store.results import Store
+from flatscale.study.reading import parse_config
+from flatscale.study.schema import ResourcesConfig, StudyConfig
+
+METRICS = ["normalized_mls", "test_accuracy"]
+WIDTHS = (4, 6, 8)
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyConfig]:
+    """Three networks and an absent one, with a table; images of two classes, 8x8."""
+    root = tmp_path_factory.mktemp("zoo")
+    rng, images = np.random.default_rng(0), []
+    for _ in range(12):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(buffer, "PNG")
+        images.append({"bytes": buffer.getvalue(), "path": None})
+    data = pa.table({"image": images, "label": [i % 2 for i in range(12)]})
+    pq.write_table(data, root / "test-0.parquet")
+    rows = []
+    for width in (*WIDTHS, 10):
+        path = root / "kept" / f"{width}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        model = build_model("mlp", (1, 8, 8), 2, {"width": width}, seed=width)
+        if width in WIDTHS:
+            safetensors.torch.save_file(model.state_dict(), path)
+        rows.append({"path": str(path), "architecture": "mlp", "options": f'{{"width": {width}}}'})
+        rows[-1] |= {
+            "name": f"w{width}",
+            "family": "narrow" if width < 8 else "wide",
+            "top1": width,
+        }
+    pl.DataFrame(rows).write_csv(root / "zoo.csv")
+    config = {
+        "name": "zoo",
+        "data": {"source": "parquet", "path": str(root)},
+        "models": {"zoo": {"source": "folder", "path": str(root), "table": "zoo.csv"}},
+        "measurement": {"metrics": METRICS, "probe_size": 4, "probe_split": "test"},
+        "analysis": {
+            "primary": ["normalized_mls", "test_accuracy"],
+            "outcomes": ["top1"],
+            "num_resamples": 100,
+        },
+    }
+    return root, read_zoo(parse_config(config)).study
+
+
+def run(config: StudyConfig, root: Path) -> tuple[Store, Any]:
+    store = Store(root)
+    specs = check_study(config)
+    store.prepare(config)
+    with store.locked():
+        summary = run_trials(config, specs, study_points(config, specs), store)
+    return store, summary
+
+
+@pytest.mark.usefixtures("small_ray")
+def test_every_network_is_measured_as_by_hand_and_an_absent_one_is_a_row_with_a_reason(
+    zoo: tuple[Path, StudyConfig], tmp_path: Path
+) -> None:
+    root, config = zoo
+    store, summary = run(config, tmp_path)
+    assert summary.statuses == {"finished": 3, "failed": 1}
+    results = store.read()
+    rows = {row["model"]: row for row in results.table().iter_rows(named=True)}
+    assert "no weights at" in rows["w10"]["reason"]
+    assert [rows[name]["top1"] for name in ("w4", "w10")] == [4, 10]
+    points = load_encoded(config, ["test"])
+    sets = {
+        name: (torch.tensor(prepare(images, None)), torch.tensor(labels))
+        for name, (images, labels) in points.point_sets.items()
+    }
+    for spec in check_study(config):
+        if spec.name == "w10":
+            continue
+        row = rows[spec.name or ""]
+        model = build_model("mlp", (1, 8, 8), 2, dict(spec.options), seed=0)
+        model.load_state_dict(
+            safetensors.torch.load_file(root / "kept" / f"{spec.name[1:]}.safetensors")
+        )
+        found = measure(
+            model, sets["probe"], METRICS, test=sets["test"], seed=spec.seed("measurement")
+        )
+        for metric in METRICS:
+            np.testing.assert_allclose(row[metric], found[metric].value, rtol=1e-5)
+        assert row["weights_hash"] == spec.weights.content_hash
+        assert (row["learning_rate"], row["optimizer"], row["num_steps"]) == (None, None, None)
+        assert row["peak_memory_bytes"] > 1e7
+        assert row["num_parameters"] == sum(p.numel() for p in model.parameters())
+    assert results.measurements["probe_hash"].unique().to_list() == [points.content_hashes["probe"]]
+    # A second run has nothing to do but the network that was absent; its weights are there now.
+    model = build_model("mlp", (1, 8, 8), 2, {"width": 10}, seed=10)
+    safetensors.torch.save_file(model.state_dict(), root / "kept" / "10.safetensors")
+    _, again = run(config, tmp_path)
+    assert again.num_kept == 3
+    assert again.statuses == {"finished": 4}
+    page = write_study_report(tmp_path).page.read_text()
+    assert "w10" in page
+    assert "top1" in page
+
+
+def test_what_a_trial_reserves_is_estimated_then_measured(zoo: tuple[Path, StudyConfig]) -> None:
+    _, config = zoo
+    specs = check_study(config)
+    (points,) = study_points(config, specs).values()
+    packing = Packing(ResourcesConfig(), points, node_bytes=16 * 2**30)
+    request = {"spec": specs[0].model_dump_json()}
+    (estimated,) = packing.request(request).bundles
+    assert estimated == {"CPU": 1, "memory": 2**30}
+    record = TrialRecord(
+        trial_id="other", network_id="other", family="mlp", architecture="mlp",
+        options='{"width": 4}', dataset="d", dataset_hash="d", num_classes=2, train_size=0,
+        seed_index=0, status="finished", peak_memory_bytes=5 * 2**30,
+    )  # fmt: skip
+    packing.ended(record)
+    assert packing.request(request).bundles[0]["memory"] == 6 * 2**30
+    large = Packing(ResourcesConfig(), points, node_bytes=2**29)
+    assert large.request(request).bundles[0]["memory"] < 2**29  # alone, not never
+    on_gpu = Packing(ResourcesConfig(gpus_per_trial=1), points, None, 8 * 2**30)
+    assert on_gpu.request(request).bundles[0] == {"CPU": 1, "GPU": 0.125}
+    on_gpu.ended(record)
+    assert on_gpu.request(request).bundles[0] == {"CPU": 1, "GPU": 0.75}
+    assert [rounded_up(x * 2**30) / 2**30 for x in (0.2, 1.2, 2.5, 9)] == [1, 1.5, 3, 12]
