@@ -18,6 +18,7 @@ from flatscale.data import load_all_points
 from flatscale.preflight import check_study
 from flatscale.store.records import TrialRecord
 from flatscale.store.results import Results, Store
+from flatscale.study.plugin_code import code_of_all
 from flatscale.study.schema import StudyConfig
 from tests.cluster.processes import kill, workers
 
@@ -68,7 +69,7 @@ class Killer:
 def run(config: StudyConfig, root: Path, *listeners: Killer) -> Results:
     store = Store(root)
     specs = check_study(config)
-    store.prepare(config)
+    store.prepare(config.model_copy(update={"plugin_code": code_of_all(specs)}))
     run_trials(config, specs, load_all_points(specs), store, listeners=listeners)
     return store.read([s.trial_id for s in specs])
 

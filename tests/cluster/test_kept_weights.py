@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from flatscale.cluster.trial import _obtain, describe
-from flatscale.data import load_points
+from flatscale.data import load_points, points_key
 from flatscale.models import build_model
 from flatscale.store.layout import Layout
 from flatscale.study.plan import plan
@@ -36,7 +36,9 @@ def test_the_last_weights_and_their_average_are_kept_apart(tmp_path: Path) -> No
     for weights in ("last", "average", "last", "average"):
         config = parse_config({**STUDY, "measurement": {"weights": weights, "probe_size": 10}})
         dataset, (spec,) = load_points(config).dataset, plan(config)
-        context: Any = SimpleNamespace(layout=Layout(tmp_path), config=config, dataset=dataset)
+        context: Any = SimpleNamespace(
+            layout=Layout(tmp_path), config=config, datasets={points_key(spec): dataset}
+        )
         seed = spec.seed("initialisation")
         model = build_model(
             spec.architecture, dataset.input_shape, 10, dict(spec.options), seed=seed
