@@ -27,7 +27,7 @@ from flatscale.stats.estimators.permutation import permutation_within
 from flatscale.stats.estimators.synthesis import Synthesis, fisher_z, synthesize
 from flatscale.stats.findings import Estimate, Finding, finding, findings_frame, null_estimate
 from flatscale.stats.row_notes import row_notes
-from flatscale.stats.sample import Floats, Sample, require_columns, select_pair
+from flatscale.stats.sample import Floats, Sample, families_said, require_columns, select_pair
 
 logger = logging.getLogger(__name__)
 
@@ -287,7 +287,7 @@ def family_mean(sample: Sample, confidence: float) -> FamilyMean:
         result=synthesize(z, variance, confidence=confidence) if enough else None,
         problem=None
         if enough
-        else f"{len(used)} families with a usable correlation, at least 2 needed",
+        else f"{families_said(len(used))} with a usable correlation, at least 2 needed",
     )
 
 
@@ -298,7 +298,7 @@ def synthesis_estimate(sample: Sample, confidence: float) -> Estimate:
     if result is None:
         reason = str(mean.problem)
         return null_estimate(reason, num_trials=sample.num_trials, num_families=num_families)
-    left_out = f"{len(mean.refused)} families left out of the synthesis"
+    left_out = f"{families_said(len(mean.refused))} left out of the synthesis"
     return Estimate(
         estimate=result.r,
         std_error=result.std_error,

@@ -31,6 +31,11 @@ class Excluded:
     reason: str
 
 
+def families_said(number: int) -> str:
+    """`1 family`, `3 families`."""
+    return "1 family" if number == 1 else f"{number} families"
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
     """Paired finite values, in an order that neither the table's order nor family names decide.

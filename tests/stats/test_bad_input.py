@@ -163,7 +163,7 @@ def test_one_family_is_answered_over_its_rows() -> None:
     assert rows["pooled", "pearson"]["estimate"] is not None
     pooled = rows["pooled", "pearson_jackknife"]
     assert pooled["conf_low"] < pooled["estimate"] < pooled["conf_high"]
-    assert "1 families, at least 3 needed" in rows["between", "pearson"]["reason"]
+    assert "1 family, at least 3 needed" in rows["between", "pearson"]["reason"]
     # with a single family the within-family value is the pooled one
     within = rows["within", "pearson"]
     assert within["estimate"] == pytest.approx(rows["pooled", "pearson"]["estimate"])

@@ -63,11 +63,11 @@ def families(content: Content) -> Section | None:
 
 
 @section("leave_one_out", title="Does one family carry it?")
-def leave_one_out(content: Content) -> Section:
-    """Pooled r without each family."""
-    return Section(
-        sentence=robust.influence_sentence(content), tables=page_tables(content, "leave_one_out")
-    )
+def leave_one_out(content: Content) -> Section | None:
+    """Pooled r without each family, where some are left."""
+    said = robust.influence_sentence(content)
+    shown = page_tables(content, "leave_one_out")
+    return Section(sentence=said, tables=shown) if said else None
 
 
 @section("independence", title="Are these networks independent?")

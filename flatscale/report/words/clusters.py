@@ -28,7 +28,9 @@ def clusters_sentence(content: Content) -> str:
 def scan_sentence(content: Content) -> str:
     """The scan's result with who made it and what it merged."""
     found = clusters_sentence(content)
-    return f"{found}{copies_sentence(content)}" if found else ""
+    if not found:
+        return printed.cannot_say(content.of_primary("clusters"))
+    return f"{found}{copies_sentence(content)}"
 
 
 def copies_sentence(content: Content) -> str:

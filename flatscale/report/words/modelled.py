@@ -16,8 +16,7 @@ def gain_sentence(content: Content) -> str:
     inside = table.filter(left_out=CONFIGURATION)
     known = inside.drop_nulls("gain")
     if known.is_empty():
-        reason = inside["reason"].drop_nulls().to_list()
-        return f"This cannot be said: {reason[0]}." if reason else ""
+        return printed.cannot_say(inside)
     best = known.sort("gain", descending=True).row(0, named=True)
     shown = known.filter(pl.col("conf_low") > 0).height
     pairs = printed.plural(known.height, "pair")
@@ -40,8 +39,7 @@ def moderators_sentence(content: Content) -> str:
     table = content.of_primary("meta_regression")
     known = table.drop_nulls("estimate")
     if known.is_empty():
-        reason = table["reason"].drop_nulls().unique(maintain_order=True).to_list()
-        return f"This cannot be said: {printed.listed(reason)}." if reason else ""
+        return printed.cannot_say(table)
     found = known.filter(pl.col("q_value") <= 0.05)
     asked = printed.listed(known["moderator"].to_list())
     families = printed.plural(int(known["num_families"][0]), "family", "families")
@@ -60,8 +58,7 @@ def pooling_sentence(content: Content) -> str:
     table = content.of_primary("partial_pooling")
     means = table.filter(quantity=MEAN).drop_nulls("estimate")
     if means.is_empty():
-        reason = table["reason"].drop_nulls().to_list()
-        return f"This cannot be said: {reason[0]}." if reason else ""
+        return printed.cannot_say(table)
     stated = means.filter("stated").row(0, named=True)
     new = table.filter(pl.col("stated"), quantity=NEW_FAMILY).row(0, named=True)
     others = means.filter(~pl.col("stated"))["estimate"].to_list()

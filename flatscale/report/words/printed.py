@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import polars as pl
+
 MISSING = "–"
 
 
@@ -62,6 +64,12 @@ def count(value: int | None) -> str:
 def plural(value: int, one: str, many: str | None = None) -> str:
     """`1 trial`, `3 trials`."""
     return f"{count(value)} {one if value == 1 else many or one + 's'}"
+
+
+def cannot_say(table: pl.DataFrame) -> str:
+    """`This cannot be said: ...`, with the reasons in a table that has no result; else nothing."""
+    reasons = table["reason"].drop_nulls().unique(maintain_order=True).to_list()
+    return f"This cannot be said: {listed(reasons)}." if reasons else ""
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:

@@ -27,7 +27,7 @@ from flatscale.stats.estimators.replication import (
     pearson_of_products,
 )
 from flatscale.stats.findings import Estimate, null_estimate
-from flatscale.stats.sample import Floats, Ints, Sample, find_problem
+from flatscale.stats.sample import Floats, Ints, Sample, families_said, find_problem
 
 NO_FAMILIES = "the table has no family column"
 
@@ -293,4 +293,4 @@ def _unit_scale(values: Floats) -> Floats:
 
 
 def _too_few(num_families: int) -> str | None:
-    return f"{num_families} families, at least 3 needed" if num_families < 3 else None
+    return f"{families_said(num_families)}, at least 3 needed" if num_families < 3 else None

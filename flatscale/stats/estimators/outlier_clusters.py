@@ -21,7 +21,7 @@ from flatscale.stats.estimators.near_copies import near_copies
 from flatscale.stats.estimators.standard_residuals import StandardResiduals, standard_residuals
 from flatscale.stats.estimators.subset_scan import Subsets, scan_subsets
 from flatscale.stats.estimators.working_scale import working_scale
-from flatscale.stats.sample import Floats, Ints, Sample
+from flatscale.stats.sample import Floats, Ints, Sample, families_said
 
 SIDES = ("above", "below", "across")
 TESTS = ("subset", "family in y", "family in x", "slope")
@@ -236,7 +236,7 @@ def _refusal(sample: Sample) -> str | None:
         return f"{sample.num_trials} rows, at least 20 needed to tell clusters from the line"
     sizes = np.bincount(sample.family)
     if len(sizes) < 3:
-        return f"{len(sizes)} families, at least 3 needed"
+        return f"{families_said(len(sizes))}, at least 3 needed"
     if np.sum(sizes > 1) < 2:
         return "fewer than 2 families have two rows"
     return None

@@ -17,7 +17,7 @@ from flatscale.stats.estimators.partial_pooling import (
     pool_partially,
 )
 from flatscale.stats.estimators.replication import CONFIGURATIONS
-from flatscale.stats.sample import Floats, Sample, numeric_column
+from flatscale.stats.sample import Floats, Sample, families_said, numeric_column
 from flatscale.stats.tables.against_outcomes import without_replicates
 from flatscale.stats.tables.by_family import mean_over_families
 from flatscale.stats.tables.declaration import (
@@ -78,7 +78,9 @@ def meta_regressions(study: StudyData) -> Iterator[Row]:
             row = pair_of(sample) | {"moderator": moderator, "num_families": len(names)}
             row |= {"p_value": None}
             if len(names) < _LEAST:
-                row["reason"] = f"{len(names)} families with a usable r, at least {_LEAST} needed"
+                row["reason"] = (
+                    f"{families_said(len(names))} with a usable r, at least {_LEAST} needed"
+                )
             elif not np.isfinite(values).all():
                 row["reason"] = "missing in a family"
             elif np.ptp(values) <= 1e-9 * np.max(np.abs(values)):
@@ -161,7 +163,7 @@ def partial_pooling(study: StudyData) -> Iterator[Row]:
         names, z, variance = _effects(study, sample)
         row = pair_of(sample) | {"num_families": len(names)}
         if len(names) < 2:
-            reason = f"{len(names)} families with an interval of r, at least 2 needed"
+            reason = f"{families_said(len(names))} with an interval of r, at least 2 needed"
             yield row | {"quantity": MEAN, "reason": reason}
             continue
         for priors in PRIORS:
