@@ -174,6 +174,19 @@ def test_comparison_holds_few_families_fixed() -> None:
     assert found.conf_low > 0
 
 
+def test_the_interval_of_a_comparison_agrees_with_its_p_value() -> None:
+    verdicts = set()
+    for seed in range(12):
+        table = replicated(2, 8, 2, r=0.6)(np.random.default_rng(seed))
+        found = compare_metrics(
+            table.x, table.rival, table.y, family=table.family, configuration=table.configuration
+        )
+        excludes = found.conf_low > 0 or found.conf_high < 0
+        assert excludes == (found.p_value < 0.05)
+        verdicts.add(excludes)
+    assert verdicts == {True, False}
+
+
 def test_replicates_do_not_narrow_the_interval_of_one_family() -> None:
     sample = made(1, 9, 5)
     once = per_family(sample)["f0"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -10,11 +12,15 @@ from flatscale.stats.estimators.correlation import STATISTICS
 from flatscale.stats.estimators.families import demean
 from flatscale.stats.estimators.replication import (
     FAMILIES,
+    Units,
     choose_units,
     effective_degrees,
     jackknife,
     leave_one_out,
+    left_out_products,
+    pearson_of_products,
 )
+from flatscale.stats.findings import Estimate, null_estimate
 from flatscale.stats.sample import Floats, Ints, find_problem
 
 
@@ -52,8 +58,10 @@ def compare_metrics(
 ) -> Comparison:
     """r(a, outcome) - r(b, outcome), and the difference of their sizes, with jackknife intervals.
 
-    Arrays of shape (n,), finite. The difference without each unit in turn gives its standard
-    error. The units are families where there are at least 5 (t with Bell and McCaffrey's degrees of
+    Arrays of shape (n,), finite. The standard error is that of atanh r_a - atanh r_b, from its
+    values without each unit in turn; the interval is brought to the scale of r by the factor
+    (r_a - r_b) / (atanh r_a - atanh r_b), so that it excludes 0 where p is below 1 - confidence.
+    The units are families where there are at least 5 (t with Bell and McCaffrey's degrees of
     freedom from the families' sizes), else configurations, or rows without replicates (t on
     U-F-1); families fewer than 5 are held fixed, the correlations then being those within families.
     """
@@ -71,19 +79,12 @@ def compare_metrics(
         reason = f"{units.count} {units.level} are too few to compare two correlations"
     if reason:
         return Comparison(num_trials=n, reason=reason)
-    r_a, r_b = (
-        float(STATISTICS[method].resampled(np.ones((1, n)), metric, outcome)[0])
-        for metric in (a, b)
+    (r_a, without_a), (r_b, without_b) = (
+        _with_each_unit_left_out(units, method, metric, outcome) for metric in (a, b)
     )
-    without_a, without_b = (leave_one_out(units, method, metric, outcome) for metric in (a, b))
     shared = {"units": units, "degrees": degrees, "num_trials": n, "confidence": confidence}
-    signed = jackknife(r_a - r_b, without_a - without_b, fisher=False, **shared)  # type: ignore[arg-type]
-    sizes = jackknife(
-        abs(r_a) - abs(r_b),
-        np.abs(without_a) - np.abs(without_b),
-        fisher=False,
-        **shared,  # type: ignore[arg-type]
-    )
+    signed = _difference(r_a, r_b, without_a, without_b, **shared)
+    sizes = _difference(abs(r_a), abs(r_b), np.abs(without_a), np.abs(without_b), **shared)
     # two copies of one metric never differ, whatever is left out
     same = bool(np.all(without_a == without_b)) and r_a == r_b
     note = f"within the {units.num_strata} families, held fixed" if fixed else None
@@ -102,3 +103,39 @@ def compare_metrics(
         num_trials=n,
         reason="; ".join(filter(None, [signed.reason, note])) or None,
     )
+
+
+def _with_each_unit_left_out(
+    units: Units, method: str, metric: Floats, outcome: Floats
+) -> tuple[float, Floats]:
+    """The correlation of all rows and those without each unit.
+
+    Where families are held fixed, Pearson's r takes the family means anew without each unit; other
+    statistics keep those of all rows.
+    """
+    if units.num_strata > 1 and method == "pearson":
+        base = np.eye(units.num_strata)[units.strata_or_one()]
+        scaled = [values / np.linalg.norm(values) for values in (metric, outcome)]
+        whole, parts = left_out_products(units, base, np.column_stack(scaled))
+        return float(pearson_of_products(whole, whole)), pearson_of_products(parts, whole)
+    every = np.ones((1, len(outcome)))
+    value = float(STATISTICS[method].resampled(every, metric, outcome)[0])
+    return value, leave_one_out(units, method, metric, outcome)
+
+
+def _difference(
+    r_a: float, r_b: float, without_a: Floats, without_b: Floats, **shared: Any
+) -> Estimate:
+    """r_a - r_b, with the jackknife of the difference on Fisher's scale."""
+    if max(abs(r_a), abs(r_b), np.abs(without_a).max(), np.abs(without_b).max()) >= 1:
+        return null_estimate("a perfect correlation has no jackknife interval")
+    z_a, z_b = math.atanh(r_a), math.atanh(r_b)
+    found = jackknife(
+        z_a - z_b, np.arctanh(without_a) - np.arctanh(without_b), fisher=False, **shared
+    )
+    scale = (r_a - r_b) / (z_a - z_b) if z_a != z_b else 1 - r_a**2
+    limits = {
+        name: None if limit is None else limit * scale
+        for name, limit in (("conf_low", found.conf_low), ("conf_high", found.conf_high))
+    }
+    return replace(found, estimate=r_a - r_b, **limits)
