@@ -134,8 +134,5 @@ def _difference(
         z_a - z_b, np.arctanh(without_a) - np.arctanh(without_b), fisher=False, **shared
     )
     scale = (r_a - r_b) / (z_a - z_b) if z_a != z_b else 1 - r_a**2
-    limits = {
-        name: None if limit is None else limit * scale
-        for name, limit in (("conf_low", found.conf_low), ("conf_high", found.conf_high))
-    }
-    return replace(found, estimate=r_a - r_b, **limits)
+    low, high = (None if at is None else at * scale for at in (found.conf_low, found.conf_high))
+    return replace(found, estimate=r_a - r_b, conf_low=low, conf_high=high)
