@@ -1,6 +1,6 @@
 """Measure more on networks that a study kept, without training them again.
 
-    python jobs/measure.py CONFIG METRIC [METRIC ...] [--store DIR] [--address ADDRESS]
+    python jobs/measure.py CONFIG METRIC [METRIC ...] [--store DIR] [--address ADDRESS] [--profile NAME]
 
 CONFIG is the study as it was run with `keep_checkpoints: true`. Every kept network is measured
 again with the study's metrics and those named here, on the same probe set; the records of the new
@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("metrics", nargs="+")
     parser.add_argument("--store", type=Path)
     parser.add_argument("--address")
+    parser.add_argument("--profile")
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     arguments = parser.parse_args()
     try:
@@ -42,7 +43,7 @@ def measure_kept(arguments: argparse.Namespace) -> int:
     from flatscale.store.results import Store
     from flatscale.study.reading import load_config
 
-    study = load_config(arguments.config, tuple(arguments.overrides))
+    study = load_config(arguments.config, tuple(arguments.overrides), arguments.profile)
     store = Store(arguments.store or Path("runs") / study.name)
     metrics = tuple(dict.fromkeys((*study.measurement.metrics, *arguments.metrics)))
     measurement = study.measurement.model_copy(update={"metrics": metrics, "num_snapshots": 1})

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flatscale.store.results import Store
     from flatscale.study.plan import TrialSpec
     from flatscale.study.schema import StudyConfig
+    from flatscale.study.table_study import TableStudy
 
 app = typer.Typer(
     name="flatscale",
@@ -62,6 +63,13 @@ SetOption = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Override one key of the study file, such as `data.path=../cifar10`; may be repeated.",
+    ),
+]
+ProfileOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Which of the study file's profiles to write over it.",
+        show_default="the file as it is",
     ),
 ]
 
@@ -126,6 +134,7 @@ def plan(
     time: Annotated[
         bool, typer.Option("--time", help="Run the first trial of each architecture, and estimate.")
     ] = False,
+    profile: ProfileOption = None,
     overrides: SetOption = None,
 ) -> None:
     """Show axes and trials, what is done, trained or measured only, disk, time and size needed.
@@ -133,7 +142,7 @@ def plan(
     Nothing is executed without --time. The size comes from the variance between the trials done. Of
     networks that come with their weights: parameters, inputs, and the memory that each will take.
     """
-    study, specs, results = _opened(config, overrides, store)
+    study, specs, results = _opened(config, overrides, profile, store)
     from flatscale.cli.pilot import size_needed
 
     if study.only_measures:
@@ -159,16 +168,25 @@ def run(
         str | None,
         typer.Option(help="An MLflow tracking URI.", show_default="SQLite in the store"),
     ] = None,
+    profile: ProfileOption = None,
     overrides: SetOption = None,
 ) -> None:
     """Run what is missing of a study, then write its statistics and report.
 
+    The study of a table (`table:` instead of `models:`) is analysed: the report goes to --store.
     Stop it at any time with Ctrl-C: the same command continues from what is in the store.
     """
     out.print(f"study     {config}", soft_wrap=True)
     from flatscale.cli.progress import ProgressLine
 
-    study, specs, results = _opened(config, overrides, store)
+    from flatscale.study.reading import load_study
+    from flatscale.study.table_study import TableStudy
+
+    read = load_study(config, tuple(overrides or ()), profile)
+    if isinstance(read, TableStudy):
+        _write_table_study(read, store or Path("runs") / read.name)
+        return
+    study, specs, results = _opened(config, overrides, profile, store)
     from flatscale.pipeline import run_study
 
     with ProgressLine(out, results, specs) as line:
@@ -267,31 +285,30 @@ def analyze(
     For example, timm's published results: `flatscale analyze results-imagenet.csv --x top1
     --y param_count --log param_count --family-from model`.
     """
-    from flatscale.cli.progress import waiting_for
-    from flatscale.report import write_table_report
-    from flatscale.stats import read_table
+    from flatscale.study.reading import parse_table_study
 
-    with waiting_for(out, "statistics and report"):
-        paths = write_table_report(
-            read_table(table),
-            x=x,
-            y=y,
-            out=to,
-            family=family,
-            family_from=family_from,
-            family_pattern=family_pattern,
-            configuration=_columns(configuration),
-            label=_columns(label) or None,
-            se_x=se_x,
-            se_y=se_y,
-            log=_columns(log),
-            covariates=covariate or [],
-            outcomes=outcomes,
-            on=_columns(on) or None,
-            outcome_columns=outcome or [],
-            title=table.stem,
-        )
-    _print_answer(paths.page)
+    joined = None if outcomes is None else {"path": str(outcomes), "on": _columns(on)}
+    errors = {x: se_x, y: se_y}
+    content = {
+        "name": table.stem,
+        "table": {
+            "path": str(table),
+            "family": family,
+            "family_from": family_from,
+            "family_pattern": family_pattern,
+            "configuration": _columns(configuration),
+            "label": _columns(label),
+            "std_errors": {name: error for name, error in errors.items() if error is not None},
+            "joined": joined,
+        },
+        "analysis": {
+            "primary": [x, y],
+            "log": _columns(log),
+            "covariates": covariate or [],
+            "outcomes": outcome or [],
+        },
+    }
+    _write_table_study(parse_table_study(content, "the command"), to)
 
 
 @app.command()
@@ -349,13 +366,13 @@ def ui(
 
 
 def _opened(
-    config: Path, overrides: list[str] | None, store: Path | None
+    config: Path, overrides: list[str] | None, profile: str | None, store: Path | None
 ) -> tuple[StudyConfig, list[TrialSpec], Store]:
     """A study file's study, its trials, and the store of its results."""
     from flatscale.study.reading import load_config
 
     # The file is read before torch is imported: what is wrong in it is said at once.
-    study = load_config(config, tuple(overrides or ()))
+    study = load_config(config, tuple(overrides or ()), profile)
     if study.zoo is not None:
         from flatscale.cli.zoo_plan import with_zoo
 
@@ -364,6 +381,16 @@ def _opened(
     from flatscale.store.results import Store
 
     return study, check_study(study), Store(store or Path("runs") / study.name)
+
+
+def _write_table_study(study: TableStudy, to: Path) -> None:
+    """The report of a table's study, and the study beside it."""
+    from flatscale.cli.progress import waiting_for
+    from flatscale.report import write_table_study
+
+    with waiting_for(out, "statistics and report"):
+        paths = write_table_study(study, to)
+    _print_answer(paths.page)
 
 
 def _print_answer(page: Path) -> None:

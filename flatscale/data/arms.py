@@ -55,6 +55,13 @@ def gaussian(train: Images, test: Images, rng: np.random.Generator) -> tuple[Ima
     return first.astype(np.float32), second.astype(np.float32)
 
 
+@pixel_arm("grey")
+def grey(train: Images, test: Images, rng: np.random.Generator) -> tuple[Images, Images]:
+    """One channel, the mean of all."""
+    first, second = (images.mean(axis=1, keepdims=True) for images in (train, test))
+    return first, second
+
+
 def noisy_labels(labels: Labels, num_classes: int, share: float, seed: int) -> Labels:
     """Labels of which a share, drawn at random, is drawn anew, evenly over all classes.
 

@@ -3,7 +3,12 @@
 from flatscale.report.content.report_content import Content
 from flatscale.report.content.section import Point, Section, section
 from flatscale.report.content.table_view import TableView, table_view
-from flatscale.report.render.write import ReportPaths, write_study_report, write_table_report
+from flatscale.report.render.write import (
+    ReportPaths,
+    write_study_report,
+    write_table_report,
+    write_table_study,
+)
 
 __all__ = [
     "Content",
@@ -15,4 +20,5 @@ __all__ = [
     "table_view",
     "write_study_report",
     "write_table_report",
+    "write_table_study",
 ]

@@ -48,10 +48,19 @@ _WITHOUT_RESULT = {
     "MeasurementConfig": frozenset({"check_bounds"}),
 }
 
+# A study is what a profile makes of its file, whatever the profile is called; a table of another's
+# is what it holds, wherever it lies.
+_WITHOUT_MEANING = {
+    "StudyConfig": frozenset({"profile"}),
+    "TableStudy": frozenset({"profile"}),
+    "TableConfig": frozenset({"path"}),
+    "JoinedTable": frozenset({"path"}),
+}
+
 
 def identifying_content(part: BaseModel) -> dict[str, Any]:
     """Everything of a part of the schema that enters the study's hash, as JSON holds it."""
-    return _content(part, part.model_dump(mode="json"), {})
+    return _content(part, part.model_dump(mode="json"), _WITHOUT_MEANING)
 
 
 def result_content(part: BaseModel) -> dict[str, Any]:

@@ -4,31 +4,61 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from flatscale.errors import ConfigError
 from flatscale.study.keys import known_keys
 from flatscale.study.redaction import without_passwords
 from flatscale.study.registry import nearest
 from flatscale.study.schema import StudyConfig
+from flatscale.study.table_study import TableStudy
 
+_Study = TypeVar("_Study", StudyConfig, TableStudy)
 _TYPE = re.compile(r"bool|int|float|str|tuple\[.*\]")
 
 
-def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
-    """Read and validate a study file.
+def load_config(
+    path: str | Path, overrides: tuple[str, ...] = (), profile: str | None = None
+) -> StudyConfig:
+    """Read and validate a study file whose networks are trained or measured; see `load_study`.
+
+    Raises:
+        ConfigError: the file has a fault, or is the study of a table.
+    """
+    study = load_study(path, overrides, profile)
+    if isinstance(study, TableStudy):
+        raise ConfigError(
+            f"{path} is the study of a table: it has no networks to plan or measure; "
+            "`flatscale run` analyses it"
+        )
+    return study
+
+
+def load_study(
+    path: str | Path, overrides: tuple[str, ...] = (), profile: str | None = None
+) -> StudyConfig | TableStudy:
+    """Read and validate a study file, of networks or of a table (where it has the key `table`).
 
     Args:
         path: a YAML file.
-        overrides: `key.path=value` strings, values in YAML, applied over the file.
+        overrides: `key.path=value` strings, values in YAML, applied over the file and the profile.
+        profile: which of the file's `profiles` to write over it; by default the file itself.
 
     Raises:
         ConfigError: one message with every fault: the key's path, what was found, what is allowed.
     """
-    path = Path(path)
+    content = _content_of(Path(path))
+    _apply_profile(content, profile, str(path))
+    for override in overrides:
+        _apply_override(content, override)
+    return _validated(TableStudy if "table" in content else StudyConfig, content, str(path))
+
+
+def _content_of(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """What a study file holds, written over the study file that it names as its `base`."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -42,24 +72,69 @@ def load_config(path: str | Path, overrides: tuple[str, ...] = ()) -> StudyConfi
             f"{path} must hold a mapping with the keys {', '.join(StudyConfig.model_fields)}; "
             f"found {'nothing' if content is None else type(content).__name__}"
         )
-    for override in overrides:
-        _apply_override(content, override)
-    return parse_config(content, where=str(path))
+    base = content.pop("base", None)
+    if base is None:
+        return content
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: base must be a study file; found {_short(repr(base))}")
+    found = path.parent / base
+    if found.resolve() in (known := (*above, path.resolve())):
+        raise ConfigError(f"{path}: base names {base}, whose own base is this file")
+    below, changed = _content_of(found, known), content.pop("set", {})
+    both = {**below, **content}
+    if isinstance(inherited := below.get("profiles"), dict):
+        own = content.get("profiles") or {}
+        both["profiles"] = {**inherited, **own} | {
+            name: {**inherited[name], **own[name]} for name in inherited if name in own
+        }
+    for key, value in changed.items():
+        _write(both, key, value, f"{path}: set: {key}")
+    return both
 
 
 def parse_config(content: dict[str, Any], where: str = "the study") -> StudyConfig:
     """Validate a study given as a mapping; see `load_config`."""
+    return _validated(StudyConfig, content, where)
+
+
+def parse_table_study(content: dict[str, Any], where: str = "the study") -> TableStudy:
+    """Validate the study of a table given as a mapping."""
+    return _validated(TableStudy, content, where)
+
+
+def _validated(kind: type[_Study], content: dict[str, Any], where: str) -> _Study:
     try:
-        return StudyConfig.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         found = error.errors()
         # A list whose items are refused counts as too short: that is no fault of its own.
         within = {f["loc"][:k] for f in found for k in range(len(f["loc"]))}
         own = [f for f in found if f["type"] != "too_short" or f["loc"] not in within]
-        faults = "\n".join(dict.fromkeys(f"  {_describe(fault)}" for fault in own))
+        faults = "\n".join(dict.fromkeys(f"  {_describe(fault, kind)}" for fault in own))
         raise ConfigError(f"{where} is not a valid study:\n{faults}") from None
     except RecursionError:
         raise ConfigError(f"{where} is not a valid study: it refers to itself") from None
+
+
+def _apply_profile(content: dict[str, Any], profile: str | None, where: str) -> None:
+    """Write a profile's values over the study, and its name; take the profiles out of it."""
+    profiles = content.pop("profiles", {})
+    whole = isinstance(profiles, dict) and all(isinstance(p, dict) for p in profiles.values())
+    if not whole or not all(isinstance(key, str) for p in profiles.values() for key in p):
+        raise ConfigError(
+            f"{where}: profiles must hold, for each name, keys of the study with their values, "
+            f"such as {{laptop: {{design.num_seeds: 2}}}}; found {_short(repr(profiles))}"
+        )
+    if profile is None:
+        return
+    if profile not in profiles:
+        known = f"its profiles are {', '.join(profiles)}" if profiles else "it has no profiles"
+        raise ConfigError(
+            f"{where} has no profile {profile!r}{nearest(profile, list(profiles))}; {known}"
+        )
+    for key, value in profiles[profile].items():
+        _write(content, key, value, f"profile {profile!r}: {key}")
+    content["profile"] = profile
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:
@@ -72,29 +147,34 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
         raise ConfigError(
             f"the override {override!r} is not valid YAML: {_short(error)}"
         ) from error
+    _write(content, key, value, f"the override {override!r}")
+
+
+def _write(content: dict[str, Any], key: str, value: Any, said: str) -> None:
+    """Write a value at a dotted key, making the mappings on the way to it."""
     *parents, last = key.split(".")
     if "axes" in parents:  # the key of an axis is one key, with dots in it
         at = parents.index("axes") + 1
         parents, last = parents[:at], ".".join([*parents[at:], last])
     node: Any = content
     for parent in parents:
-        place = _place(node, parent, override)
+        place = _place(node, parent, said)
         node = node.setdefault(place, {}) if isinstance(node, dict) else node[place]
         if not isinstance(node, dict | list):
-            raise ConfigError(f"the override {override!r} goes through {parent!r}, not a mapping")
-    node[_place(node, last, override)] = value
+            raise ConfigError(f"{said} goes through {parent!r}, not a mapping")
+    node[_place(node, last, said)] = value
 
 
-def _place(node: dict[str, Any] | list[Any], key: str, override: str) -> Any:
+def _place(node: dict[str, Any] | list[Any], key: str, said: str) -> Any:
     """A key of a mapping, or a number of an item that a list has, counted from 0."""
     if isinstance(node, dict):
         return key
     if not (key.isdigit() and int(key) < len(node)):
-        raise ConfigError(f"the override {override!r}: {key!r} must be 0 to {len(node) - 1}")
+        raise ConfigError(f"{said}: {key!r} must be 0 to {len(node) - 1}")
     return int(key)
 
 
-def _describe(fault: Any) -> str:
+def _describe(fault: Any, kind: type[BaseModel]) -> str:
     """One line for one pydantic fault: where, what was found, what is allowed."""
     # The forms that a key may have are named in brackets.
     location = [part for part in fault["loc"] if not str(part).startswith("(")]
@@ -106,14 +186,14 @@ def _describe(fault: Any) -> str:
         message = "must be true, false, a finite number, a text or a list of these"
     where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
     if fault["type"] == "extra_forbidden":
-        known = known_keys(StudyConfig, fault["loc"][:-1])
+        known = known_keys(kind, fault["loc"][:-1])
         hint = nearest(str(fault["loc"][-1]), known)
         return f"{where}: unknown key{hint}; allowed here: {', '.join(known)}"
     if fault["type"] == "missing":
         return f"{where}: required, but not given"
     found = _short(repr(fault["input"]))
     if fault["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        known = known_keys(StudyConfig, fault["loc"])
+        known = known_keys(kind, fault["loc"])
         hint = f" (did you mean {{{known[0]}: {found}}}?)" if known and found[:1] == "'" else ""
         keys = f" with the keys {', '.join(known)}" if known else ""
         return f"{where}: must be a mapping{keys}; found {found}{hint}"

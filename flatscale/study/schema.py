@@ -77,7 +77,7 @@ class DataConfig(_Part):
     """Share of the training labels that are drawn anew, evenly over the classes; 1: all random."""
     pixels: str | None = None
     """`permuted` (one permutation for all images), `shuffled` (one for each), `gaussian` (normal
-    pixels), in training and test images; as they are by default."""
+    pixels), `grey` (one channel), in training and test images; as they are by default."""
     shortcut: float = Field(default=0.0, ge=0, le=1)
     """Share of the training images whose first pixels show their label; those of every test image
     show another class."""
@@ -301,6 +301,8 @@ class StudyConfig(_Part):
     optimizers, losses, statistics, sections of the report."""
     plugin_code: dict[str, str] = Field(default_factory=dict)
     """Written by flatscale: what names the code of each plugin that the study was run with."""
+    profile: str | None = None
+    """Written by flatscale: which of the study file's `profiles` was written over it."""
     data: DataConfig = DataConfig()
     """Data."""
     models: tuple[ModelConfig, ...] = Field(default=(), min_length=1)
@@ -388,4 +390,18 @@ declare_parts(
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema of the study file, for editors."""
-    return models_or_zoo(StudyConfig.model_json_schema())
+    schema = models_or_zoo(StudyConfig.model_json_schema())
+    values = {"type": "object", "description": "Dotted keys of the study and their values."}
+    schema["properties"] |= {
+        "profiles": {
+            "type": "object",
+            "description": "Values to write over the study, by the name that --profile takes.",
+            "additionalProperties": values,
+        },
+        "base": {
+            "type": "string",
+            "description": "A study file below this one; keys of this file take the place of its.",
+        },
+        "set": {**values, "description": "Values to write over the base, by dotted keys."},
+    }
+    return schema

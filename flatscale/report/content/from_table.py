@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -170,6 +171,27 @@ def join_table(
         label=None if keyed[key].is_duplicated().any() else key,
         notes=(*_join_notes(joined, key, source), *(() if outcome_columns else (said,))),
     )
+
+
+def rows_where(
+    table: pl.DataFrame, where: Mapping[str, Collection[Any]]
+) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """The rows that have one of the values wanted in every column, and a sentence on the others.
+
+    Raises:
+        StatsError: the table lacks a column, or no row has such a value.
+    """
+    require_columns(table, list(where))
+    notes = []
+    for column, values in where.items():
+        kept = table.filter(pl.col(column).is_in(list(values)))
+        shown = ", ".join(map(str, values))
+        if kept.is_empty():
+            raise StatsError(f"no row has {shown} in column {column!r}")
+        left = table.height - kept.height
+        notes.append(f"{left} of {table.height} rows have no {shown} in {column!r}: left out.")
+        table = kept
+    return table, tuple(notes)
 
 
 def with_key(table: pl.DataFrame, on: str | Sequence[str]) -> tuple[pl.DataFrame, str]:

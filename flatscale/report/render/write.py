@@ -6,27 +6,33 @@ import io
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from flatscale.errors import StoreError
+from flatscale.errors import StatsError, StoreError
 from flatscale.report.charts.draw import paper_figures
 from flatscale.report.content import modelled_sections  # noqa: F401  registers the report's own
 from flatscale.report.content.from_store import content_of_store
-from flatscale.report.content.from_table import content_of_table, join_table, with_key
+from flatscale.report.content.from_table import (
+    content_of_table,
+    join_table,
+    rows_where,
+    with_key,
+)
 from flatscale.report.content.report_content import Content
 from flatscale.report.content.section import Section, sections_of
 from flatscale.report.render.latex import render_document, render_table
 from flatscale.report.render.page import render_page
 from flatscale.report.words.summary import summary_of
-from flatscale.stats import StudyDesign, family_from_name
+from flatscale.stats import StudyDesign, family_from_name, read_table
 from flatscale.stats.joined_tables import FAMILY_PATTERN, families_in
 from flatscale.store.atomic import write_atomically
 from flatscale.store.layout import REPORT_PAGE
 from flatscale.store.results import Store
+from flatscale.study.table_study import TableStudy
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +93,11 @@ def write_table_report(
     outcomes: pl.DataFrame | str | Path | None = None,
     on: str | Sequence[str] | None = None,
     outcome_columns: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    where: Mapping[str, Collection[Any]] | None = None,
     title: str = "table",
+    question: str = "",
+    provenance: Mapping[str, str] | None = None,
     num_resamples: int = 2_000,
 ) -> ReportPaths:
     """Statistics and report of a table that flatscale did not make, one row a network.
@@ -111,20 +121,23 @@ def write_table_report(
         on: the column of names in both tables, or several columns that name a row together (a
             model and its image size); needed with `outcomes`.
         outcome_columns: which columns are outcomes, whatever they are called.
+        columns: further columns to hold against the pair, each other and the outcomes.
+        where: column -> the values whose rows are kept.
         title: heading of the report.
+        question: what is asked, in a sentence.
+        provenance: what the report is to say of its making besides.
         num_resamples: bootstrap and permutation resamples.
 
     Raises:
         StatsError: a column is missing or holds no numbers, nothing matches, a name occurs twice.
         StoreError: the report cannot be written.
     """
-    table: pl.DataFrame = df
-    notes: tuple[str, ...] = ()
+    table, notes = rows_where(df, where or {})
     if family_from is not None:
         pattern = family_pattern or FAMILY_PATTERN
         table, family = family_from_name(table, family_from, pattern=pattern), "family"
         _, note = families_in(table, family_from, pattern)
-        notes = (note,) if note else ()
+        notes = (*notes, note) if note else notes
         label = label or (family_from if outcomes is None else None)
     if outcomes is not None:
         joined = join_table(table, outcomes, on, outcome_columns)
@@ -135,6 +148,7 @@ def write_table_report(
         table, label = with_key(table, label)
     design = StudyDesign(
         primary=(x, y),
+        metrics=tuple(columns),
         family=family,
         configuration=tuple(configuration),
         label=label,
@@ -145,7 +159,40 @@ def write_table_report(
     )
     errors = {x: se_x, y: se_y}
     content = content_of_table(table, design, title=title, errors=errors, notes=notes)
-    return write_report(content, Path(out))
+    said = {**(provenance or {}), **content.provenance}
+    return write_report(replace(content, question=question, provenance=said), Path(out))
+
+
+def write_table_study(study: TableStudy, out: str | Path) -> ReportPaths:
+    """Statistics and report of the table that a study file names; see `write_table_report`."""
+    table, analysis = study.table, study.analysis
+    x, y = analysis.primary
+    if unknown := sorted(set(table.std_errors) - {x, y}):
+        raise StatsError(f"table.std_errors: {unknown[0]!r} is not of the primary pair ({x}, {y})")
+    return write_table_report(
+        read_table(table.path),
+        x=x,
+        y=y,
+        out=out,
+        family=table.family,
+        family_from=table.family_from,
+        family_pattern=table.family_pattern,
+        configuration=table.configuration,
+        label=table.label or None,
+        se_x=table.std_errors.get(x),
+        se_y=table.std_errors.get(y),
+        log=analysis.log,
+        covariates=analysis.covariates,
+        outcomes=table.joined and table.joined.path,
+        on=table.joined and table.joined.on,
+        outcome_columns=analysis.outcomes,
+        columns=table.columns,
+        where=table.where,
+        title=study.name,
+        question=study.description,
+        provenance={"study": study.name, "config hash": study.content_hash},
+        num_resamples=analysis.num_resamples,
+    )
 
 
 def write_report(content: Content, folder: Path) -> ReportPaths:
