@@ -1,6 +1,6 @@
 """Measure more on networks that a study kept, without training them again.
 
-    python jobs/measure.py CONFIG METRIC [METRIC ...] [--store DIR] [--address ADDRESS] [--profile NAME]
+    python jobs/measure.py CONFIG METRIC [METRIC ...] [--store DIR] [--profile NAME]
 
 CONFIG is the study as it was run with `keep_checkpoints: true`. Every kept network is measured
 again with the study's metrics and those named here, on the same probe set; the records of the new

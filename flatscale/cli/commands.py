@@ -17,6 +17,15 @@ from rich.markup import escape
 from rich.padding import Padding
 
 from flatscale import __version__
+from flatscale.cli.options import (
+    ConfigPath,
+    LabelOption,
+    PatternOption,
+    ProfileOption,
+    SetOption,
+    StoreOption,
+    StorePath,
+)
 from flatscale.errors import FlatscaleError
 
 if TYPE_CHECKING:
@@ -48,42 +57,6 @@ class _Output(Console):
 
 out = _Output(highlight=False)
 err = _Output(stderr=True, highlight=False)
-
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The study file (YAML).")]
-StorePath = Annotated[
-    Path, typer.Argument(metavar="STORE", help="The folder of a study's results.")
-]
-StoreOption = Annotated[
-    Path | None,
-    typer.Option("--store", help="Where results go.", show_default="runs/<study name>"),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Override one key of the study file, such as `data.path=../cifar10`; may be repeated.",
-    ),
-]
-ProfileOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Which of the study file's profiles to write over it.",
-        show_default="the file as it is",
-    ),
-]
-
-LabelOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Column(s) that name a row together, with commas between.",
-        show_default="that of --on or --family-from",
-    ),
-]
-PatternOption = Annotated[
-    str | None,
-    typer.Option(help="Regular expression for --family-from.", show_default="the leading letters"),
-]
 
 
 def main() -> None:
@@ -178,7 +151,6 @@ def run(
     """
     out.print(f"study     {config}", soft_wrap=True)
     from flatscale.cli.progress import ProgressLine
-
     from flatscale.study.reading import load_study
     from flatscale.study.table_study import TableStudy
 
@@ -287,7 +259,7 @@ def analyze(
     """
     from flatscale.study.reading import parse_table_study
 
-    joined = None if outcomes is None else {"path": str(outcomes), "on": _columns(on)}
+    joined = None if outcomes is None else {"path": str(outcomes), "by": _columns(on)}
     errors = {x: se_x, y: se_y}
     content = {
         "name": table.stem,

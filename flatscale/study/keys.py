@@ -56,6 +56,24 @@ def dotted_keys(part: type[BaseModel], *prefix: str) -> Iterator[str]:
             yield from dotted_keys(inner, *prefix, name)
 
 
+def with_file_keys(schema: dict[str, Any]) -> dict[str, Any]:
+    """A study's JSON Schema with what a file may hold besides: `profiles`, `base` and `set`."""
+    values = {"type": "object", "description": "Dotted keys of the study and their values."}
+    own = {
+        "profiles": {
+            "type": "object",
+            "description": "Values to write over the study, by the name that --profile takes.",
+            "additionalProperties": values,
+        },
+        "base": {
+            "type": "string",
+            "description": "A study file below this one; keys of this file take the place of its.",
+        },
+        "set": {**values, "description": "Values to write over the base, by dotted keys."},
+    }
+    return {**schema, "properties": {**schema["properties"], **own}}
+
+
 def short_names(keys: Sequence[str], taken: Collection[str] = ()) -> dict[str, str]:
     """Each dotted key by its shortest ending that no other key and no name taken has.
 

@@ -15,6 +15,7 @@ from pydantic import Field, FiniteFloat, model_validator
 from flatscale.study.axes import Design, check_steps
 from flatscale.study.declared import AnalysisConfig
 from flatscale.study.identity import content_hash, identifying_content
+from flatscale.study.keys import with_file_keys
 from flatscale.study.levels import declare_parts
 from flatscale.study.parts import BatchSize, Options, OptionValue, PositiveFloat, PositiveInt
 from flatscale.study.parts import Named as _Named
@@ -390,18 +391,4 @@ declare_parts(
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema of the study file, for editors."""
-    schema = models_or_zoo(StudyConfig.model_json_schema())
-    values = {"type": "object", "description": "Dotted keys of the study and their values."}
-    schema["properties"] |= {
-        "profiles": {
-            "type": "object",
-            "description": "Values to write over the study, by the name that --profile takes.",
-            "additionalProperties": values,
-        },
-        "base": {
-            "type": "string",
-            "description": "A study file below this one; keys of this file take the place of its.",
-        },
-        "set": {**values, "description": "Values to write over the base, by dotted keys."},
-    }
-    return schema
+    return with_file_keys(models_or_zoo(StudyConfig.model_json_schema()))

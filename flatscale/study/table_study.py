@@ -16,8 +16,8 @@ class JoinedTable(Part):
 
     path: str
     """CSV or Parquet."""
-    on: tuple[str, ...] = Field(min_length=1)
-    """Columns that name a network in both tables."""
+    by: tuple[str, ...] = ()
+    """Columns that name a network in both tables; at least one is needed."""
 
 
 class TableConfig(Part):
@@ -34,7 +34,7 @@ class TableConfig(Part):
     configuration: tuple[str, ...] = ()
     """Columns that replicates (seeds) agree in."""
     label: tuple[str, ...] = ()
-    """Columns that name a row together; those of `joined.on` or `family_from` by default."""
+    """Columns that name a row together; those of `joined.by` or `family_from` by default."""
     columns: tuple[str, ...] = ()
     """Further columns to hold against the primary pair, each other and the outcomes."""
     std_errors: dict[str, str] = Field(default_factory=dict)
@@ -65,7 +65,7 @@ class TableAnalysis(AnalysisConfig):
 class TableStudy(Part):
     """An analysis of a table that flatscale did not make."""
 
-    name: str = Field(min_length=1, max_length=100)
+    name: str = Field(min_length=1)
     """Heading of the report; names its folder."""
     description: str = ""
     """What is asked, in a sentence."""

@@ -184,7 +184,7 @@ def write_table_study(study: TableStudy, out: str | Path) -> ReportPaths:
         log=analysis.log,
         covariates=analysis.covariates,
         outcomes=table.joined and table.joined.path,
-        on=table.joined and table.joined.on,
+        on=(table.joined and table.joined.by) or None,
         outcome_columns=analysis.outcomes,
         columns=table.columns,
         where=table.where,
