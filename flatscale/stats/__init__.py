@@ -1,5 +1,15 @@
 """Statistics of a study: within and across families, outlier clusters, errors, multiplicity."""
 
+from flatscale.stats.claims import (
+    CLAIMS_SCHEMA,
+    Claim,
+    claims_table,
+    correlation_of,
+    difference_of_sizes,
+    mean_estimate,
+    share_estimate,
+    verdict,
+)
 from flatscale.stats.design import StudyDesign
 from flatscale.stats.estimators.bootstrap import bca_interval, bca_intervals
 from flatscale.stats.estimators.comparison import Comparison, compare_metrics
@@ -33,9 +43,11 @@ from flatscale.stats.tables.declaration import TABLES, Column, Table, study_tabl
 from flatscale.stats.tables.flagged_clusters import family_scan
 
 __all__ = [
+    "CLAIMS_SCHEMA",
     "FINDINGS_SCHEMA",
     "STATISTICS",
     "TABLES",
+    "Claim",
     "Column",
     "Comparison",
     "ConditionalInformation",
@@ -58,9 +70,12 @@ __all__ = [
     "bca_interval",
     "bca_intervals",
     "between_family",
+    "claims_table",
     "compare_metrics",
     "conditional_information",
     "correlate",
+    "correlation_of",
+    "difference_of_sizes",
     "disattenuated",
     "estimate_correlation",
     "family_from_name",
@@ -70,6 +85,7 @@ __all__ = [
     "granulated_kendall",
     "join_outcomes",
     "mantel",
+    "mean_estimate",
     "mixed_model",
     "partial_correlation",
     "per_family",
@@ -79,9 +95,11 @@ __all__ = [
     "repeated_measures",
     "robust_line",
     "select_pair",
+    "share_estimate",
     "sign_errors",
     "statistic",
     "study_table",
     "synthesize",
+    "verdict",
     "within_family",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +12,11 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from flatscale.errors import StatsError
+from flatscale.stats.estimators.comparison import compare_metrics
+from flatscale.stats.estimators.families import between_family, family_jackknife, within_family
 from flatscale.stats.findings import Estimate, null_estimate
+from flatscale.stats.pair import pooled_estimate
+from flatscale.stats.sample import select_pair
 
 Verdict = Literal["agrees", "disagrees", "cannot tell"]
 
@@ -143,4 +147,62 @@ def share_estimate(holds: Sequence[bool], confidence: float = 0.95) -> Estimate:
         conf_low=float(ends.low),
         conf_high=float(ends.high),
         num_trials=len(holds),
+    )
+
+
+def correlation_of(
+    df: pl.DataFrame,
+    x: str,
+    y: str,
+    *,
+    scope: Literal["pooled", "within", "between"] = "pooled",
+    log: Collection[str] = (),
+    family: str | None = None,
+    configuration: Sequence[str] = (),
+) -> Estimate:
+    """Pearson's r of two columns with the interval that a report leads with.
+
+    Args:
+        df: one row a network.
+        x, y: the columns.
+        scope: over all rows, inside families, or between their means.
+        log: columns replaced by log10.
+        family: column of families.
+        configuration: columns in which replicates agree.
+    """
+    sample = select_pair(df, x, y, family=family, configuration=configuration, log=log)
+    if scope != "pooled":
+        return (within_family if scope == "within" else between_family)(sample)
+    if sample.family is None and sample.configuration is None:
+        return pooled_estimate(sample, "pearson", 0.95)
+    return family_jackknife(sample)
+
+
+def difference_of_sizes(
+    df: pl.DataFrame,
+    a: str,
+    b: str,
+    outcome: str,
+    *,
+    log: Collection[str] = (),
+    configuration: Sequence[str] = (),
+) -> Estimate:
+    """|r(a, outcome)| - |r(b, outcome)| with its interval; see `compare_metrics`."""
+    first = select_pair(df, a, outcome, configuration=configuration, log=log)
+    known = df[first.rows.tolist()]
+    second = select_pair(known, b, outcome, configuration=configuration, log=log)
+    both = known[second.rows.tolist()]
+    first = select_pair(both, a, outcome, configuration=configuration, log=log)
+    second = select_pair(both, b, outcome, configuration=configuration, log=log)
+    order = np.argsort(second.rows)[np.argsort(np.argsort(first.rows))]
+    found = compare_metrics(first.x, second.x[order], first.y, configuration=first.configuration)
+    if found.abs_difference is None:
+        return null_estimate(found.reason or "", num_trials=found.num_trials)
+    return Estimate(
+        estimate=found.abs_difference,
+        conf_low=found.abs_conf_low,
+        conf_high=found.abs_conf_high,
+        num_trials=found.num_trials,
+        units=found.units,
+        num_units=found.num_units,
     )

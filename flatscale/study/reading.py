@@ -54,7 +54,9 @@ def load_study(
     _apply_profile(content, profile, str(path))
     for override in overrides:
         _apply_override(content, override)
-    return _validated(TableStudy if "table" in content else StudyConfig, content, str(path))
+    if "table" in content:
+        return parse_table_study(content, str(path))
+    return parse_config(content, str(path))
 
 
 def _content_of(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -165,7 +165,7 @@ def write_table_report(
 
 def write_table_study(study: TableStudy, out: str | Path) -> ReportPaths:
     """Statistics and report of the table that a study file names; see `write_table_report`."""
-    table, analysis = study.table, study.analysis
+    table, analysis, joined = study.table, study.analysis, study.table.joined
     x, y = analysis.primary
     if unknown := sorted(set(table.std_errors) - {x, y}):
         raise StatsError(f"table.std_errors: {unknown[0]!r} is not of the primary pair ({x}, {y})")
@@ -183,8 +183,8 @@ def write_table_study(study: TableStudy, out: str | Path) -> ReportPaths:
         se_y=table.std_errors.get(y),
         log=analysis.log,
         covariates=analysis.covariates,
-        outcomes=table.joined and table.joined.path,
-        on=(table.joined and table.joined.by) or None,
+        outcomes=joined.path if joined else None,
+        on=(joined.by if joined else None) or None,
         outcome_columns=analysis.outcomes,
         columns=table.columns,
         where=table.where,

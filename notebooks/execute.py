@@ -1,0 +1,112 @@
+"""Run notebooks from top to bottom, each in a namespace of its own, and collect their claims.
+
+    python notebooks/execute.py [NAME ...]
+
+Writes the outputs into the notebooks and, where all of them run, the claims that they end with into
+results/claims.csv. A kernel is not needed: cells are plain Python, whose last expression is shown.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import contextlib
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import polars as pl
+import vl_convert
+
+from flatscale.stats import CLAIMS_SCHEMA
+
+HERE = Path(__file__).resolve().parent
+CLAIMS = HERE / "results" / "claims.csv"
+Notebook = dict[str, Any]
+
+
+def notebooks() -> list[Path]:
+    """Every notebook, in the order of its name."""
+    return sorted(HERE.glob("*.ipynb"))
+
+
+def execute(notebook: Notebook) -> dict[str, Any]:
+    """Run the code cells in order, in the folder of the notebooks; outputs go into the cells.
+
+    Returns:
+        What the notebook's names stand for at its end.
+    """
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    with contextlib.chdir(HERE):
+        for number, cell in enumerate(cells, 1):
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                shown = _run("".join(cell["source"]), namespace)
+            cell["execution_count"] = number
+            cell["outputs"] = [*_of_text(printed.getvalue()), *_of_value(shown, number)]
+    return namespace
+
+
+def _run(source: str, namespace: dict[str, Any]) -> Any:
+    """Execute a cell; the value of its last line, if that is an expression."""
+    tree = ast.parse(source)
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, "<cell>", "exec"), namespace)
+    if last is None:
+        return None
+    return eval(compile(ast.Expression(last.value), "<cell>", "eval"), namespace)
+
+
+def _of_text(text: str) -> Iterator[dict[str, Any]]:
+    if text:
+        yield {"output_type": "stream", "name": "stdout", "text": text.splitlines(keepends=True)}
+
+
+def _of_value(value: Any, number: int) -> Iterator[dict[str, Any]]:
+    if value is None:
+        return
+    shown = {"execution_count": number, "metadata": {}, "output_type": "execute_result"}
+    yield {**shown, "data": _pictures(value) or {"text/plain": repr(value).splitlines(True)}}
+
+
+def _pictures(value: Any) -> dict[str, Any] | None:
+    """A chart as a picture that shows without scripts, a table as HTML beside its text."""
+    if isinstance(value, alt.TopLevelMixin):
+        picture = vl_convert.vegalite_to_png(value.to_dict(), scale=1.5)
+        return {"image/png": base64.b64encode(picture).decode(), "text/plain": ["a chart"]}
+    if isinstance(value, pl.DataFrame):
+        return {
+            "text/html": value._repr_html_().splitlines(True),
+            "text/plain": str(value).splitlines(True),
+        }
+    return None
+
+
+def main(names: list[str]) -> int:
+    """Execute the notebooks named, or all; with all, write the claims."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with pl.Config(tbl_rows=60, fmt_str_lengths=200, tbl_width_chars=200, float_precision=3):
+        claims = []
+        for path in notebooks():
+            if names and path.stem not in names:
+                continue
+            notebook = json.loads(path.read_text(encoding="utf-8"))
+            namespace = execute(notebook)
+            text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+            path.write_text(text, encoding="utf-8")
+            if isinstance(found := namespace.get("claims"), pl.DataFrame):
+                claims.append(found)
+            sys.stdout.write(f"{path.name}\n")
+    if not names:
+        pl.concat([CLAIMS_SCHEMA.to_frame(), *claims]).write_csv(CLAIMS)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
