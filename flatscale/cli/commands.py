@@ -113,7 +113,8 @@ def plan(
     """Show axes and trials, what is done, trained or measured only, disk, time and size needed.
 
     Nothing is executed without --time. The size comes from the variance between the trials done. Of
-    networks that come with their weights: parameters, inputs, and the memory that each will take.
+    networks that come with their weights: parameters, inputs, and the memory that each will take;
+    --time measures three of them.
     """
     study, specs, results = _opened(config, overrides, profile, store)
     from flatscale.cli.pilot import size_needed
@@ -121,7 +122,7 @@ def plan(
     if study.only_measures:
         from flatscale.cli.zoo_plan import print_zoo
 
-        print_zoo(out, study, specs, results)
+        print_zoo(out, study, specs, results, timed=time)
     else:
         from flatscale.cli.planning import print_plan
 

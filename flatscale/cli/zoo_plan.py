@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from time import perf_counter
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from flatscale.data import prepare
+from flatscale.cli.forecast import num_at_a_time
+from flatscale.cluster.measured_trial import load_network, measured, network_input, size_of
+from flatscale.data import Points, prepare
 from flatscale.errors import FlatscaleError
-from flatscale.models.zoo import memory_bytes, network_size, read_zoo
+from flatscale.models.zoo import NetworkSize, memory_bytes, read_zoo
 from flatscale.preflight import study_points
 from flatscale.store.records import SETTLED
 from flatscale.store.results import Store
@@ -36,16 +39,19 @@ def with_zoo(out: Console, study: StudyConfig) -> StudyConfig:
     return read.study
 
 
-def print_zoo(out: Console, study: StudyConfig, specs: Sequence[TrialSpec], store: Store) -> None:
-    """One line a network: id, name, family, parameters, input, expected peak memory, status.
+def print_zoo(
+    out: Console, study: StudyConfig, specs: Sequence[TrialSpec], store: Store, *, timed: bool
+) -> None:
+    """One line a network: id, name, family, parameters, input, expected peak memory, status; then
+    the time, if asked for.
 
     Raises:
         DataError: the probe cannot be read.
+        ModelError: a network that is timed cannot be measured.
     """
     (points,) = study_points(study, specs).values()
     statuses = store.statuses()
     num_points = sum(len(labels) for _, labels in points.point_sets.values())
-    native = None
     table = Table(
         Column("trial", no_wrap=True),
         Column("model", overflow="fold"),
@@ -55,23 +61,19 @@ def print_zoo(out: Console, study: StudyConfig, specs: Sequence[TrialSpec], stor
         Column("memory", justify="right"),
         Column("status", overflow="fold"),
     )
-    largest = 0
+    largest, sizes = 0, list[tuple[TrialSpec, NetworkSize]]()
     for spec in specs:
-        shape = spec.preprocessing.input_size if spec.preprocessing else native
-        if shape is None:
-            images = points.point_sets["probe"][0][:1]
-            channels, height, width = prepare(images, None, spec.data.image_size).shape[1:]
-            shape = native = (channels, height, width)
+        shape = network_input(spec, points)
         status = statuses.get(spec.trial_id, "to run")
         try:
-            options = dict(spec.options)
-            size = network_size(spec.architecture, shape, points.dataset.num_classes, options)
+            size = size_of(spec, points)
         except FlatscaleError as error:
             known, status = ("?", "?"), f"cannot run: {error}"
         else:
             needed = memory_bytes(size, num_points, shape)
             largest = max(largest, needed)
             known = f"{size.num_parameters / 1e6:.2f} M", f"{needed / 2**30:.1f} GiB"
+            sizes += [(spec, size)] if status not in SETTLED else []
         table.add_row(
             spec.trial_id,
             escape(spec.name or spec.architecture),
@@ -87,4 +89,41 @@ def print_zoo(out: Console, study: StudyConfig, specs: Sequence[TrialSpec], stor
     out.print(
         f"{len(specs)} networks, {num_points} images ({points.content_hashes['probe']}); a worker "
         f"holds at most {largest / 2**30:.1f} GiB"
+    )
+    if timed and sizes:
+        _print_time(out, study, points, sizes)
+
+
+def _print_time(
+    out: Console,
+    study: StudyConfig,
+    points: Points,
+    sizes: Sequence[tuple[TrialSpec, NetworkSize]],
+) -> None:
+    """Measure the networks at the quartiles of size here, and scale their time to all of them."""
+    ranked = sorted(sizes, key=lambda pair: pair[1].activation_bytes)
+    chosen = {len(ranked) * quarter // 4: None for quarter in (1, 2, 3)}
+    seconds = activations = 0.0
+    for spec, size in (ranked[place] for place in chosen):
+        began = perf_counter()
+        x = {
+            name: prepare(images, spec.preprocessing, spec.data.image_size)
+            for name, (images, _) in points.point_sets.items()
+        }
+        model, _ = load_network(spec, points)
+        loaded = perf_counter() - began
+        measured(spec, points, model, x)
+        took = perf_counter() - began
+        seconds, activations = seconds + took, activations + size.activation_bytes
+        out.print(
+            f"measured  {escape(spec.name or spec.architecture)}: {took:.1f} s, {loaded:.1f} s of "
+            "it to load weights and images",
+            soft_wrap=True,
+        )
+    total = seconds * sum(size.activation_bytes for _, size in sizes) / activations
+    at_a_time = num_at_a_time(study)
+    out.print(
+        f"time      about {total / at_a_time / 60:.1f} min for {len(sizes)} networks, {at_a_time} "
+        "at a time, if time goes with the size of what a network's layers hand on",
+        soft_wrap=True,
     )

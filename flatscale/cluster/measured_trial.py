@@ -84,7 +84,7 @@ def measure_pretrained(spec: TrialSpec, context: ZooContext, record: TrialRecord
     images = kept.threads.submit(_prepared, kept, spec, context)
     ahead = kept.ahead.pop(spec.trial_id, None)
     kept.ahead.clear()
-    model, weights_hash = ahead.result() if ahead else load_network(spec, context.dataset)
+    model, weights_hash = ahead.result() if ahead else load_network(spec, context.points)
     on_gpu = torch.cuda.is_available() and context.config.resources.gpus_per_trial > 0
     try:
         model = model.to("cuda" if on_gpu else "cpu")
@@ -94,10 +94,10 @@ def measure_pretrained(spec: TrialSpec, context: ZooContext, record: TrialRecord
     # 2. The next network is loaded while this one is measured.
     following = _following(spec, context)
     if following is not None:
-        loading = kept.threads.submit(load_network, following, context.dataset)
+        loading = kept.threads.submit(load_network, following, context.points)
         kept.ahead[following.trial_id] = loading
     # 3. All points in this process, in microbatches that its memory was planned for.
-    snapshot = _measured(spec, context, model, x)
+    snapshot = measured(spec, context.points, model, x)
     return replace(
         record,
         status=FINISHED,
@@ -112,7 +112,7 @@ def measure_pretrained(spec: TrialSpec, context: ZooContext, record: TrialRecord
     )
 
 
-def load_network(spec: TrialSpec, dataset: Dataset) -> Loaded:
+def load_network(spec: TrialSpec, points: Points) -> Loaded:
     """The network of a trial with its weights, and their hash; seeded weights have none.
 
     Raises:
@@ -120,8 +120,8 @@ def load_network(spec: TrialSpec, dataset: Dataset) -> Loaded:
     """
     model = build_model(
         spec.architecture,
-        network_input(spec, dataset),
-        dataset.num_classes,
+        network_input(spec, points),
+        points.dataset.num_classes,
         dict(spec.options),
         seed=spec.seed("initialisation"),
     )
@@ -129,29 +129,34 @@ def load_network(spec: TrialSpec, dataset: Dataset) -> Loaded:
     return model, load_pretrained(model, spec.architecture, spec.weights)
 
 
-def network_input(spec: TrialSpec, dataset: Dataset) -> tuple[int, int, int]:
+def network_input(spec: TrialSpec, points: Points) -> tuple[int, int, int]:
     """(channels, height, width) of one input: of its preprocessing, or of the data's images."""
     if spec.preprocessing is not None:
         return spec.preprocessing.input_size
-    images = next(x for x in (dataset.x_train, dataset.x_test) if len(x))
-    channels, height, width = prepare(images[:1], None, spec.data.image_size).shape[1:]
+    image = points.point_sets["probe"][0][:1]
+    channels, height, width = prepare(image, None, spec.data.image_size).shape[1:]
     return channels, height, width
 
 
-def size_of(spec: TrialSpec, dataset: Dataset) -> NetworkSize:
+def size_of(spec: TrialSpec, points: Points) -> NetworkSize:
     """How large the network of a trial is; see `network_size`."""
-    shape = network_input(spec, dataset)
-    return network_size(spec.architecture, shape, dataset.num_classes, dict(spec.options))
+    shape = network_input(spec, points)
+    return network_size(spec.architecture, shape, points.dataset.num_classes, dict(spec.options))
 
 
-def _measured(
-    spec: TrialSpec, context: ZooContext, model: nn.Module, x: Mapping[str, np.ndarray]
+def measured(
+    spec: TrialSpec, points: Points, model: nn.Module, x: Mapping[str, np.ndarray]
 ) -> Snapshot:
-    wanted, points = spec.measurement, context.points
+    """A loaded network measured in this process, on the inputs made of every point set.
+
+    Raises:
+        MetricError: a metric cannot be computed for any network.
+    """
+    wanted = spec.measurement
     names, options = list(wanted.metrics), dict[str, Mapping[str, Any]](wanted.options)
     if wanted.check_bounds:
         names, options = with_inequalities(names, options)
-    microbatch = points_at_once(size_of(spec, context.dataset))
+    microbatch = points_at_once(size_of(spec, points))
     observers = {
         name: LocalObserver(
             model,

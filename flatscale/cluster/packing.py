@@ -63,8 +63,8 @@ class Packing:
         if key in self._measured:
             return int(_MARGIN * self._measured[key])
         try:
-            size = size_of(spec, self._points.dataset)
-            shape = network_input(spec, self._points.dataset)
+            size = size_of(spec, self._points)
+            shape = network_input(spec, self._points)
         except FlatscaleError as error:
             logger.info("%s: %s", spec.name, error)
             return None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
 from flatscale.study.parts import OptionValue, Part, PositiveFloat, PositiveInt
 
@@ -68,6 +69,26 @@ class OutcomeTable(Part):
     """Its column of the networks' names."""
     columns: dict[str, str] = Field(min_length=1)
     """Which of its columns are outcomes, and what they are called here."""
+    names: dict[str, str] = Field(default_factory=dict)
+    """Where the table calls networks otherwise: regular expressions of its whole names, and what
+    they are called here, `\\1` for the first group; the first that fits counts."""
+
+    @field_validator("names")
+    @classmethod
+    def _expressions(cls, names: dict[str, str]) -> dict[str, str]:
+        for pattern, replacement in names.items():
+            try:
+                re.sub(pattern, replacement, "")
+            except re.error as error:
+                raise ValueError(
+                    f"{pattern!r}: {replacement!r} is no rule of names: {error}"
+                ) from None
+        return names
+
+    def name_here(self, name: str) -> str:
+        """What a network of the table is called here."""
+        fits = ((re.fullmatch(p, name), new) for p, new in self.names.items())
+        return next((found.expand(new) for found, new in fits if found), name)
 
 
 def moved_zoo(content: Any) -> Any:

@@ -30,7 +30,7 @@ from flatscale.models.zoo.weights import file_weights, read_tensors
 from flatscale.store.results import Store
 from flatscale.study.plan import TrialSpec, plan
 from flatscale.study.pretrained import WeightsConfig
-from flatscale.study.reading import parse_config
+from flatscale.study.reading import load_config, parse_config
 from flatscale.study.schema import StudyConfig
 from flatscale.training import save_weights
 from tests.conftest import SHARED
@@ -377,3 +377,27 @@ def test_sizes_are_counted_without_storage() -> None:
     assert tiny.num_parameters == 5_717_416
     assert memory_bytes(tiny, 100, (3, 224, 224)) > memory_bytes(tiny, 2, (3, 224, 224))
     assert points_at_once(tiny) > 1
+
+
+def test_the_testbeds_names_are_timms_by_rules_that_both_tables_top_1_confirms() -> None:
+    folder = SHARED / "published"
+    if not folder.is_dir():
+        pytest.skip("needs published tables")
+    config = load_config(Path("configs/zoo_imagenet.yaml"), ())
+    rules = config.outcomes[-1]
+    testbed = pl.read_csv(folder / "imagenet_testbed_top1.csv").select(
+        pl.col("model").map_elements(rules.name_here, pl.String).alias("here"), "model", "val"
+    )
+    timms = pl.read_csv(SHARED / "timm_results" / "results-imagenet.csv")
+    top1 = timms.group_by("model").agg(pl.col("top1").first())
+    both = testbed.join(top1, left_on="here", right_on="model")
+    assert both.height >= 80
+    assert (both["val"] - both["top1"]).abs().max() < 0.9
+    assert both.height == both["here"].n_unique()
+
+
+def test_a_rule_of_names_that_is_none_is_refused() -> None:
+    table = {"table": "t.csv", "columns": {"a": "b"}}
+    for rule, said in (({"(": "x"}, "unterminated"), ({"a": r"\1"}, "invalid group reference")):
+        with pytest.raises(ConfigError, match=f"outcomes.*{said}"):
+            study({"source": "timm"}, outcomes=[{**table, "names": rule}])

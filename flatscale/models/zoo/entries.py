@@ -172,7 +172,7 @@ def _with_outcomes(entries: list[ZooEntry], wanted: OutcomeTable) -> tuple[list[
         raise ConfigError(f"outcomes: {error}") from None
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in table.iter_rows(named=True):
-        rows.setdefault(str(row[wanted.on]), []).append(row)
+        rows.setdefault(wanted.name_here(str(row[wanted.on])), []).append(row)
     joined, unmatched, ambiguous = [], 0, []
     for entry in entries:
         found = rows.get(entry.name, [])

@@ -1,0 +1,77 @@
+"""What `flatscale plan` says of a zoo: sizes, memory, and the time it takes."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+from flatscale.cli.commands import app
+from flatscale.models import build_model
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> Path:
+    """Three kept networks and a probe of images; no other images are needed."""
+    rng, images = np.random.default_rng(0), []
+    for _ in range(8):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(buffer, "PNG")
+        images.append({"bytes": buffer.getvalue(), "path": None})
+    data = pa.table({"image": images, "label": [i % 2 for i in range(8)]})
+    pq.write_table(data, tmp_path / "test-0.parquet")
+    rows = []
+    for width in (4, 8, 500):
+        model = build_model("mlp", (1, 8, 8), 2, {"width": width}, seed=width)
+        safetensors.torch.save_file(model.state_dict(), tmp_path / f"{width}.safetensors")
+        options = f'{{"width": {width}}}'
+        rows.append({"path": f"{width}.safetensors", "architecture": "mlp", "options": options})
+    pl.DataFrame(rows).write_csv(tmp_path / "zoo.csv")
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "name": "zoo",
+                "data": {"source": "parquet", "path": str(tmp_path)},
+                "models": {"zoo": {"source": "folder", "path": str(tmp_path), "table": "zoo.csv"}},
+                "measurement": {
+                    "metrics": ["input_invariant_mls"],
+                    "probe_size": 4,
+                    "probe_split": "test",
+                },
+                "analysis": {"primary": ["num_parameters", "input_invariant_mls"], "outcomes": []},
+            }
+        )
+    )
+    return file
+
+
+def test_the_plan_of_a_zoo_lists_sizes_and_estimates_the_time(study_file: Path) -> None:
+    arguments = ["plan", str(study_file), "--store", str(study_file.parent / "store")]
+    shown = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert shown.exit_code == 0, shown.output
+    parameters = sum(
+        p.numel() for p in build_model("mlp", (1, 8, 8), 2, {"width": 500}, seed=0).parameters()
+    )
+    assert f"{parameters / 1e6:.2f} M" in shown.output
+    assert "1x8x8" in shown.output
+    assert "measured " not in shown.output
+    timed = CliRunner().invoke(app, [*arguments, "--time"], env={"COLUMNS": "200"})
+    assert timed.exit_code == 0, timed.output
+    assert [
+        line.split()[1] for line in timed.output.splitlines() if line.startswith("measured")
+    ] == [
+        "4:",
+        "8:",
+        "500:",
+    ]
+    assert "min for 3 networks" in timed.output
