@@ -1,11 +1,11 @@
-"""Measure more on networks that a study kept, without training them again.
+"""Measure more on networks that a study kept, or on a zoo's, without training any.
 
     python jobs/measure.py CONFIG METRIC [METRIC ...] [--store DIR] [--profile NAME]
 
-CONFIG is the study as it was run with `keep_checkpoints: true`. Every kept network is measured
-again with the study's metrics and those named here, on the same probe set; the records of the new
-measurement stand beside the old ones in the same store, and the report is written anew. A network
-whose weights were not kept is refused, not trained.
+CONFIG is the study as it was run with `keep_checkpoints: true`, or a study of a zoo. Every kept
+network is measured again with the study's metrics and those named here, on the same probe set; the
+records of the new measurement stand beside the old ones in the same store, and the report is
+written anew. A network whose weights were not kept is refused, not trained.
 """
 
 from __future__ import annotations
@@ -38,18 +38,21 @@ def main() -> int:
 
 def measure_kept(arguments: argparse.Namespace) -> int:
     """Run the study with more metrics, after making sure that nothing would have to be trained."""
+    from flatscale.models.zoo import read_zoo
     from flatscale.pipeline import run_study
     from flatscale.preflight import check_study
     from flatscale.store.results import Store
     from flatscale.study.reading import load_config
 
-    study = load_config(arguments.config, tuple(arguments.overrides), arguments.profile)
+    written = load_config(arguments.config, tuple(arguments.overrides), arguments.profile)
+    study = read_zoo(written).study
     store = Store(arguments.store or Path("runs") / study.name)
     metrics = tuple(dict.fromkeys((*study.measurement.metrics, *arguments.metrics)))
     measurement = study.measurement.model_copy(update={"metrics": metrics, "num_snapshots": 1})
-    wider = study.model_copy(update={"measurement": measurement, "keep_checkpoints": True})
+    keeps = not study.only_measures
+    wider = study.model_copy(update={"measurement": measurement, "keep_checkpoints": keeps})
     specs = check_study(wider)
-    lost = [spec for spec in specs if not store.weights_file(spec.weights_id).exists()]
+    lost = [s for s in specs if keeps and not store.weights_file(s.weights_id).exists()]
     if lost:
         raise StoreError(
             f"{store.checkpoints} has no weights of {len(lost)} of the study's networks, such as "

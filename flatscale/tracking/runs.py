@@ -300,6 +300,8 @@ def _connect(uri: str) -> MlflowClient:
 def _described(record: dict[str, Any]) -> str:
     """A trial in a sentence."""
     network = f"{record['architecture']} {record['options']} on {record['dataset']}"
+    if record["weights_tag"] is not None:
+        return f"{record['model']}: {network}, with the weights {record['weights_tag']}"
     return (
         f"{network}: {record['optimizer']} with learning rate {record['learning_rate']:.3g} and "
         f"batches of {record['batch_size']}, seed {record['seed_index']}"

@@ -1,9 +1,12 @@
-"""What `flatscale plan` says of a zoo: sizes, memory, and the time it takes."""
+"""What is said of a zoo before it runs: sizes, memory, time; and more measured on it later."""
 
 from __future__ import annotations
 
 import io
+import runpy
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,7 +19,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from flatscale.cli.commands import app
+from flatscale.cluster.launch import RunSummary
 from flatscale.models import build_model
+from flatscale.pipeline import StudyOutcome
+from flatscale.study.plan import TrialSpec
+from flatscale.study.schema import StudyConfig
 
 
 @pytest.fixture
@@ -75,3 +82,23 @@ def test_the_plan_of_a_zoo_lists_sizes_and_estimates_the_time(study_file: Path) 
         "500:",
     ]
     assert "min for 3 networks" in timed.output
+
+
+def test_more_is_measured_on_a_zoo_by_the_same_job(
+    study_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = runpy.run_path("jobs/measure.py", run_name="job")
+    ran: list[Any] = []
+
+    def run_study(study: StudyConfig, specs: list[TrialSpec], *_: Any, **__: Any) -> StudyOutcome:
+        ran.extend(specs)
+        summary = RunSummary(num_kept=0, statuses=Counter(finished=3), interrupted=False)
+        return StudyOutcome(summary=summary, report=None, tracking=None, tracking_problem=None)
+
+    monkeypatch.setattr("flatscale.pipeline.run_study", run_study)
+    store = str(study_file.parent / "store")
+    monkeypatch.setattr("sys.argv", ["measure.py", str(study_file), "finite_mls", "--store", store])
+    assert job["main"]() == 0
+    assert [spec.name for spec in ran] == ["4", "8", "500"]
+    assert ran[0].measurement.metrics == ("input_invariant_mls", "finite_mls")
+    assert all(spec.weights is not None for spec in ran)

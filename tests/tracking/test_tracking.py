@@ -85,6 +85,19 @@ def test_every_axis_is_a_parameter(store: Store) -> None:
     assert run.data.params["model.options.width"] == "50"
 
 
+def test_a_network_that_was_not_trained_here_is_a_run_like_others(store: Store) -> None:
+    untrained = dict.fromkeys(("optimizer", "learning_rate", "batch_size", "num_steps", "loss"))
+    untrained |= {"momentum": None, "weight_decay": None, "train_seconds": None, "stop": None}
+    spec = plan(study())[0]
+    zoo = {"model": "vit.in1k", "weights_tag": "hub:in1k", "peak_memory_bytes": 7, "history": ()}
+    store.write(record(spec, **untrained, **zoo))
+    assert writer(store).deliver() == 12
+    (run,) = [r for r in runs(store, "trial") if r.data.tags["trial_id"] == spec.trial_id]
+    assert run.info.run_name.startswith("vit.in1k ")
+    assert "weights hub:in1k" in run.data.tags["mlflow.note.content"]
+    assert run.data.metrics["mls"] == 101.0 + spec.seed_index
+
+
 def test_delivering_again_changes_nothing(store: Store) -> None:
     assert writer(store).deliver() == 12
     assert writer(store).deliver() == 0
