@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CONFIG ?= configs/quickstart.yaml
 WORKERS ?= 2
 
-.PHONY: setup quickstart test test-slow test-gpu lint audit calibration bench clean help
+.PHONY: setup quickstart docs test test-slow test-gpu lint audit calibration bench clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ lint: $(STAMP) ## Style, types, and known vulnerabilities where a service that l
 
 audit: $(STAMP) ## Known vulnerabilities in the pinned dependencies; fails where no service answers
 	$(BIN)/python .ci/audit
+
+docs: $(STAMP) ## The site of docs/ in build/docs, strictly: no broken link
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
 
 calibration: $(STAMP) ## Error rates of the statistics by simulation, as the dated table of docs/
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.calibration --tables 1000 --write docs/calibration-$$(date +%F).md

@@ -38,3 +38,7 @@ class StatsError(FlatscaleError):
 
 class TrackingError(FlatscaleError):
     """The tracking server cannot be used as configured."""
+
+
+class MissingLibraryError(FlatscaleError, ImportError):
+    """A library of an extra is not installed: names the line that installs it."""

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from flatscale.cluster.launch import RunSummary, run_trials
@@ -153,10 +153,18 @@ def _write_companions(config: StudyConfig, store: Store, data: Sequence[Points])
         "probe size": _listed(len(points.point_sets["probe"][1]) for points in data),
         "python": platform.python_version(),
         "platform": platform.system(),
-        **{name: version(name) for name in _VERSIONED},
+        **{name: known for name in _VERSIONED if (known := _installed(name))},
     }
     for path, content in ((store.glossary, glossary), (store.provenance, provenance)):
         write_atomically(path, json.dumps(content, indent=1).encode())
+
+
+def _installed(library: str) -> str | None:
+    """The version of a library; None where a study can do without it, and it is not there."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 def _listed(values: Iterable[object]) -> str:

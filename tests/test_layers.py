@@ -12,12 +12,13 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "flatscale"
 
 # The rooms in the order that imports go; a room may import from itself and from those named.
-STUDY = ("errors", "study")
+STUDY = ("errors", "extras", "study")
 STORE = (*STUDY, "measurement", "store")
 ALLOWED = {
     "errors": (),
+    "extras": ("errors",),
     "measurement": (),
-    "study": ("errors",),
+    "study": ("errors", "extras"),
     "store": (*STUDY, "measurement"),
     "data": (*STORE, "models"),
     "models": STORE,

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.padding import Padding
 
 from flatscale import __version__
+from flatscale.cli.new_study import init
 from flatscale.cli.options import (
     ConfigPath,
     LabelOption,
@@ -40,7 +41,6 @@ app = typer.Typer(
     "networks. One YAML file describes a study; `flatscale run` trains and measures every network "
     "it describes and writes the report.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
@@ -94,6 +94,9 @@ def _options(
     logging.getLogger("flatscale").setLevel(logging.INFO if verbose else logging.WARNING)
     # What goes wrong with MLflow is told by the tracking writer, once; MLflow reads this on import.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+
+
+app.command()(init)
 
 
 @app.command()

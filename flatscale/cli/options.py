@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The study file (YAML).")]
+ConfigPath = Annotated[
+    Path,
+    typer.Argument(metavar="CONFIG", help="The study file (YAML), or the name of a bundled study."),
+]
 StorePath = Annotated[
     Path, typer.Argument(metavar="STORE", help="The folder of a study's results.")
 ]

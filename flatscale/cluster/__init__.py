@@ -3,3 +3,7 @@
 `flatscale.cluster.launch` is the way in. Nothing is imported here: each of Ray's workers is a new
 process, which would import all of the room for the one module it works with.
 """
+
+from flatscale.extras import needs
+
+needs("grpc", "ray")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from flatscale.data.source import Source, array_split, dataset
+from flatscale.extras import needs
 from flatscale.study.schema import DataConfig
 
 _TEST_SHARE, _SPLIT_SEED = 0.2, 0
@@ -17,6 +18,7 @@ def digits(config: DataConfig) -> Source:
     Grey values 0..16 become [0, 1]. Source: UCI "Optical Recognition of Handwritten Digits" (its
     test part), Alpaydin & Kaynak 1998.
     """
+    needs("sklearn")
     # scikit-learn takes a second to import, and the workers do not load data.
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

@@ -22,6 +22,7 @@ from flatscale.data.points import Points
 from flatscale.data.selection import balanced_rows, select_classes
 from flatscale.data.source import Split, unit_range
 from flatscale.errors import DataError
+from flatscale.extras import needs
 from flatscale.models import allow_torchvision_without_ops
 from flatscale.study.pretrained import Preprocessing
 from flatscale.study.schema import StudyConfig
@@ -132,6 +133,7 @@ def prepare(
 
 
 def _transform(preprocessing: Preprocessing) -> Any:
+    needs("timm", "torchvision")
     allow_torchvision_without_ops()
     from timm.data import create_transform  # torchvision's transforms: slow to import
 

@@ -7,17 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from flatscale.data.decoding import decode_images
 from flatscale.data.source import Source, Split, absent_split, dataset, required_path
 from flatscale.errors import DataError
+from flatscale.extras import needs
 from flatscale.study.schema import DataConfig
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -49,6 +51,7 @@ def parquet(config: DataConfig) -> Source:
     of them. `validation-*` serves as test where there is no `test-*`. Labels are read first; images
     only of the rows kept, a few hundred at a time.
     """
+    needs("pyarrow")
     folder = required_path(config)
     splits, absent = dict[str, list[_File]](), dict[str, DataError]()
     for name in _SPLITS:
@@ -96,6 +99,9 @@ def _files(folder: Path, split: str) -> list[_File]:
 
 
 def _open(path: Path) -> _File:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     with _readable(path):
         schema = pq.read_schema(path)
     images = _column(path, schema, _IMAGE_COLUMNS, "images")
@@ -127,6 +133,8 @@ def _column(path: Path, schema: pa.Schema, candidates: tuple[str, ...], what: st
 
 
 def _is_encoded_image(image_type: pa.DataType) -> bool:
+    import pyarrow as pa
+
     if not pa.types.is_struct(image_type) or image_type.get_field_index("bytes") < 0:
         return False
     content = image_type.field("bytes").type
@@ -174,6 +182,8 @@ def _split(files: list[_File], where: str, image_size: int | None) -> Split:
 
 def _encoded(file: _File, rows: NDArray[np.int64]) -> Iterator[tuple[str, bytes]]:
     """The images of ascending rows of a file, named; row groups without any are not read."""
+    import pyarrow.parquet as pq
+
     with _readable(file.path), pq.ParquetFile(file.path) as opened:
         groups = [opened.metadata.row_group(i).num_rows for i in range(opened.num_row_groups)]
         starts = np.cumsum([0, *groups])
@@ -196,6 +206,8 @@ def _encoded(file: _File, rows: NDArray[np.int64]) -> Iterator[tuple[str, bytes]
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Turns what pyarrow raises on a broken file into a DataError that names it."""
+    import pyarrow as pa
+
     try:
         yield
     except (pa.ArrowException, OSError, ValueError) as error:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from flatscale.data.source import Source, Task, array_split, dataset, required_path
 from flatscale.errors import DataError
+from flatscale.extras import needs
 from flatscale.study.registry import nearest
 from flatscale.study.schema import DataConfig
 
@@ -74,6 +75,7 @@ def sklearn(
 
     Rows and scales as in `table`.
     """
+    needs("sklearn")
     from sklearn import datasets  # it takes a second to import
 
     bunch = getattr(datasets, f"load_{name}")()
@@ -104,6 +106,7 @@ def split_rows(
     Raises:
         DataError: too few rows of a class, or a value that is not finite.
     """
+    needs("sklearn")
     from sklearn.model_selection import train_test_split  # it takes a second to import
 
     is_class = targets.ndim == 1

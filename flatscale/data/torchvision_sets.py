@@ -8,6 +8,7 @@ import numpy as np
 
 from flatscale.data.source import Source, Split, array_split, dataset, required_path
 from flatscale.errors import DataError
+from flatscale.extras import needs
 from flatscale.models import allow_torchvision_without_ops
 from flatscale.study.schema import DataConfig
 
@@ -37,6 +38,7 @@ def fashion_mnist(config: DataConfig) -> Source:
 
 
 def _source(config: DataConfig, class_name: str) -> Source:
+    needs("torchvision")
     allow_torchvision_without_ops()
     import torchvision.datasets  # after the line above, and only where it is needed: it is slow
 

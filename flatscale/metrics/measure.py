@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from flatscale.errors import DataError, MetricError
+from flatscale.extras import needs
 from flatscale.measurement import Measurement
 from flatscale.metrics.pass_runner import Watch, default_metrics, measure_observers
 from flatscale.metrics.probe.observers import LocalObserver, call_on_shard
@@ -79,6 +80,7 @@ class Report(Mapping[str, Measurement]):
 
     def to_pandas(self) -> Any:
         """`to_polars` as a pandas frame."""
+        needs("pandas", "pyarrow")
         return self.to_polars().to_pandas()
 
     def _repr_html_(self) -> str:

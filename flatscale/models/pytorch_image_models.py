@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from flatscale.errors import ModelError
+from flatscale.extras import needs
 from flatscale.models.torchvision_ops import allow_torchvision_without_ops
 from flatscale.study.registry import nearest
 
@@ -102,6 +103,7 @@ def _timm_name(architecture: str) -> str:
 
 def timm_module() -> Any:
     """The timm module; imported on first use, for it takes seconds."""
+    needs("timm")
     allow_torchvision_without_ops()
     import timm
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from flatscale.errors import StatsError
+from flatscale.extras import needs
 from flatscale.stats.sample import require_columns
 
 logger = logging.getLogger(__name__)
@@ -24,7 +23,6 @@ _NUMBER = re.compile(r"[+-]?(([1-9]\d{0,2}(,\d{3})+|\d+)(\.\d*)?|\.\d+)([eE][+-]
 _UNREADABLE = (
     pl.exceptions.PolarsError,
     pl.exceptions.PanicException,
-    pa.ArrowException,
     OSError,
     ValueError,
 )
@@ -101,8 +99,15 @@ def _whole(series: pl.Series) -> pl.Series:
 
 def _read_parquet(path: Path) -> pl.DataFrame:
     """Read and checked by pyarrow: on some damaged files polars' own reader ends the process."""
-    arrow = pq.read_table(path)
-    arrow.validate(full=True)
+    needs("pyarrow")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        arrow = pq.read_table(path)
+        arrow.validate(full=True)
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
     table = pl.from_arrow(arrow)
     assert isinstance(table, pl.DataFrame)
     return table

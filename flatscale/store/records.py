@@ -8,7 +8,8 @@ written before it are read with null there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from numbers import Integral, Real
@@ -196,3 +197,20 @@ REQUIRED = tuple(column.name for column in COLUMNS if not column.nullable)
 def columns_for(use: str) -> tuple[str, ...]:
     """The names of the columns that go somewhere: to PARAMETER, TAG, METRIC, HYPERPARAMETER."""
     return tuple(column.name for column in COLUMNS if use in column.uses)
+
+
+def axis_values(name: str, values: Sequence[Any]) -> pl.Series:
+    """A column of an axis: numbers where all of its levels are, else their labels."""
+    there = [value for value in values if value is not None]
+    if there and all(isinstance(value, int) for value in there):
+        return pl.Series(name, values, dtype=pl.Int64)
+    if all(isinstance(value, int | float) for value in there):
+        return pl.Series(name, values, dtype=pl.Float64, strict=False)
+    return pl.Series(name, [None if v is None else str(v) for v in values], dtype=pl.String)
+
+
+def parquet_bytes(frame: pl.DataFrame) -> bytes:
+    """A table as the content of a Parquet file."""
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    return buffer.getvalue()

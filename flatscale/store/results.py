@@ -11,7 +11,6 @@ programs, written anew after every run.
 from __future__ import annotations
 
 import fcntl
-import io
 import json
 import os
 import time
@@ -26,10 +25,18 @@ import polars as pl
 import yaml
 
 from flatscale.errors import ConfigError, StoreError
+from flatscale.extras import needs
 from flatscale.store.atomic import is_leftover, write_atomically
 from flatscale.store.checksums import Checksums
 from flatscale.store.layout import Layout
-from flatscale.store.records import RECORD_SCHEMA, REQUIRED, TRIAL_SCHEMA, TrialRecord
+from flatscale.store.records import (
+    RECORD_SCHEMA,
+    REQUIRED,
+    TRIAL_SCHEMA,
+    TrialRecord,
+    axis_values,
+    parquet_bytes,
+)
 from flatscale.store.zoo_table import zoo_table
 from flatscale.study.plan import TrialSpec, plan
 from flatscale.study.reading import parse_config
@@ -51,6 +58,15 @@ class Results:
     trials: pl.DataFrame
     measurements: pl.DataFrame
     history: pl.DataFrame
+
+    def to_pandas(self, *, all: bool = False) -> Any:
+        """`table` as a pandas frame."""
+        needs("pandas", "pyarrow")
+        return self.table(all=all).to_pandas()
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the table, one row per network."""
+        return self.table()._repr_html_()
 
     def table(self, *, all: bool = False) -> pl.DataFrame:
         """One row per network of the study as it is now, a column per metric of its final snapshot.
@@ -115,16 +131,6 @@ class Results:
 
         rows = self.trials.select("trial_id", "network_id").iter_rows()
         return pl.Series([reason(*row) for row in rows], dtype=pl.String)
-
-
-def axis_values(name: str, values: Sequence[Any]) -> pl.Series:
-    """A column of an axis: numbers where all of its levels are, else their labels."""
-    there = [value for value in values if value is not None]
-    if there and all(isinstance(value, int) for value in there):
-        return pl.Series(name, values, dtype=pl.Int64)
-    if all(isinstance(value, int | float) for value in there):
-        return pl.Series(name, values, dtype=pl.Float64, strict=False)
-    return pl.Series(name, [None if v is None else str(v) for v in values], dtype=pl.String)
 
 
 class Store(Layout):
@@ -240,7 +246,7 @@ class Store(Layout):
             StoreError: the disk is full or the store cannot be written; earlier records are whole.
         """
         path = self.record_file(record.trial_id)
-        content = _parquet(pl.DataFrame([record.row()], schema=RECORD_SCHEMA))
+        content = parquet_bytes(pl.DataFrame([record.row()], schema=RECORD_SCHEMA))
         try:
             self._checksums.add(path, content)
             write_atomically(path, content)
@@ -318,11 +324,11 @@ class Store(Layout):
 
     def export(self, results: Results) -> None:
         """Write the flat tables: of networks, of trials and of measurements."""
-        write_atomically(self.table_file, _parquet(results.table()))
-        write_atomically(self.trials_table, _parquet(results.trials))
-        write_atomically(self.measurements_table, _parquet(results.measurements))
+        write_atomically(self.table_file, parquet_bytes(results.table()))
+        write_atomically(self.trials_table, parquet_bytes(results.trials))
+        write_atomically(self.measurements_table, parquet_bytes(results.measurements))
         if results.study.keep_checkpoints:
-            write_atomically(self.zoo_table, _parquet(zoo_table(self, results)))
+            write_atomically(self.zoo_table, parquet_bytes(zoo_table(self, results)))
 
     def _scan(self, columns: Sequence[str], trial_ids: Sequence[str]) -> pl.DataFrame:
         """Columns of the records named, a row a trial in that order."""
@@ -371,12 +377,6 @@ def load_results(store: str | Path) -> Results:
         StoreError: this is not a store, or a record in it is damaged.
     """
     return Store(store).read()
-
-
-def _parquet(frame: pl.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    frame.write_parquet(buffer)
-    return buffer.getvalue()
 
 
 def _read_parquet(paths: list[Path]) -> pl.LazyFrame:

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from flatscale.errors import ConfigError
+from flatscale.study.bundled import study_file
 from flatscale.study.keys import known_keys
 from flatscale.study.redaction import without_passwords
 from flatscale.study.registry import nearest
@@ -43,14 +44,14 @@ def load_study(
     """Read and validate a study file, of networks or of a table (where it has the key `table`).
 
     Args:
-        path: a YAML file.
+        path: a YAML file, or the name of a study that comes with flatscale.
         overrides: `key.path=value` strings, values in YAML, applied over the file and the profile.
         profile: which of the file's `profiles` to write over it; by default the file itself.
 
     Raises:
         ConfigError: one message with every fault: the key's path, what was found, what is allowed.
     """
-    content = _content_of(Path(path))
+    content = _content_of(study_file(path))
     _apply_profile(content, profile, str(path))
     for override in overrides:
         _apply_override(content, override)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flatscale.errors import ConfigError
+from flatscale.extras import needs
 from flatscale.models import allow_torchvision_without_ops
 from flatscale.study.registry import unknown_name
 from flatscale.study.schema import TransformConfig
@@ -64,6 +65,7 @@ def seed_generators(seed: int, device: torch.device) -> None:
 
 
 def _transform(config: TransformConfig) -> Any:
+    needs("torchvision")
     allow_torchvision_without_ops()
     from torchvision.transforms import v2  # after the line above, and only where it is needed
 

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import nn
 
 from flatscale.errors import ConfigError
+from flatscale.extras import needs
 from flatscale.models import allow_torchvision_without_ops
 from flatscale.study.registry import Registered, Registry, checked_options, option_parameters
 from flatscale.study.schema import OptimizerConfig
@@ -140,6 +141,7 @@ def _entries(config: OptimizerConfig) -> tuple[OptimizerEntry | None, OptimizerE
 def _entry(name: str) -> OptimizerEntry:
     if not name.startswith(TIMM):
         return OPTIMIZERS[name]
+    needs("timm")
     allow_torchvision_without_ops()
     import timm.optim  # after the line above, and only where it is needed: it is slow
 

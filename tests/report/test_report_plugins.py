@@ -1,4 +1,4 @@
-"""A plugin's statistic and section, in the findings and on the page of a store; README's too."""
+"""A plugin's statistic and section, in the findings and on the page; the documentation's too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flatscale.study.plan import plan
 from tests.records_by_hand import record, study
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
+PLUGINS = ROOT / "docs" / "plugins.md"
 PLUGIN = '''
 import numpy as np
 import polars as pl
@@ -71,8 +71,8 @@ def store_of(root: Path, *plugins: str) -> Store:
 
 def test_a_statistic_and_a_section_of_a_plugin_are_in_the_report(tmp_path: Path) -> None:
     (tmp_path / "my_signs.py").write_text(PLUGIN)
-    (of_readme,) = re.findall(r"```python\n(# my_report\.py\n.*?)```", README.read_text(), re.S)
-    (tmp_path / "my_report.py").write_text(of_readme)
+    (of_page,) = re.findall(r"```python\n(# my_report\.py\n.*?)```", PLUGINS.read_text(), re.S)
+    (tmp_path / "my_report.py").write_text(of_page)
     store = store_of(tmp_path, "my_signs", "my_report")
     program = "import sys; from flatscale.report import write_study_report as w; w(sys.argv[1])"
     # A process of its own: what a plugin registers stays registered.

@@ -81,12 +81,12 @@ PARTS: dict[str, dict[str, Any]] = {
 
 
 def study(name: str) -> StudyConfig:
-    """A shipped study, README's, or the small one with some of its parts replaced."""
+    """A shipped study, the documentation's, or the small one with some of its parts replaced."""
     if (path := ROOT / "configs" / f"{name}.yaml").is_file():
         return load_config(path)
     if name == "my_study":
-        readme = (ROOT / "README.md").read_text(encoding="utf-8")
-        return parse_config(yaml.safe_load(re.findall(r"```yaml\n(.*?)```", readme, re.S)[0]))
+        page = (ROOT / "docs" / "study-file.md").read_text(encoding="utf-8")
+        return parse_config(yaml.safe_load(re.findall(r"```yaml\n(.*?)```", page, re.S)[0]))
     return parse_config({**SMALL, **PARTS[name]})
 
 

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from flatscale.errors import ConfigError, ModelError
+from flatscale.extras import needs
 from flatscale.models.architectures import architecture_family
 from flatscale.study.parts import OptionValue
 from flatscale.study.pretrained import OutcomeTable, Preprocessing, WeightsConfig
@@ -132,6 +131,10 @@ def read_columns(path: Path, required: Iterable[str]) -> pl.DataFrame:
     Raises:
         ModelError: it is missing, has another ending, cannot be read or lacks a column.
     """
+    needs("pyarrow")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         if path.suffix == ".csv":
             table = pl.read_csv(path, infer_schema_length=None)

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import PositiveInt
 
 from flatscale.errors import ModelError
+from flatscale.extras import needs
 from flatscale.models.pytorch_image_models import PREFIX, timm_module
 from flatscale.models.zoo.entries import HUB, NONE, ZooEntry, matches, zoo_reader
 from flatscale.models.zoo.weights import find_weights
@@ -62,6 +63,7 @@ def timm_registry(
 
 def timm_preprocessing(settings: dict[str, Any]) -> Preprocessing:
     """How timm itself prepares images for evaluation, by its data configuration."""
+    needs("timm")
     timm_module()
     from timm.data import resolve_data_config
 

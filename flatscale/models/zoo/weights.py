@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from flatscale.errors import ModelError
+from flatscale.extras import needs
 from flatscale.models.pytorch_image_models import PREFIX, timm_module
 from flatscale.study.pretrained import WeightsConfig
 
@@ -153,6 +154,7 @@ def _converted(model: nn.Module, architecture: str, tensors: dict[str, Tensor]) 
 
 
 def _from_hub(location: str) -> Path:
+    needs("timm", "huggingface_hub")
     if location.startswith(("http://", "https://")):
         timm_module()
         from timm.models._hub import check_cached_file, download_cached_file

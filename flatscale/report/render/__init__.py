@@ -1,1 +1,5 @@
 """HTML, LaTeX and files."""
+
+from flatscale.extras import needs
+
+needs("jinja2", "markupsafe", "vl_convert")

@@ -1,1 +1,5 @@
 """Estimates: arrays in, an `Estimate` or a named record out."""
+
+from flatscale.extras import needs
+
+needs("sklearn", "statsmodels")
