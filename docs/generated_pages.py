@@ -146,14 +146,18 @@ def metrics() -> Iterator[str]:
 
 def options(function: Any) -> Iterator[str]:
     """A table of the options of a registered function, if it has any."""
+    from pydantic import TypeAdapter
+
     from flatscale.study.registry import option_parameters
 
+    hints = get_type_hints(function, include_extras=True)
     rows = [
-        f"| `{name}` | `{cell(str(parameter.annotation))}` | {code(parameter.default)} |"
+        f"| `{name}` | {cell(kind_of(TypeAdapter(hints[name]).json_schema()))} "
+        f"| {code(parameter.default)} |"
         for name, parameter in option_parameters(function).items()
     ]
     if rows:
-        yield "\n".join(["| option | type | default |", "| --- | --- | --- |", *rows]) + "\n"
+        yield "\n".join(["| option | values | default |", "| --- | --- | --- |", *rows]) + "\n"
 
 
 def passes() -> Iterator[str]:
@@ -220,7 +224,9 @@ def study_keys() -> Iterator[str]:
     from flatscale.study.schema import json_schema
 
     schema = json_schema()
-    parts = {"StudyConfig": {k: v for k, v in schema.items() if k != "$defs"}, **schema["$defs"]}
+    parts = {"StudyConfig": {k: v for k, v in schema.items() if k != "$defs"}}
+    for part in (parts["StudyConfig"], *schema["$defs"].values()):  # in the order of the study file
+        parts |= {name: schema["$defs"][name] for name in re.findall(r"\$defs/(\w+)", str(part))}
     for name, part in parts.items():
         yield f"## {name}\n"
         yield " ".join(part.get("description", "").split()) + "\n"
