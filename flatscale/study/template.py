@@ -50,7 +50,9 @@ def commented_study(text: str, name: str) -> str:
             further = _further(part, content[key], "  ", "#" if block else "# ")
             section = own[0] + "\n" + "".join(further) + section[own.end() :].removeprefix("\n")
         written.append(section)
-    rest = "".join(_further(schema, content, "", "#"))
+    # base, set and profiles are of the file, not of the study that it stands for.
+    own = {key: schema["properties"][key] for key in type(study).model_fields}
+    rest = "".join(_further({"properties": own}, content, "", "#"))
     return "".join(written).rstrip("\n") + "\n\n# What else a study may say.\n" + rest
 
 
