@@ -51,8 +51,8 @@ def commented_study(text: str, name: str) -> str:
             section = own[0] + "\n" + "".join(further) + section[own.end() :].removeprefix("\n")
         written.append(section)
     # base, set and profiles are of the file, not of the study that it stands for.
-    own = {key: schema["properties"][key] for key in type(study).model_fields}
-    rest = "".join(_further({"properties": own}, content, "", "#"))
+    fields = {key: schema["properties"][key] for key in type(study).model_fields}
+    rest = "".join(_further({"properties": fields}, content, "", "#"))
     return "".join(written).rstrip("\n") + "\n\n# What else a study may say.\n" + rest
 
 
