@@ -26,7 +26,7 @@ from flatscale.models import build_model
 from flatscale.preflight import check_study
 from flatscale.store.results import Store
 from flatscale.study.plan import plan
-from flatscale.study.reading import load_config, parse_config
+from flatscale.study.reading import load_config, parse_config, parse_table_study
 from flatscale.study.registry import import_plugins
 from flatscale.study.schema import json_schema
 from tests.records_by_hand import record
@@ -62,6 +62,8 @@ def test_the_studies_are_valid() -> None:
     fixed = {"kind": "grid", "learning_rate": [0.1], "batch_size": [8]}
     parts = {**yaml.safe_load(training), "design": fixed}
     assert parse_config({**study, **parts}).training.optimizer.name == "sam"
+    (audit,) = blocks("yaml", TEXT["report.md"])
+    assert parse_table_study(yaml.safe_load(audit)).table.joined is not None
 
 
 def test_the_library_example_runs() -> None:
@@ -172,7 +174,8 @@ def test_the_tutorial(tmp_path: Path) -> None:
     for line in tutorial:
         program, *arguments = shlex.split(line)
         if arguments[0] == "run":
-            arguments += [part for key, value in TINY for part in ("--set", f"{key}={value}")]
+            tiny = [part for key, value in TINY for part in ("--set", f"{key}={value}")]
+            arguments[2:2] = tiny  # before the line's own, which come last and count
         command = [sys.executable, "-m", program, *arguments]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
