@@ -23,7 +23,7 @@ from flatscale.data.selection import balanced_rows, select_classes
 from flatscale.data.source import Split, unit_range
 from flatscale.errors import DataError
 from flatscale.extras import needs
-from flatscale.models import allow_torchvision_without_ops
+from flatscale.models.pytorch_image_models import timm_module
 from flatscale.study.pretrained import Preprocessing
 from flatscale.study.schema import StudyConfig
 from flatscale.study.seeds import derive_seed
@@ -134,9 +134,7 @@ def prepare(
 
 def _transform(preprocessing: Preprocessing) -> Any:
     needs("timm", "torchvision")
-    allow_torchvision_without_ops()
-    from timm.data import create_transform  # torchvision's transforms: slow to import
-
+    create_transform = timm_module().data.create_transform
     try:
         return create_transform(is_training=False, **preprocessing.model_dump())
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from flatscale.models.torchvision_ops import allow_torchvision_without_ops
 from flatscale.study.registry import nearest
 
 PREFIX = "timm:"
+_IMPORTING = threading.RLock()
 SET_HERE = frozenset(
     {"architecture", "input_shape", "num_classes", "in_chans", "img_size"}
     | {"model_name", "pretrained", "checkpoint_path"}
@@ -102,9 +104,15 @@ def _timm_name(architecture: str) -> str:
 
 
 def timm_module() -> Any:
-    """The timm module; imported on first use, for it takes seconds."""
-    needs("timm")
-    allow_torchvision_without_ops()
-    import timm
+    """The timm module; imported on first use, for it takes seconds.
 
-    return timm
+    One thread at a time: timm's modules import each other, and two threads that begin at different
+    ones meet half of them.
+    """
+    needs("timm")
+    with _IMPORTING:
+        allow_torchvision_without_ops()
+        import timm
+        import timm.data
+
+        return timm

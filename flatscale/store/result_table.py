@@ -35,13 +35,18 @@ class ResultTable:
 def write_result_table(results: Results, path: str | Path) -> None:
     """Write the networks of a study, or every snapshot where there are several, with its hash.
 
-    Columns are the axes, what names a network, the metrics and their standard errors.
+    Columns are the axes, what names a network, the metrics and their standard errors; of networks
+    that others trained, also what was published of them.
     """
     study = results.study
     networks = results.table()
     metrics = results.measurements["metric"].unique(maintain_order=True).to_list()
     named = [c for c in networks.columns if c in _KEPT or c in ("learning_rate", "batch_size")]
     named += [c for c in networks.columns if "." in c]
+    if study.only_measures:
+        published = {outcome for model in study.models for outcome in model.outcomes}
+        told = {"model", "options", "weights_hash", *published} - {*named, *metrics}
+        named += [c for c in networks.columns if c in told]
     if study.measurement.num_snapshots > 1:
         steps = results.measurements.pivot(
             "metric", index=["trial_id", "step"], values="value", aggregate_function="first"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -401,3 +403,31 @@ def test_a_rule_of_names_that_is_none_is_refused() -> None:
     for rule, said in (({"(": "x"}, "unterminated"), ({"a": r"\1"}, "invalid group reference")):
         with pytest.raises(ConfigError, match=f"outcomes.*{said}"):
             study({"source": "timm"}, outcomes=[{**table, "names": rule}])
+
+
+def test_threads_that_need_timm_at_once_import_it_once() -> None:
+    """A network is built while its images are prepared; each begins with another module."""
+    script = """
+import threading
+from flatscale.data.encoded import _transform
+from flatscale.models import build_model
+from flatscale.study.pretrained import Preprocessing
+failed = []
+def run(function, *arguments, **options):
+    try:
+        function(*arguments, **options)
+    except BaseException as error:
+        failed.append(error)
+network = ("timm:test_vit", (3, 32, 32), 2, {})
+jobs = [
+    threading.Thread(target=run, args=(_transform, Preprocessing(input_size=(3, 8, 8)))),
+    threading.Thread(target=run, args=(build_model, *network), kwargs={"seed": 0}),
+]
+for job in jobs:
+    job.start()
+for job in jobs:
+    job.join()
+assert not failed, failed
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

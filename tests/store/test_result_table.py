@@ -11,6 +11,7 @@ from flatscale.errors import StoreError
 from flatscale.store.result_table import read_result_table, write_result_table
 from flatscale.store.results import Store
 from flatscale.study.plan import plan
+from flatscale.study.reading import parse_config
 from tests.records_by_hand import record, study
 
 
@@ -31,3 +32,24 @@ def test_a_table_comes_back_with_its_study(tmp_path: Path) -> None:
     for name in ("other", "absent"):
         with pytest.raises(StoreError, match="is no table of a study's results"):
             read_result_table(tmp_path / f"{name}.parquet")
+
+
+def test_of_a_zoo_names_and_published_results_are_kept(tmp_path: Path) -> None:
+    weights = {"source": "none"}
+    model = {"architecture": "mlp", "name": "one", "weights": weights, "outcomes": {"top1": 0.5}}
+    config = parse_config(
+        {
+            "name": "zoo",
+            "models": [model],
+            "design": {"kind": "none"},
+            "analysis": {"primary": ["mls", "sharpness"], "outcomes": ["top1"]},
+        }
+    )
+    store = Store(tmp_path / "store")
+    store.prepare(config)
+    (spec,) = plan(config)
+    store.write(record(spec, model="one", weights_hash="7", learning_rate=None))
+    store.export(store.read())
+    write_result_table(store.read(), tmp_path / "zoo.parquet")
+    (row,) = read_result_table(tmp_path / "zoo.parquet").frame.iter_rows(named=True)
+    assert (row["model"], row["top1"], row["weights_hash"], row["mls"]) == ("one", 0.5, "7", 101.0)

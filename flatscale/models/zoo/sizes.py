@@ -31,7 +31,7 @@ class NetworkSize:
 ACTIVATION_BYTES = 1.5e9
 """What a microbatch of a zoo's network may hand on; a network of which one image takes more is
 measured image by image."""
-_PROCESS_BYTES = 0.6e9
+_PROCESS_BYTES = 0.8e9
 _COPIES_OF_WEIGHTS = 5
 _GRAPH = 3.0
 
