@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -119,7 +120,10 @@ def plan(
     networks that come with their weights: parameters, inputs, and the memory that each will take;
     --time measures three of them.
     """
-    study, specs, results = _opened(config, overrides, profile, store)
+    from flatscale.study.reading import load_config
+
+    read = load_config(config, tuple(overrides or ()), profile)
+    study, specs, results = _opened(read, store)
     from flatscale.cli.pilot import size_needed
 
     if study.only_measures:
@@ -155,17 +159,24 @@ def run(
     """
     out.print(f"study     {config}", soft_wrap=True)
     from flatscale.cli.progress import ProgressLine
+    from flatscale.cluster.worker_forks import prepared_workers
     from flatscale.study.reading import load_study
     from flatscale.study.table_study import TableStudy
 
+    # The file is read before torch is imported: what is wrong in it is said at once.
     read = load_study(config, tuple(overrides or ()), profile)
     if isinstance(read, TableStudy):
         _write_table_study(read, store or Path("runs") / read.name)
         return
-    study, specs, results = _opened(config, overrides, profile, store)
-    from flatscale.pipeline import run_study
+    with ExitStack() as stack:
+        if address is None and "RAY_ADDRESS" not in os.environ:
+            # What workers import is imported while this process imports the same.
+            threads = max(1, int(read.resources.cpus_per_trial))
+            stack.enter_context(prepared_workers(threads))
+        study, specs, results = _opened(read, store)
+        from flatscale.pipeline import run_study
 
-    with ProgressLine(out, results, specs) as line:
+        line = stack.enter_context(ProgressLine(out, results, specs))
         outcome = run_study(
             study, specs, results, address=address, tracking_uri=tracking_uri, listeners=[line]
         )
@@ -341,14 +352,8 @@ def ui(
     serve(store, port, lambda line: out.print(line, soft_wrap=True))
 
 
-def _opened(
-    config: Path, overrides: list[str] | None, profile: str | None, store: Path | None
-) -> tuple[StudyConfig, list[TrialSpec], Store]:
-    """A study file's study, its trials, and the store of its results."""
-    from flatscale.study.reading import load_config
-
-    # The file is read before torch is imported: what is wrong in it is said at once.
-    study = load_config(config, tuple(overrides or ()), profile)
+def _opened(study: StudyConfig, store: Path | None) -> tuple[StudyConfig, list[TrialSpec], Store]:
+    """A study with its zoo listed, its trials, and the store of its results."""
     if study.zoo is not None:
         from flatscale.cli.zoo_plan import with_zoo
 

@@ -18,6 +18,8 @@ import ray
 from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
+from flatscale.cluster.own_node import own_node
+from flatscale.cluster.worker_forks import prepared_workers
 from flatscale.errors import FlatscaleError
 
 logger = logging.getLogger(__name__)
@@ -41,8 +43,9 @@ def local_ray(**options: Any) -> Iterator[None]:
     Raises:
         FlatscaleError: Ray did not start, twice.
     """
-    with _on_loopback(), _own_token():
-        _start(options)
+    with _on_loopback(), _own_token(), prepared_workers() as workers:
+        with own_node(workers):
+            _start(options)
         try:
             _warn_if_reachable()
             yield
