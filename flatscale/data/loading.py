@@ -206,7 +206,7 @@ def _points(
                 "classes are empty); list the classes to keep in data.classes"
             )
     if size is not None:
-        rows = rows[_subset(source, targets[rows], len(classes), size, seed, split.where)]
+        rows = rows[_subset(source, targets[rows], len(classes), size, seed, split)]
     inputs = np.ascontiguousarray(unit_range(split.read(rows)))
     is_image = source.kind == "image"
     if not np.isfinite(inputs).all() or (is_image and not 0 <= inputs.min() <= inputs.max() <= 1):
@@ -216,13 +216,20 @@ def _points(
 
 
 def _subset(
-    source: Source, targets: Targets, num_classes: int, size: int, seed: int, where: str = ""
+    source: Source,
+    targets: Targets,
+    num_classes: int,
+    size: int,
+    seed: int,
+    split: Split | None = None,
 ) -> NDArray[np.int64]:
     """Rows of a subset, drawn evenly over the classes where the source has them in balance."""
     even = source.balanced and source.task == "classification"
     labels = targets if even else np.zeros(len(targets), dtype=np.int64)
-    where = where or "the training points"
-    return balanced_rows(labels, num_classes if even else 1, size, seed=seed, where=where)
+    where = split.where if split else "the training points"
+    named = "held_out" if split is None else "train" if split is source.train else "test"
+    key, classes = f"data.{named}_size", num_classes if even else 1
+    return balanced_rows(labels, classes, size, seed=seed, where=where, key=key)
 
 
 def _check_labels(split: Split, source: Source) -> None:

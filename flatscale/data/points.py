@@ -171,6 +171,7 @@ def select_probe(
         size,
         seed=derive_seed(seed, "probe", split),
         where=f"the {split} images of {dataset.name!r}",
+        key="measurement.probe_size",
     )
     x, y = images[indices], labels[indices]
     for array in (x, y, indices):

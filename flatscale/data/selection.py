@@ -45,7 +45,13 @@ def _class_index(class_names: tuple[str, ...], item: int | str) -> int:
 
 
 def balanced_rows(
-    labels: NDArray[np.int64], num_classes: int, size: int | None, *, seed: int, where: str
+    labels: NDArray[np.int64],
+    num_classes: int,
+    size: int | None,
+    *,
+    seed: int,
+    where: str,
+    key: str = "",
 ) -> NDArray[np.int64]:
     """Rows of a subset drawn as evenly over the classes as their sizes allow, ascending.
 
@@ -58,6 +64,7 @@ def balanced_rows(
         size: how many rows; None keeps all.
         seed: seed of the draw.
         where: names the images in an error.
+        key: names the key of the study file that asks for them.
 
     Raises:
         DataError: more rows asked for than there are.
@@ -65,7 +72,8 @@ def balanced_rows(
     if size is None:
         return np.arange(len(labels), dtype=np.int64)
     if size > len(labels):
-        raise DataError(f"{size} images were asked for, but {where} are only {len(labels)}")
+        asked = f"{key}: " if key else ""
+        raise DataError(f"{asked}{size} images were asked for, but {where} are only {len(labels)}")
     shares = _even_shares(np.bincount(labels, minlength=num_classes), size)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))

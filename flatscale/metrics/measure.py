@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from flatscale.errors import DataError, MetricError
+from flatscale.errors import ConfigError, DataError, MetricError
 from flatscale.extras import needs
 from flatscale.measurement import Measurement
 from flatscale.metrics.pass_runner import Watch, default_metrics, measure_observers
@@ -61,6 +61,8 @@ class Report(Mapping[str, Measurement]):
         self.probe_hash = probe_hash
 
     def __getitem__(self, name: str) -> Measurement:
+        if name not in self._measurements:
+            raise KeyError(f"{name!r} was not measured here; measured: {', '.join(self)}")
         return self._measurements[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -164,6 +166,7 @@ def measure(
             differ in number.
     """
     names = metrics if metrics is None or isinstance(metrics, str) else list(metrics)
+    _check_arguments(data, names, options, batch_size)
     check_metric_names(names, options)
     observers = {}
     with _random_state_kept():
@@ -190,6 +193,25 @@ def measure(
         with _bar(progress, len(wanted)) as watch:
             measured = measure_observers(observers, wanted, options=options, seed=seed, watch=watch)
     return Report(measured, observers["probe"].content_hash)
+
+
+def _check_arguments(
+    data: PointSet, names: Sequence[str] | None, options: Any, batch_size: int | None
+) -> None:
+    """Refuse what no further function would name by the argument's own name."""
+    if data is None:
+        raise DataError(f"{_a_set('probe')}; found None")
+    if names is not None and not names:
+        raise ConfigError("metrics names none; leave it out for the default set")
+    if not isinstance(options, Mapping | None):
+        raise ConfigError(
+            "options must map a metric to its options, such as {'adaptive_sharpness': {'rho': "
+            f"0.1}}}}; found {options!r}"
+        )
+    if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
+        raise ConfigError(
+            f"batch_size must be a number of points, at least 1, or None; found {batch_size!r}"
+        )
 
 
 @contextmanager
@@ -222,7 +244,7 @@ def _measurable(model: nn.Module, device: torch.device | str | None) -> nn.Modul
     if not isinstance(model, nn.Module):
         return model
     tensors = [*model.parameters(), *model.buffers()]
-    place = None if device is None else torch.device(device)
+    place = None if device is None else _place(device)
     moves = place is not None and not all(_is_at(tensor.device, place) for tensor in tensors)
     if not moves and not any(tensor.is_inference() for tensor in tensors):
         return model
@@ -230,6 +252,24 @@ def _measurable(model: nn.Module, device: torch.device | str | None) -> nn.Modul
     with torch.inference_mode(False):
         copied = copy.deepcopy(model)
         return copied.to(place) if moves else copied
+
+
+def _place(device: torch.device | str) -> torch.device:
+    """A device that there is.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise ConfigError(
+            f"device: {device!r} cannot be used ({str(error).splitlines()[0][:120]}); this machine "
+            f"has {', '.join(here)}"
+        ) from error
+    return place
 
 
 def _is_at(found: torch.device, wanted: torch.device) -> bool:
@@ -241,7 +281,15 @@ def _points(points: PointSet, name: str) -> tuple[Tensor, Tensor]:
     """Inputs (n, ...) and targets; targets (n, 0) where there are none."""
     if isinstance(points, tuple | list) and len(points) == 2 and hasattr(points[0], "shape"):
         x = torch.as_tensor(points[0])
-        return x, torch.empty(len(x), 0) if points[1] is None else torch.as_tensor(points[1])
+        if points[1] is None:
+            return x, torch.empty(len(x), 0)
+        y = torch.as_tensor(points[1])
+        if y.ndim == 0 or len(y) != len(x):
+            raise DataError(
+                f"the {name} set must have one target for each input; found {len(x)} inputs and "
+                f"targets of shape {tuple(y.shape)}"
+            )
+        return x, y
     loader = DataLoader(points, _LOADED_AT_ONCE) if isinstance(points, Dataset) else points
     xs, ys = [], []
     try:
@@ -265,9 +313,12 @@ def _points(points: PointSet, name: str) -> tuple[Tensor, Tensor]:
         return torch.cat(xs), torch.cat(ys)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"the {name} set must be (x, y), a Dataset, or an iterable of (x, y) batches; "
-            f"found {type(points).__name__} ({str(error).splitlines()[0]})"
+            f"{_a_set(name)}; found {type(points).__name__} ({str(error).splitlines()[0]})"
         ) from error
+
+
+def _a_set(name: str) -> str:
+    return f"the {name} set must be (x, y), a Dataset, or an iterable of (x, y) batches"
 
 
 def _no_targets(name: str, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -180,6 +180,8 @@ def check_metric_names(names: Iterable[str] | None, options: Options | None = No
         metric_info(names)
         raise ConfigError(f"metrics must be a list of names: [{names!r}], not {names!r}")
     for name in names or ():
+        if not isinstance(name, str):
+            raise ConfigError(f"metrics must be names, such as 'mls'; found {name!r} among them")
         metric_info(name)
     resolve_options(options)
 

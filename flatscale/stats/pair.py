@@ -134,7 +134,11 @@ def analyze(
     Raises:
         StatsError: a column does not exist or holds no numbers, or a label occurs twice.
     """
-    require_columns(df, covariates)
+    if isinstance(log, str):
+        raise StatsError(f"log must be a list of columns: [{log!r}], not {log!r}")
+    require_columns(df, [*covariates, *log])
+    if x == y:
+        raise StatsError(f"x and y are the same column, {x!r}; name two")
     sample = select_pair(
         df,
         x,

@@ -140,7 +140,10 @@ def require_columns(table: pl.DataFrame, columns: Collection[str | None]) -> Non
         StatsError: names the first column that is missing and the nearest that is there.
     """
     if not isinstance(table, pl.DataFrame):
-        raise StatsError(f"the table must be a polars DataFrame, found {type(table).__name__}")
+        raise StatsError(
+            f"the table must be a polars DataFrame, found {type(table).__name__}; "
+            "flatscale.stats.read_table(path) reads one"
+        )
     for column in columns:
         if column is not None and column not in table.columns:
             raise StatsError(

@@ -21,6 +21,21 @@ _Study = TypeVar("_Study", StudyConfig, TableStudy)
 _TYPE = re.compile(r"bool|int|float|str|tuple\[.*\]")
 
 
+class _OneOfEachKey(yaml.SafeLoader):
+    """YAML's plain types; a key that is given twice, of which the last would win, is refused."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in getattr(node, "value", ()):
+            line = key.start_mark.line + 1
+            if key.value != "<<" and lines.setdefault(str(key.value), line) != line:
+                raise yaml.YAMLError(
+                    f"the key {key.value!r} is given twice, in lines {lines[key.value]} and "
+                    f"{line}; keep one of them"
+                )
+        return super().construct_mapping(node, deep)
+
+
 def load_config(
     path: str | Path, overrides: tuple[str, ...] = (), profile: str | None = None
 ) -> StudyConfig:
@@ -67,7 +82,7 @@ def _content_of(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the study file {path}: {_short(error)}") from error
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _OneOfEachKey)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid YAML: {_short(error)}") from error
     if not isinstance(content, dict):
@@ -200,6 +215,16 @@ def _describe(fault: Any, kind: type[BaseModel]) -> str:
         hint = f" (did you mean {{{known[0]}: {found}}}?)" if known and found[:1] == "'" else ""
         keys = f" with the keys {', '.join(known)}" if known else ""
         return f"{where}: must be a mapping{keys}; found {found}{hint}"
+    if fault["type"] == "too_short":
+        least = fault["ctx"]["min_length"]
+        return f"{where}: must have at least {least} item{'s' * (least > 1)}; found {found}"
+    if fault["type"] == "tuple_type" and fault["input"] is None:
+        return f"{where}: required, but not given; a list is expected"
+    if fault["type"] == "string_pattern_mismatch" and where == "name":
+        return (
+            f"{where}: must be letters, digits, '_', '.' or '-', at most 100, the first a letter "
+            f"or a digit; found {found}"
+        )
     if fault["type"] == "tuple_type":
         return f"{where}: must be a list, such as [{found}]; found {found}"
     if not where:
