@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from flatscale.cluster.launch import RunSummary, run_trials
+from flatscale.cluster.launch import RunSummary, missing_trials, run_trials
 from flatscale.cluster.mailbox import Listener
 from flatscale.data import Points, points_key
 from flatscale.errors import FlatscaleError, TrackingError
 from flatscale.metrics import metric_catalog
 from flatscale.preflight import say_what_is_clipped, study_points
 from flatscale.store.atomic import write_atomically
+from flatscale.store.records import TrialRecord
 from flatscale.store.results import Store
 from flatscale.store.status import StatusFile
 from flatscale.study.plan import TrialSpec
@@ -34,6 +35,12 @@ logger = logging.getLogger(__name__)
 _EXPLAINED = (
     *("name", "formula", "meaning", "passes", "group", "unit", "invariances", "source"),
     "bounds",
+)
+_GO = "go\n"
+# A driver that is gone closes the standard input without a word.
+_WHEN_TOLD = (
+    "import sys, flatscale.report; from flatscale.cli.commands import main; "
+    "sys.stdin.readline() and main()"
 )
 _VERSIONED = ("flatscale", "torch", "ray", "mlflow", "timm", "polars", "scipy", "statsmodels")
 
@@ -87,11 +94,12 @@ def run_study(
         tracker = None
         if config.tracking.enabled:
             tracker = stack.enter_context(TrackingWriter(store, config, tracking_uri))
-        everyone = (StatusFile(store), *listeners)
+        reporter = stack.enter_context(_ReportProcess(store, specs))
+        everyone = (StatusFile(store), reporter, *listeners)
         summary = run_trials(config, specs, data, store, address=address, listeners=everyone)
         # 4. What is read from the store alone: tables, statistics, report.
         store.export(store.read([spec.trial_id for spec in specs]))
-        report = None if summary.interrupted else _write_report(store)
+        report = None if summary.interrupted else reporter.write()
         # 5. Last, as a server may be slow or away: what it has not taken yet waits on the disk.
         if tracker is not None and summary.interrupted:
             told = tracker.stop()
@@ -110,31 +118,64 @@ def run_study(
     )
 
 
-def _write_report(store: Store) -> Path:
-    """Have the report written by a process of its own, whose memory is not added to the driver's.
+class _ReportProcess:
+    """The process that writes the report, whose memory is not added to the driver's.
 
-    Raises:
-        FlatscaleError: the report cannot be written.
+    It is started when the last trials run, and imports what it needs while they do; a listener of
+    the run, for it to know.
     """
-    here = str(Path(__file__).resolve().parents[1])
-    known = os.environ.get("PYTHONPATH")
-    done = subprocess.run(
-        [sys.executable, "-m", "flatscale", "report", str(store.root)],
-        env={**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{known}" if known else here},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        reason = done.stderr.strip().removeprefix("error:").strip()
-        raise FlatscaleError(
-            f"the report of {store.root} could not be written: {reason or done.returncode}. The "
-            "results are safe; `flatscale report` writes it again"
-        )
-    if done.stderr:
-        logger.warning("%s", done.stderr.strip())
-    return store.report_page
+
+    def __init__(self, store: Store, specs: Sequence[TrialSpec]) -> None:
+        self._store = store
+        self._left = len(missing_trials(store, specs))
+        self._process: subprocess.Popen[str] | None = None
+
+    def started(self, trial_id: str) -> None: ...
+
+    def ended(self, record: TrialRecord) -> None:
+        self._left -= 1
+        if self._left <= (os.cpu_count() or 1):
+            self._begin()
+
+    def __enter__(self) -> _ReportProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+
+    def write(self) -> Path:
+        """Have the report written.
+
+        Raises:
+            FlatscaleError: the report cannot be written.
+        """
+        process, store = self._begin(), self._store
+        _, said = process.communicate(_GO)
+        if process.returncode:
+            reason = said.strip().removeprefix("error:").strip()
+            raise FlatscaleError(
+                f"the report of {store.root} could not be written: {reason or process.returncode}. "
+                "The results are safe; `flatscale report` writes it again"
+            )
+        if said:
+            logger.warning("%s", said.strip())
+        return store.report_page
+
+    def _begin(self) -> subprocess.Popen[str]:
+        if self._process is None:
+            here = str(Path(__file__).resolve().parents[1])
+            known = os.environ.get("PYTHONPATH")
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _WHEN_TOLD, "report", str(self._store.root)],
+                env={**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{known}" if known else here},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        return self._process
 
 
 def _write_companions(config: StudyConfig, store: Store, data: Sequence[Points]) -> None:

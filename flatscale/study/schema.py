@@ -286,6 +286,8 @@ class TrackingConfig(_Part):
     """Experiment name; the study's name by default."""
     enabled: bool = True
     """Write to MLflow at all."""
+    system_metrics: bool = False
+    """Also what the driver's machine does every ten seconds: processors, memory, disk, network."""
 
 
 class StudyConfig(_Part):

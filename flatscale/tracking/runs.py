@@ -17,7 +17,7 @@ import math
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +38,7 @@ from mlflow.environment_variables import (
     MLFLOW_HTTP_REQUEST_TIMEOUT,
 )
 from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from flatscale.errors import StoreError, TrackingError
 from flatscale.store.records import DIVERGED, FINISHED, METRIC, PARAMETER, TAG, columns_for
@@ -70,6 +71,7 @@ class Runs:
         self._config = config
         self._uri = uri
         self._given_up: dict[str, float] = {}
+        self._monitor: SystemMetricsMonitor | None = None
         self._may_have_doubles = int(MLFLOW_HTTP_REQUEST_MAX_RETRIES.get()) > 0
 
     def find_study(self) -> None:
@@ -102,7 +104,7 @@ class Runs:
             client.log_batch(run_id, params=[Param(k, known[k]) for k in new], tags=tags)
             if run.inputs is None or not run.inputs.dataset_inputs:
                 client.log_inputs(run_id, [_dataset(record, self._config)])
-            metrics = list(_metrics(record))
+            metrics = list(_metrics(record, first=_those_that_matter(self._config)))
             for start in range(0, len(metrics), _MAX_METRICS):
                 client.log_batch(run_id, metrics=metrics[start : start + _MAX_METRICS])
             status = "FINISHED" if record["status"] in (FINISHED, DIVERGED) else "FAILED"
@@ -119,6 +121,7 @@ class Runs:
             client, run_id = self._client, self._study.info.run_id
             if self._may_have_doubles:
                 self._delete_doubles()
+            self._end_monitor()
             self._log_headline(run_id)
             for path in artifacts:
                 if path.is_dir():
@@ -149,7 +152,13 @@ class Runs:
             TrackingError: as `deliver`.
         """
         with self._refusal("the end of the run"):
+            self._end_monitor()
             self._client.set_terminated(self._study.info.run_id, status)
+
+    def _end_monitor(self) -> None:
+        if self._monitor is not None:
+            self._monitor.finish()
+            self._monitor = None
 
     def seconds_to_wait(self) -> float:
         """Until every request that was given up has been carried out or never will be."""
@@ -177,6 +186,11 @@ class Runs:
         self._client.set_tag(run.info.run_id, "config_hash", self._config.content_hash)
         self._log_settings(run)
         self._client.log_artifact(run.info.run_id, str(self._store.study_file))
+        if self._config.tracking.system_metrics:
+            self._monitor = SystemMetricsMonitor(
+                run.info.run_id, resume_logging=True, tracking_uri=self._uri
+            )
+            self._monitor.start()
         return run
 
     def _log_settings(self, run: Run) -> None:
@@ -316,16 +330,36 @@ def _dataset(record: dict[str, Any], config: StudyConfig) -> DatasetInput:
     return DatasetInput(data, [InputTag("mlflow.data.context", "training")])
 
 
-def _metrics(record: dict[str, Any]) -> Iterator[Metric]:
-    """Every finite number of a record as an MLflow metric, at its step, at the trial's end."""
+def _those_that_matter(config: StudyConfig) -> tuple[str, ...]:
+    """The metrics that a study is about: its primary pair, then its outcomes."""
+    return (*config.analysis.primary, *config.analysis.outcomes)
+
+
+def _metrics(record: dict[str, Any], first: Sequence[str] = ()) -> Iterator[Metric]:
+    """Every finite number of a record as an MLflow metric, at the trial's end.
+
+    What the report is about, the finished network's values, is at step 0, as networks that were
+    trained for different numbers of steps are compared; how it came about is under `snapshots/`.
+
+    Args:
+        record: of one trial.
+        first: metrics that are logged before the others.
+    """
     ended = _milliseconds(record, "finished_at") or 0
     for row in record["history"]:
         if math.isfinite(row["train_loss"]):
             yield Metric("training/loss", row["train_loss"], ended, row["step"])
-    for row in record["measurements"]:
+    places = {name: place for place, name in enumerate(first)}
+    rows = sorted(record["measurements"], key=lambda row: places.get(row["metric"], len(places)))
+    watched = any(not row["is_final"] for row in rows)
+    for row in rows:
         for column, prefix in (("value", ""), ("std_error", "std_error/")):
             if row[column] is not None and math.isfinite(row[column]):
-                yield Metric(prefix + row["metric"], row[column], ended, row["step"])
+                if row["is_final"]:
+                    yield Metric(prefix + row["metric"], row[column], ended, 0)
+                if watched:
+                    name = f"snapshots/{prefix}{row['metric']}"
+                    yield Metric(name, row[column], ended, row["step"])
     for name in _METRICS:
         if record[name] is not None:
             yield Metric(f"trial/{name}", float(record[name]), ended, 0)

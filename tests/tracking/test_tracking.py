@@ -19,6 +19,7 @@ from flatscale.errors import TrackingError
 from flatscale.store.records import FAILED
 from flatscale.store.results import Store
 from flatscale.study.plan import plan
+from flatscale.study.schema import TrackingConfig
 from flatscale.tracking.writer import TrackingWriter
 from tests.records_by_hand import record, study
 
@@ -67,11 +68,14 @@ def test_one_run_a_trial_with_everything_in_its_place(store: Store) -> None:
     assert run.info.status == "FINISHED"
     assert run.info.end_time - run.info.start_time == 60_000
     client = MlflowClient(tracking_uri=f"sqlite:///{store.root / 'mlflow.db'}")
-    points = client.get_metric_history(run.info.run_id, "mls")
+    points = client.get_metric_history(run.info.run_id, "snapshots/mls")
     assert [(p.step, p.value) for p in sorted(points, key=lambda p: p.step)] == [
         (10, 11.0 + spec.seed_index),
         (100, 101.0 + spec.seed_index),
     ]
+    # Networks of different numbers of steps are compared by what they are at their end.
+    (last,) = client.get_metric_history(run.info.run_id, "mls")
+    assert (last.step, last.value) == (0, 101.0 + spec.seed_index)
     assert run.data.metrics["std_error/mls"] == 0.5
     assert run.data.metrics["training/loss"] == 0.01
 
@@ -108,7 +112,8 @@ def test_delivering_again_changes_nothing(store: Store) -> None:
     assert len(runs(store, "study")) == 1
     client = MlflowClient(tracking_uri=f"sqlite:///{store.root / 'mlflow.db'}")
     assert all(
-        len(client.get_metric_history(run.info.run_id, "mls")) == 2 for run in runs(store, "trial")
+        len(client.get_metric_history(run.info.run_id, "snapshots/mls")) == 2
+        for run in runs(store, "trial")
     )
 
 
@@ -373,3 +378,18 @@ def test_the_environments_tracking_uri_is_taken_where_the_study_names_none(
     assert writer(store, "http://asked").uri == "http://asked"
     named = study(tracking={"uri": "http://of.study"})
     assert TrackingWriter(store, named).uri == "http://of.study"
+
+
+def test_what_the_machine_does_is_logged_on_request(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    asked = study().model_copy(update={"tracking": TrackingConfig(system_metrics=True)})
+    for config, expected in ((study(), False), (asked, True)):
+        tracker = TrackingWriter(store, config)
+        tracker.deliver()
+        time.sleep(0.5)
+        tracker.stop()
+        (parent,) = runs(store, "study")
+        assert ("system/cpu_utilization_percentage" in parent.data.metrics) is expected
+        assert parent.info.status == "KILLED"
