@@ -29,7 +29,7 @@ class OwnNode(ray._private.node.Node):
 
     def __init__(self, ray_params: RayParams, **others: Any) -> None:
         ray_params.no_monitor = True
-        ray_params.include_log_monitor = False
+        ray_params.include_log_monitor = False  # type: ignore[assignment]
         ray_params.worker_path = str(Path(__file__).with_name("worker_request.py"))
         super().__init__(ray_params, **others)
 

@@ -38,13 +38,13 @@ _listening: list[str] = []
 
 @contextmanager
 def prepared_workers(num_threads: int = 1) -> Iterator[str]:
-    """Start the process, if it has not been started; the path of the socket it listens at.
+    """Start the process, if it has not been started; the path of the socket it listens at, or "".
 
     Args:
         num_threads: of the linear algebra libraries, which take their number when imported.
     """
-    if _listening:
-        yield _listening[0]
+    if _listening or sys.platform != "linux":  # elsewhere libraries forbid being copied
+        yield next(iter(_listening), "")
         return
     # Only this user can enter the folder, so only this user's processes can ask.
     with tempfile.TemporaryDirectory(prefix=_FOLDER) as folder:

@@ -17,7 +17,6 @@ import ray
 from flatscale.cluster import worker_request
 from flatscale.cluster.worker_forks import prepared_workers
 from flatscale.cluster.worker_request import SOCKET
-from tests.cluster.processes import workers
 
 
 def _start_copy() -> Any:
@@ -82,17 +81,14 @@ def test_a_signal_to_the_whole_group_ends_a_run_within_seconds(
 ) -> None:
     training = {"stop_loss": 1e-12, "max_steps": 10_000_000}
     file, store = study_file(training=training), tmp_path / "store"
-    before = set(workers(""))
     command = [sys.executable, "-m", "flatscale", "run", str(file), "--store", str(store)]
-    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE) as run:
-        began = time.monotonic()
-        while not [p for p in workers("ImplicitFunc") if p not in before]:
-            assert run.poll() is None
-            assert time.monotonic() - began < 300
-            time.sleep(0.2)
-        time.sleep(2)
+    with subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        assert any("running" in line for line in run.stdout)
         asked = time.monotonic()
         os.killpg(run.pid, signal.SIGTERM)
-        assert run.wait(60) == 130
+        assert run.wait(120) == 130
         seconds = time.monotonic() - asked
-    assert seconds < 25  # 60 s more where its Ray ends before it
+    assert seconds < 45  # where its Ray ends before it, it waits 60 s for it

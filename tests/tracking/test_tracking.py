@@ -20,6 +20,7 @@ from flatscale.store.records import FAILED
 from flatscale.store.results import Store
 from flatscale.study.plan import plan
 from flatscale.study.schema import TrackingConfig
+from flatscale.tracking.runs import Runs
 from flatscale.tracking.writer import TrackingWriter
 from tests.records_by_hand import record, study
 
@@ -386,10 +387,10 @@ def test_what_the_machine_does_is_logged_on_request(
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     asked = study().model_copy(update={"tracking": TrackingConfig(system_metrics=True)})
     for config, expected in ((study(), False), (asked, True)):
-        tracker = TrackingWriter(store, config)
-        tracker.deliver()
+        tracked = Runs(store, config, store.mlflow_uri)
+        tracked.find_study()
         time.sleep(0.5)
-        tracker.stop()
+        tracked.end("KILLED")
         (parent,) = runs(store, "study")
         assert ("system/cpu_utilization_percentage" in parent.data.metrics) is expected
         assert parent.info.status == "KILLED"
