@@ -1,7 +1,7 @@
 """The processes of a Ray that serves one run on one machine, and nobody else.
 
 Ray has no settings for what follows, so its own parts are replaced while it starts: the class of
-its node, the way it starts processes, and what it says of its dashboard's libraries.
+its node, and the way it starts processes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 
 import ray._private.node
 import ray._private.services
-import ray._private.utils
 from ray._private.parameter import RayParams
 
 from flatscale.cluster.worker_request import SOCKET
@@ -49,13 +48,9 @@ def own_node(workers: str) -> Iterator[None]:
     """
     services = ray._private.services
     grouped = partial(services.ConsolePopen, process_group=0)
-    absent = ImportError("no page is wanted")
     with ExitStack() as stack:
         stack.enter_context(_replaced(ray._private.node, "Node", OwnNode))
         stack.enter_context(_replaced(services, "ConsolePopen", grouped))
-        stack.enter_context(
-            _replaced(ray._private.utils, "get_dashboard_dependency_error", lambda: absent)
-        )
         known = os.environ.get(SOCKET)
         os.environ[SOCKET] = workers
         try:
