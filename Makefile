@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CONFIG ?= configs/quickstart.yaml
 WORKERS ?= 2
 
-.PHONY: setup quickstart docs test test-slow test-gpu lint audit calibration bench clean help
+.PHONY: setup quickstart docs test test-slow test-gpu lint audit calibration notebooks bench clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ docs: $(STAMP) ## The site of docs/ in build/docs, strictly: no broken link
 
 calibration: $(STAMP) ## Error rates of the statistics by simulation, as the dated table of docs/
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.calibration --tables 1000 --write docs/calibration-$$(date +%F).md
+
+notebooks: $(STAMP) ## Run every notebook from top to bottom and collect their claims
+	OMP_NUM_THREADS=1 $(BIN)/python notebooks/execute.py
 
 bench: $(STAMP) ## Every benchmark, as one table a room
 	$(BIN)/pytest tests/benchmarks -m 'not gpu' --benchmark-only --benchmark-disable-gc -s --timeout 3000

@@ -3,7 +3,8 @@
     python notebooks/execute.py [NAME ...]
 
 Writes the outputs into the notebooks and, where all of them run, the claims that they end with into
-results/claims.csv. A kernel is not needed: cells are plain Python, whose last expression is shown.
+results/claims.csv and, for readers, into docs/claims.md. A kernel is not needed: cells are plain
+Python, whose last expression is shown.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from flatscale.stats import CLAIMS_SCHEMA
 
 HERE = Path(__file__).resolve().parent
 CLAIMS = HERE / "results" / "claims.csv"
+PAGE = HERE.parent / "docs" / "claims.md"
 Notebook = dict[str, Any]
+pictures = True
+"""Whether charts are drawn; tests, which compare numbers, do without."""
 
 
 def notebooks() -> list[Path]:
@@ -72,12 +76,15 @@ def _of_value(value: Any, number: int) -> Iterator[dict[str, Any]]:
     if value is None:
         return
     shown = {"execution_count": number, "metadata": {}, "output_type": "execute_result"}
-    yield {**shown, "data": _pictures(value) or {"text/plain": repr(value).splitlines(True)}}
+    yield {**shown, "data": _shown(value) or {"text/plain": repr(value).splitlines(True)}}
 
 
-def _pictures(value: Any) -> dict[str, Any] | None:
+def _shown(value: Any) -> dict[str, Any] | None:
     """A chart as a picture that shows without scripts, a table as HTML beside its text."""
     if isinstance(value, alt.TopLevelMixin):
+        if not pictures:
+            value.to_dict()
+            return {"text/plain": ["a chart"]}
         picture = vl_convert.vegalite_to_png(value.to_dict(), scale=1.5)
         return {"image/png": base64.b64encode(picture).decode(), "text/plain": ["a chart"]}
     if isinstance(value, pl.DataFrame):
@@ -91,7 +98,9 @@ def _pictures(value: Any) -> dict[str, Any] | None:
 def main(names: list[str]) -> int:
     """Execute the notebooks named, or all; with all, write the claims."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with pl.Config(tbl_rows=60, fmt_str_lengths=200, tbl_width_chars=200, float_precision=3):
+    with pl.Config(
+        tbl_rows=60, tbl_cols=20, fmt_str_lengths=200, tbl_width_chars=200, float_precision=3
+    ):
         claims = []
         for path in notebooks():
             if names and path.stem not in names:
@@ -104,8 +113,38 @@ def main(names: list[str]) -> int:
                 claims.append(found)
             sys.stdout.write(f"{path.name}\n")
     if not names:
-        pl.concat([CLAIMS_SCHEMA.to_frame(), *claims]).write_csv(CLAIMS)
+        together = pl.concat([CLAIMS_SCHEMA.to_frame(), *claims])
+        together.write_csv(CLAIMS)
+        PAGE.write_text(page(together), encoding="utf-8")
     return 0
+
+
+def page(claims: pl.DataFrame) -> str:
+    """The table of claims in Markdown, a section a notebook."""
+    counts = dict(claims["verdict"].value_counts().iter_rows())
+    lines = [
+        "# Claims, and what our studies say of them",
+        "",
+        "Made by `make notebooks`, a section for each notebook in `notebooks/` that ends in claims;",
+        "networks and findings are in `notebooks/results/`. A verdict follows from the interval",
+        "alone: it agrees where the whole interval lies where the claim says, disagrees where none",
+        "of it does, and cannot tell otherwise.",
+        f"Of {claims.height} claims {counts.get('agrees', 0)} agree, {counts.get('disagrees', 0)}",
+        f"disagree, and of {counts.get('cannot tell', 0)} one cannot tell.",
+    ]
+    for (notebook,), rows in claims.group_by("notebook", maintain_order=True):
+        lines += ["", f"## {notebook}", ""]
+        lines += [
+            "| claim | source | estimate | interval | networks | verdict |",
+            "|" + " --- |" * 6,
+        ]
+        for row in rows.to_dicts():
+            claim = row["claim"].replace("|", "\\|")
+            interval = "none" if row["low"] is None else f"{row['low']:.2g} to {row['high']:.2g}"
+            estimate = "none" if row["estimate"] is None else f"{row['estimate']:.2g}"
+            cells = (claim, row["source"], estimate, interval, row["num_networks"], row["verdict"])
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

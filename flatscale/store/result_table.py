@@ -58,7 +58,14 @@ def write_result_table(results: Results, path: str | Path) -> None:
         errors = [f"{m}__std_error" for m in metrics]
         measured = [c for c in (*metrics, *errors) if networks[c].count()]
         frame = networks.select("trial_id", *named, *measured)
-    known = {"study": study.name, "study_hash": study.content_hash, "profile": study.profile}
+    write_rows(frame, path, study.name, study.content_hash, study.profile)
+
+
+def write_rows(
+    frame: pl.DataFrame, path: str | Path, study: str, study_hash: str, profile: str | None = None
+) -> None:
+    """Write rows of any study, such as the findings on a published table, with its hash."""
+    known = {"study": study, "study_hash": study_hash, "profile": profile}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     frame.write_parquet(path, metadata={_KEY: json.dumps(known)}, compression="zstd")
 
