@@ -122,15 +122,17 @@ def main(names: list[str]) -> int:
 def page(claims: pl.DataFrame) -> str:
     """The table of claims in Markdown, a section a notebook."""
     counts = dict(claims["verdict"].value_counts().iter_rows())
+    said = (
+        f"Of {claims.height} claims {counts.get('agrees', 0)} agree, {counts.get('disagrees', 0)} "
+        f"disagree, and of {counts.get('cannot tell', 0)} one cannot tell."
+    )
     lines = [
         "# Claims, and what our studies say of them",
         "",
-        "Made by `make notebooks`, a section for each notebook in `notebooks/` that ends in claims;",
-        "networks and findings are in `notebooks/results/`. A verdict follows from the interval",
-        "alone: it agrees where the whole interval lies where the claim says, disagrees where none",
-        "of it does, and cannot tell otherwise.",
-        f"Of {claims.height} claims {counts.get('agrees', 0)} agree, {counts.get('disagrees', 0)}",
-        f"disagree, and of {counts.get('cannot tell', 0)} one cannot tell.",
+        "Made by `make notebooks`, a section for each notebook of `notebooks/` that ends in claims.",
+        "A verdict follows from the interval alone: it agrees where the whole interval lies where",
+        "the claim says, disagrees where none of it does, and cannot tell otherwise.",
+        said,
     ]
     for (notebook,), rows in claims.group_by("notebook", maintain_order=True):
         lines += ["", f"## {notebook}", ""]
