@@ -129,7 +129,7 @@ def page(claims: pl.DataFrame) -> str:
     lines = [
         "# Claims, and what our studies say of them",
         "",
-        "Made by `make notebooks`, a section for each notebook of `notebooks/` that ends in claims.",
+        "Made by `make notebooks`, a section for each of `notebooks/` that ends in claims.",
         "A verdict follows from the interval alone: it agrees where the whole interval lies where",
         "the claim says, disagrees where none of it does, and cannot tell otherwise.",
         said,
