@@ -6,6 +6,7 @@ from flatscale.metrics.catalog import (  # noqa: F401  (importing a module regis
     compression,
     curvature,
     inequalities,
+    information,
     outcomes,
     reparametrization,
     sharpness,

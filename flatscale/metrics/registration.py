@@ -44,8 +44,8 @@ class MetricInfo(Registered):
         function: (pass results..., *, options...) -> Measurement.
         formula: its definition, in the notation of the documentation.
         passes: names of the passes it reduces.
-        group: compression, sharpness, bound, invariance, outcome, robustness, calibration or
-            compressibility.
+        group: compression, sharpness, bound, invariance, outcome, robustness, calibration,
+            compressibility or information.
         unit: the unit of its value; "1" for a pure number.
         value_range: the values it can take.
         invariances: transformations that leave it unmoved.

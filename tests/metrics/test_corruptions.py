@@ -20,6 +20,28 @@ RNG = np.random.default_rng(0)
 COLOURED = RNG.random((3, 12, 8))
 
 
+# Read from github.com/hendrycks/robustness on 2026-11-21: ImageNet-C/create_c/make_cifar_c.py
+# (commit ca36008) and ImageNet-C/imagenet_c/imagenet_c/corruptions.py (commit 20caed9); the second
+# list is also that of the package imagecorruptions 1.1.2.
+PUBLISHED = {
+    "gaussian_noise": ([0.04, 0.06, 0.08, 0.09, 0.10], [0.08, 0.12, 0.18, 0.26, 0.38]),
+    "shot_noise": ([500, 250, 100, 75, 50], [60, 25, 12, 5, 3]),
+    "impulse_noise": ([0.01, 0.02, 0.03, 0.05, 0.07], [0.03, 0.06, 0.09, 0.17, 0.27]),
+    "gaussian_blur": ([0.4, 0.6, 0.7, 0.8, 1], [1, 2, 3, 4, 6]),
+    "brightness": ([0.05, 0.1, 0.15, 0.2, 0.3], [0.1, 0.2, 0.3, 0.4, 0.5]),
+    "contrast": ([0.75, 0.5, 0.4, 0.3, 0.15], [0.4, 0.3, 0.2, 0.1, 0.05]),
+    "pixelate": ([0.95, 0.9, 0.85, 0.75, 0.65], [0.6, 0.5, 0.4, 0.3, 0.25]),
+    "jpeg": ([80, 65, 58, 50, 40], [25, 18, 15, 10, 7]),
+}
+
+
+def test_the_constants_are_the_published_ones():
+    assert set(PUBLISHED) == set(CORRUPTIONS)
+    for kind, known in CORRUPTIONS.items():
+        found = tuple(list(known.constants[sizes]) for sizes in ("cifar", "imagenet"))
+        assert found == PUBLISHED[kind], kind
+
+
 def changed(kind, image, severity, constants="cifar"):
     known = CORRUPTIONS[kind]
     constant = known.constants[constants][severity - 1]

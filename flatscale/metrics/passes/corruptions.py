@@ -2,7 +2,8 @@
 
 A corruption is one decorated function (image (C, H, W) in [0, 1], its constant, a generator) ->
 image; its metric follows (`catalog/under_attack.py`). The constants are those of the authors' code
-for CIFAR (32 x 32 pixels) and for ImageNet (224 x 224).
+(github.com/hendrycks/robustness, folder ImageNet-C) for CIFAR (32 x 32 pixels,
+`create_c/make_cifar_c.py`) and for ImageNet (224 x 224, `imagenet_c/imagenet_c/corruptions.py`).
 """
 
 from __future__ import annotations
