@@ -24,7 +24,8 @@ FAMILIES = {
     "timm:resnet18": NASTY_FAMILY,
 }
 BOUNDS = {"bound_a": 0.2, "bound_b": 0.5, "bound_c": 0.9, "bound_d": 1.3}
-METRICS = (*DEFAULT_METRICS, *BOUNDS, "nmls_bound")
+PLANE = ("input_information", "label_information")
+METRICS = (*DEFAULT_METRICS, *BOUNDS, "nmls_bound", *PLANE)
 
 
 def make_study(
@@ -164,6 +165,12 @@ def _measurements(
         name: mls * (1 + factor * float(np.exp(rng.normal(0, 0.1))))
         for name, factor in BOUNDS.items()
     }
+    # The first layer compresses after its largest value, the second rises to the end.
+    layers = {
+        "input_information": {"2": 5.0 - abs(time_left - 3.0) / 2, "4": 4.0 - time_left / 2},
+        "label_information": {"2": 1.0, "4": 1.0 - time_left / 10},
+    }
+    values |= {name: found["4"] for name, found in layers.items()}
     for name in study.measurement.metrics:
         values.setdefault(name, float(0.2 * log_sharpness + rng.normal()))
     made = []
@@ -178,6 +185,7 @@ def _measurements(
                 converged=not (unconverged and name == "sharpness"),
                 num_evaluations=120,
                 num_points=100,
+                layers=layers.get(name, {}),
                 extras={"violations": (float(sum(p < 0 for p in points)),), "slack": points}
                 if is_bound
                 else {},

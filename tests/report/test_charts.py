@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -14,10 +15,11 @@ import pytest
 import vl_convert
 
 from flatscale.report.charts import frames
+from flatscale.report.charts.colouring import axes_of, family_styles
 from flatscale.report.charts.draw import charts_of, datasets, paper_figures, specification
-from flatscale.report.charts.encodings import family_styles
-from flatscale.report.charts.look import COLOURS, MIDDLE, NARROW, PAGE, WIDE
+from flatscale.report.charts.look import COLOURS, COLUMN, MIDDLE, NARROW, PAGE, WIDE
 from flatscale.report.charts.register import FIGURES
+from flatscale.report.charts.trajectories import trajectories_note
 from flatscale.report.content.from_store import content_of_store
 from flatscale.report.content.report_content import Content
 from flatscale.report.content.section import sections_of
@@ -37,6 +39,7 @@ CHARTS = {
     "bounds",
     "convergence",
     "trajectories",
+    "information_plane",
 }
 PRINTED = CHARTS - {"explorer", "linked"} | {"outcomes"}
 
@@ -224,3 +227,48 @@ def _lab(matrix: tuple[tuple[float, ...], ...], colour: str) -> tuple[float, flo
     z = (0.0193 * r + 0.1192 * g + 0.9505 * b) / 1.089
     fx, fy, fz = (v ** (1 / 3) if v > 0.008856 else 7.787 * v + 16 / 116 for v in (x, y, z))
     return 116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)
+
+
+def test_the_first_axis_colours_and_every_axis_can(content: Content) -> None:
+    axes = axes_of(content)
+    assert next(iter(axes)) == "family"
+    assert {"learning_rate", "batch_size"} < set(axes)
+    one = replace(content, rows=content.rows.filter(pl.col("family") == "mlp"))
+    assert next(iter(axes_of(one))) == "learning_rate"
+    figure = next(figure for figure in FIGURES if figure.name == "scatter")
+    for shown, start in ((content, "family"), (one, "learning_rate")):
+        spec = specification(figure, shown, WIDE) or {}
+        (choice,) = (p for p in spec["params"] if p["name"] == "colour")
+        assert choice["bind"]["labels"][0] == start
+        assert [axis["name"] for axis in spec["usermeta"]["facets"]] == choice["bind"]["labels"]
+        assert not (specification(figure, shown, COLUMN) or {}).get("params")
+    text = vl_convert.vegalite_to_svg(_with_data(specification(figure, one, COLUMN), one))
+    assert "learning_rate" in text
+    assert all(part in text for part in axes["learning_rate"].parts)
+
+
+def test_a_line_is_marked_where_its_network_first_knows_its_points(content: Content) -> None:
+    labels = content.trajectories["label"].unique(maintain_order=True)
+    steps = content.trajectories["step"].unique().sort()
+    moments = pl.DataFrame({"label": labels[:2], "step": [steps[1], steps[1] + 1]})
+    drawn = frames.trajectories(replace(content, interpolated=moments)).filter("interpolated")
+    found = dict(drawn.select("label", "step").unique().iter_rows())
+    assert found == {labels[0]: steps[1], labels[1]: steps[2]}
+    assert drawn.height == 2 * content.trajectories["metric"].n_unique()
+
+
+def test_many_lines_are_thinned_evenly_and_the_caption_says_so(
+    content: Content, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "MAX_LINES", 10)
+    drawn = frames.trajectories(content)
+    counts = drawn.select("label", "family").unique()["family"].value_counts()["count"]
+    assert set(counts) == {2}
+    assert f"Drawn are 10 of {content.rows.height} networks" in trajectories_note(content)
+    names = frames.shown_metrics(content)[0]
+    assert set(names) == set(content.trajectories["metric"])
+    assert names[:3] == ("train_loss", *content.primary)
+
+
+def _with_data(spec: dict | None, content: Content) -> dict:
+    return {**(spec or {}), "datasets": datasets(content)}

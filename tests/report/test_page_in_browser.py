@@ -168,6 +168,44 @@ def test_a_family_is_switched_off_and_on_by_its_legend(page: Any) -> None:
     )
 
 
+def test_any_axis_colours_and_facets_the_first_figure(page: Any) -> None:
+    def choose(name: str, label: str) -> None:
+        page.execute_script(
+            "const [name, label] = arguments;"
+            "const lists = [...document.querySelectorAll('#chart-scatter select')];"
+            "const list = lists.find((one) => one.name === name);"
+            "list.selectedIndex = [...list.options].findIndex((o) => o.text === label);"
+            "list.dispatchEvent(new Event('change'));",
+            name,
+            label,
+        )
+
+    def texts(selector: str) -> str:
+        found = f"[...document.querySelectorAll('#chart-scatter {selector} text')]"
+        return page.execute_script(f"return {found}.map((text) => text.textContent).join('|')")
+
+    marks = "#chart-scatter .mark-symbol.role-mark path"
+    count = f"return document.querySelectorAll('{marks}').length"
+    panels = "return document.querySelectorAll('#chart-scatter .cell > g').length"
+    number = page.execute_script(count)
+    assert "vgg11" in texts(".role-legend-label")
+    choose("colour", "batch_size")
+    wait_for(page, "return !document.querySelector('#chart-scatter .role-legend').textContent"
+             ".includes('vgg11')")  # fmt: skip
+    assert texts(".role-legend-label") == "8|32"
+    choose("facet", "learning_rate")
+    wait_for(page, f"{panels} > 1")
+    rates = page.execute_script("return flatscaleViews.scatter.data('trials').map((d) => d.a0)")
+    assert page.execute_script(panels) == len(set(rates))
+    assert all(f"|{rate}|" in f"|{texts('')}|" for rate in rates)
+    # Every network once, and the colour stays chosen.
+    assert page.execute_script(count) == number
+    assert texts(".role-legend-label") == "8|32"
+    assert page.get_log("browser") == []
+    choose("facet", "none")
+    wait_for(page, f"{panels} === 0")
+
+
 def test_tables_sort_by_number_both_ways(page: Any) -> None:
     from selenium.webdriver.common.by import By
 

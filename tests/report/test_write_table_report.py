@@ -45,6 +45,18 @@ def test_the_family_may_stand_in_any_column(table: pl.DataFrame, tmp_path: Path)
     assert named == set(table["family"])
 
 
+def test_a_glossary_says_what_the_columns_are(table: pl.DataFrame, tmp_path: Path) -> None:
+    known = [
+        {"name": "size", "meaning": "How large it is", "formula": "sum 1", "unit": "points"},
+        {"name": "elsewhere", "meaning": "Not a column here", "formula": "0", "unit": "1"},
+    ]
+    (tmp_path / "glossary.json").write_text(json.dumps(known))
+    document = write(table, tmp_path / "out", glossary=tmp_path / "glossary.json")
+    assert "How large it is" in document["page"]
+    assert "size [points]" in document["page"]
+    assert "Not a column here" not in document["page"]
+
+
 def test_the_pair_is_found_with_and_without_families(table: pl.DataFrame, tmp_path: Path) -> None:
     alone = write(table, tmp_path / "alone", log=["size"])
     grouped = write(table, tmp_path / "grouped", log=["size"], family="family", se_y="se")

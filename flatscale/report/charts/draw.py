@@ -114,7 +114,8 @@ def specification(figure: Figure, content: Content, look: Look) -> dict[str, Any
         spec: dict[str, Any] = {} if chart is None else chart.to_dict(validate=False)
     spec.pop("$schema", None)
     # The page's script scales panels that stand side by side from this width to the container's.
-    return {**spec, "config": theme(look), "usermeta": {"width": look.width}} if spec else None
+    own = {"config": theme(look), "usermeta": {"width": look.width, **spec.pop("usermeta", {})}}
+    return {**spec, **own} if spec else None
 
 
 def _data_of(spec: Any) -> set[str]:

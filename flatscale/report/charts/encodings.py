@@ -1,8 +1,7 @@
-"""Encodings that several figures share: families, axes, hovers, reference lines."""
+"""Encodings that several figures share: axes, hovers, reference lines."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,54 +9,7 @@ import altair as alt
 import polars as pl
 
 from flatscale.report.charts.frames import NAME, OWN_FAMILY, axis_keys, column_keys
-from flatscale.report.charts.look import COLOURS, SHAPES, Look
-from flatscale.report.content.report_content import ONE_FAMILY, Content
-
-
-def family_styles(families: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Colour and shape of each family, in order; no two of the first 56 share both."""
-    return {
-        family: (COLOURS[index % len(COLOURS)], SHAPES[index % len(SHAPES)])
-        for index, family in enumerate(dict.fromkeys(families))
-    }
-
-
-def family_encoding(content: Content, look: Look) -> dict[str, Any]:
-    """Colour and shape channels with one merged legend; none where one family needs no key."""
-    styles = family_styles(content.shown_families or (ONE_FAMILY,))
-    families = list(styles)
-    legend = alt.Legend(title=None, columns=look.legend_columns(families), symbolOpacity=1)
-    shown: Any = legend if len(families) > 1 else None
-
-    def scale(part: int) -> alt.Scale:
-        return alt.Scale(domain=families, range=[style[part] for style in styles.values()])
-
-    return {
-        "color": alt.Color("family:N", scale=scale(0), legend=shown),
-        "shape": alt.Shape("family:N", scale=scale(1), legend=shown),
-    }
-
-
-def family_switch(content: Content, look: Look) -> list[alt.Parameter]:
-    """On a screen, the shown families: all at first, and a click in the legend switches one."""
-    families = content.shown_families
-    if look.paper or len(families) < 2:
-        return []
-    return [
-        alt.selection_point(
-            name="shown",
-            fields=["family"],
-            bind="legend",
-            toggle="true",
-            clear=False,
-            value=[{"family": family} for family in families],
-        )
-    ]
-
-
-def shown(chart: alt.Chart, switch: Sequence[alt.Parameter]) -> alt.Chart:
-    """A chart of the families that are switched on."""
-    return functools.reduce(lambda kept, chosen: kept.transform_filter(chosen), switch, chart)
+from flatscale.report.content.report_content import Content
 
 
 def named(name: str) -> alt.Chart:

@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from flatscale.report.content.over_training import information_plane as plane
 from flatscale.report.content.report_content import ONE_FAMILY, Content
 
 WITHIN, BETWEEN, SYNTHESIS = "within families", "between families", "mean over families"
@@ -23,6 +24,8 @@ MAX_ROWS = 40
 """Families in a figure that has a line for each; the tables have all of them."""
 MAX_LINES = 150
 """Networks in a figure that has a line for each."""
+MAX_DRAWN = 60_000
+"""Points of lines in a figure."""
 MAX_PARTS = 8
 """Values of an axis that colours tell apart."""
 OTHERS = "others"
@@ -180,21 +183,62 @@ def bounds(content: Content) -> pl.DataFrame:
     return ratios.with_columns(fails.alias("fails"))
 
 
-def trajectories(content: Content, *, max_metrics: int = 6) -> pl.DataFrame:
-    """Snapshots of the loss, the primary pair and the outcomes, `max_metrics` at most.
+def shown_metrics(content: Content) -> tuple[tuple[str, ...], int, int]:
+    """The metrics drawn over training, in the order of the panels; networks drawn, and all.
 
-    At most MAX_LINES networks, evenly over the families, so that the lines can be told apart.
+    First the loss, the primary pair and the outcomes, then every other metric.
     """
     table = content.trajectories
-    measured = set(table["metric"].unique())
-    wanted = ("train_loss", *content.primary, *content.outcomes, "nmls", "local_dimensionality")
-    chosen = [name for name in dict.fromkeys(wanted) if name in measured][:max_metrics]
-    table = table.filter(pl.col("metric").is_in(chosen))
+    measured = table["metric"].unique(maintain_order=True).to_list()
+    first = ("train_loss", *content.primary, *content.outcomes, *content.metrics)
+    names = tuple(dict.fromkeys([*(name for name in first if name in measured), *measured]))
+    networks = table["label"].n_unique()
+    lines = MAX_DRAWN * networks // max(table.height, 1)
+    return names, min(networks, MAX_LINES, max(lines, 1)), networks
+
+
+def trajectories(content: Content) -> pl.DataFrame:
+    """Every metric at every snapshot, and the first snapshot of a network that knows its points.
+
+    Where there are many networks, some, evenly over the families, so that lines can be told apart.
+    """
+    names, num_drawn, _ = shown_metrics(content)
+    if not names:
+        return pl.DataFrame()
+    table = _evenly(content.trajectories, num_drawn)
+    knows = pl.col("step") >= pl.col("moment")
+    first = pl.col("step") == pl.col("step").filter(knows).min().over("label", "metric")
+    moments = content.interpolated.rename({"step": "moment"})
+    place = {name: index for index, name in enumerate(names)}
+    return (
+        table.join(moments, on="label", how="left", maintain_order="left")
+        .with_columns(
+            content.shown_family("family").alias("family"),
+            first.fill_null(False).alias("interpolated"),
+        )
+        .drop("moment")
+        .sort(pl.col("metric").replace_strict(place, return_dtype=pl.Int64), maintain_order=True)
+    )
+
+
+def information_plane(content: Content) -> pl.DataFrame:
+    """I(X; T) and I(T; Y) by network, layer and snapshot."""
+    table = plane(content)
+    if table.is_empty():
+        return table
+    lines = MAX_DRAWN * table["label"].n_unique() // table.height
+    drawn = _evenly(table, min(MAX_LINES, max(lines, 1)))
+    return drawn.with_columns(content.shown_family("family").alias("family"))
+
+
+def _evenly(table: pl.DataFrame, most: int) -> pl.DataFrame:
+    """The rows of at most so many networks, as many of each family as of the others."""
     labels = table.select("label", "family").unique(maintain_order=True)
     rank = pl.int_range(pl.len()).over("family")
     kept = labels.with_columns(rank.alias("rank")).sort("rank", maintain_order=True)
-    thinned = table.join(kept.head(MAX_LINES).select("label"), on="label", maintain_order="left")
-    return thinned.with_columns(content.shown_family("family").alias("family"))
+    return table.join(
+        kept.head(most).select("label"), on="label", how="semi", maintain_order="left"
+    )
 
 
 def column_keys(content: Content) -> dict[str, str]:
@@ -329,7 +373,7 @@ def specifications(content: Content) -> pl.DataFrame:
 FRAMES: Mapping[str, Callable[[Content], pl.DataFrame]] = {
     frame.__name__: frame
     for frame in (trials, line, forest, levels, left_out, residuals, matrix, bounds, convergence,
-                  trajectories, specifications)
+                  trajectories, information_plane, specifications)
 }  # fmt: skip
 """Every data set that a figure may name."""
 

@@ -14,7 +14,11 @@ from flatscale.report.charts.curve_of_choices import specification_curve
 from flatscale.report.charts.look import COLUMN, PAGE, Look
 from flatscale.report.charts.matrix import matrix
 from flatscale.report.charts.scatter import explorer, linked, linked_note, outcomes, scatter
-from flatscale.report.charts.trajectories import trajectories
+from flatscale.report.charts.trajectories import (
+    information_plane,
+    trajectories,
+    trajectories_note,
+)
 from flatscale.report.content.report_content import Content
 
 
@@ -52,6 +56,11 @@ class Figure:
         return self.title.replace("{y}", y).replace("{x}", x)
 
 
+COLOURED = (
+    " Choose what the colour says below the chart; click a part in the legend to switch it off or "
+    "on (statistics do not change)."
+)
+
 FIGURES = (
     Figure(
         name="scatter",
@@ -59,8 +68,7 @@ FIGURES = (
         title="{y} against {x}",
         caption="Each marker is one network, on the scale of the statistic. Bars are one standard "
         "error of the measurement, the line is robust to outliers and its band is pointwise.",
-        on_page=" Point at a marker to see which network it is. Click a family in the legend to "
-        "switch it off or on (statistics do not change).",
+        on_page=" Point at a marker to see which network it is." + COLOURED,
         data="trials",
         draw=scatter,
     ),
@@ -144,8 +152,8 @@ FIGURES = (
         section="outcomes",
         title="The same networks against the outcomes",
         caption="The primary pair, and its x against the outcomes.",
-        on_page=" On a wide screen, drag in one panel to pick networks out in all of them; click a "
-        "family in the legend to switch it off or on.",
+        on_page=" On a wide screen, drag in one panel to pick networks out in all of them."
+        + COLOURED,
         page_note=linked_note,
         data="trials",
         draw=linked,
@@ -185,11 +193,27 @@ FIGURES = (
         name="trajectories",
         section="training",
         title="Over training",
-        caption="One line a network, from its first snapshot to its last; steps are on a log "
-        "scale. The statistics use the last snapshot only.",
-        on_page=" Click a family to switch it off.",
+        caption="One line a network, from its first snapshot to its last, a panel a metric, over "
+        "the same steps. A ring: the first snapshot of a network that knows its training set by "
+        "heart (a training accuracy of 1, or a training loss that has reached stop_loss). The "
+        "statistics use the last snapshot only.",
+        note=trajectories_note,
+        on_page=COLOURED,
         data="trajectories",
         draw=trajectories,
+        paper=PAGE,
+    ),
+    Figure(
+        name="information_plane",
+        section="information",
+        title="The information plane",
+        caption="What the binned units of a layer say of the label, against what they say of the "
+        "input; a line a network through its snapshots, a panel a layer (named by the linear layer "
+        "that reads it). Filled dots: fitting; open ones: compression; a diamond is the turning "
+        "point. Dashed: log2 n, where every point has bins of its own.",
+        on_page=COLOURED,
+        data="information_plane",
+        draw=information_plane,
         paper=PAGE,
     ),
 )

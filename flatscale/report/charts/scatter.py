@@ -11,15 +11,13 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from flatscale.report.charts.colouring import Colouring
 from flatscale.report.charts.encodings import (
     column_axis,
     column_title,
-    family_encoding,
-    family_switch,
     hover,
     named,
     network_hover,
-    shown,
 )
 from flatscale.report.charts.frames import (
     FAMILY,
@@ -35,9 +33,10 @@ from flatscale.report.content.report_content import ONE_FAMILY, Content
 
 def scatter(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelMixin:
     """The primary pair with error bars and robust line."""
-    switch = family_switch(content, look)
-    panel = _panel(content, frame, look, content.primary, switch)
-    return look.across(panel, 0.68 * look.width if look.paper else 400)
+    colouring = Colouring.of(content, look)
+    panel = _panel(content, frame, colouring, content.primary)
+    across = look.across(panel, 0.68 * look.width if look.paper else 400)
+    return across.properties(usermeta={"facets": colouring.usermeta})
 
 
 def linked(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelMixin | None:
@@ -51,11 +50,11 @@ def linked(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelMix
     brushes = [
         alt.selection_interval(name=f"brush{i}") for i in range(len(pairs) * (look.columns > 1))
     ]
-    switch = family_switch(content, look)
+    colouring = Colouring.of(content, look)
     panels = []
     for index, pair in enumerate(pairs):
         here = brushes[index : index + 1]
-        panels.append(_panel(content, frame, look, pair, switch, brushes, here, first=not index))
+        panels.append(_panel(content, frame, colouring, pair, brushes, here, first=not index))
     columns = min(look.columns, len(panels))
     width = look.panel(columns)
     sized = [panel.properties(width=width, height=int(0.8 * width)) for panel in panels]
@@ -65,9 +64,8 @@ def linked(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelMix
 def _panel(
     content: Content,
     frame: pl.DataFrame,
-    look: Look,
+    colouring: Colouring,
     pair: tuple[str, str],
-    switch: Sequence[alt.Parameter],
     brushes: Sequence[alt.Parameter] = (),
     here: Sequence[alt.Parameter] = (),
     *,
@@ -75,19 +73,17 @@ def _panel(
 ) -> Any:
     """One pair as points; the first panel, of the primary pair, has bars, line and the switch."""
     across, up = pair
-    colours = family_encoding(content, look)
-    points = shown(_networks(frame, look), switch).encode(
+    points = colouring.shown(_networks(frame, colouring.look)).encode(
         column_axis(alt.X, content, across),
         column_axis(alt.Y, content, up),
         tooltip=network_hover(content, pair),
         **_picked_out(brushes),
-        **colours,
+        **colouring.encoding(),
     )
     layers: list[Any] = []
     if first:
-        bars = _error_bars(content, look, colours["color"], switch, brushes)
-        layers = [*_line(content), *bars]
-        points = points.add_params(*switch)
+        layers = [*_line(content), *_error_bars(content, colouring, brushes)]
+        points = points.add_params(*colouring.parameters)
     return alt.layer(*layers, points.add_params(*here))
 
 
@@ -122,17 +118,13 @@ def _line(content: Content) -> list[alt.Chart]:
 
 
 def _error_bars(
-    content: Content,
-    look: Look,
-    colour: alt.Color,
-    switch: Sequence[alt.Parameter],
-    brushes: Sequence[alt.Parameter],
+    content: Content, colouring: Colouring, brushes: Sequence[alt.Parameter]
 ) -> list[alt.Chart]:
     x, y = content.primary
     keys = column_keys(content)
     # As channels, not as a style: a style would enter the legend that the points share with the
     # bars, and Vega-Lite then drops its switch.
-    faint = {"strokeWidth": alt.value(0.8 * look.hair), "strokeOpacity": alt.value(0.55)}
+    faint = {"strokeWidth": alt.value(0.8 * colouring.look.hair), "strokeOpacity": alt.value(0.55)}
     bars = []
     for column, other, channels in (
         (x, y, (alt.X, alt.X2, alt.Y)),
@@ -145,9 +137,10 @@ def _error_bars(
         drawn = f"isValid(datum.{low}) && isValid(datum.{high})"
         # A bar that would reach zero or below has no lower end on a log axis.
         drawn += f" && datum.{low} > 0" if column in content.log else ""
-        bar = shown(named("trials"), switch).transform_filter(drawn).mark_rule()
+        bar = colouring.shown(named("trials")).transform_filter(drawn).mark_rule()
         ends = along(f"{low}:Q"), end(high), across(f"{keys[other]}:Q")
-        bars.append(bar.encode(*ends, colour, **faint, **_picked_out(brushes)))
+        same = colouring.encoding("color")
+        bars.append(bar.encode(*ends, **same, **faint, **_picked_out(brushes)))
     return bars
 
 

@@ -195,7 +195,7 @@ def _absent_primary(trial_ids: pl.Series, results: Results, axes: Collection[str
 def _unconverged(results: Results, used: Sequence[str]) -> pl.DataFrame:
     families = results.trials.select("trial_id", "family")
     return (
-        results.measurements.filter("is_final", ~pl.col("converged"))
+        results.measurements.filter("is_final", ~pl.col("converged"), pl.col("value").is_not_null())
         .filter(pl.col("trial_id").is_in(list(used)))
         .group_by("trial_id", maintain_order=True)
         .agg(pl.col("metric").str.join(", ").alias("metrics"))

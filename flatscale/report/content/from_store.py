@@ -13,12 +13,12 @@ import polars as pl
 from flatscale.errors import ConfigError, StatsError
 from flatscale.report.content.bound_summary import bound_rows, bounded_metrics, inequalities
 from flatscale.report.content.flow import Flow, trace_flow
-from flatscale.report.content.report_content import (
-    TRAJECTORY_SCHEMA,
-    Content,
-    read_glossary,
-    read_provenance,
+from flatscale.report.content.over_training import (
+    interpolated,
+    layers_over_training,
+    trajectories,
 )
+from flatscale.report.content.report_content import Content, read_glossary, read_provenance
 from flatscale.stats import StudyAnalysis, StudyDesign, analyze_study
 from flatscale.store.records import HYPERPARAMETER, PARAMETER, columns_for
 from flatscale.store.results import Results, Store
@@ -61,7 +61,9 @@ def content_of_store(store: Store) -> Content:
         problem=problem,
         flow=flow,
         notes=(*plugin_notes, *_notes(results, rows)),
-        trajectories=_trajectories(results, rows),
+        trajectories=trajectories(results, rows),
+        layers=layers_over_training(results, rows),
+        interpolated=interpolated(results, rows),
         bounds=bound_rows(results, rows, bounded_metrics(glossary)),
         glossary=glossary,
         provenance={
@@ -255,6 +257,7 @@ def _notes(results: Results, rows: pl.DataFrame) -> tuple[str, ...]:
         for name in names
         if name not in rows.columns or (rows.height > 0 and rows[name].count() == 0)
     ]
+    notes += _without_value(results, rows)
     measured = results.measurements.select("trial_id", "probe_hash").unique().drop_nulls()
     of_data = measured.join(results.trials.select("trial_id", "dataset_hash"), on="trial_id")
     probes = of_data.group_by("dataset_hash").agg(pl.col("probe_hash").unique().sort())
@@ -268,13 +271,15 @@ def _notes(results: Results, rows: pl.DataFrame) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _trajectories(results: Results, rows: pl.DataFrame) -> pl.DataFrame:
-    """Every snapshot of the used trials, if any trial has more than one."""
-    names = rows.select("trial_id", "family", pl.col("name").alias("label"))
-    joined = results.measurements.join(names, on="trial_id", how="inner", maintain_order="left")
-    if joined.is_empty() or joined.group_by("trial_id", "metric").len()["len"].max() == 1:
-        return TRAJECTORY_SCHEMA.to_frame()
-    return joined.select(TRAJECTORY_SCHEMA.names()).drop_nulls("value")
+def _without_value(results: Results, rows: pl.DataFrame) -> list[str]:
+    """Metrics that some used networks have no value of at their end, with the reason."""
+    ends = results.measurements.filter("is_final", pl.col("trial_id").is_in(rows["trial_id"]))
+    absent = ends.filter(pl.col("value").is_null()).group_by("metric", maintain_order=True)
+    found = absent.agg(pl.len(), pl.col("reason").drop_nulls().first())
+    return [
+        f"{metric} has no value in {count} of {rows.height} used networks: {reason}."
+        for metric, count, reason in found.iter_rows()
+    ]
 
 
 def _recorded_provenance(results: Results) -> dict[str, str]:

@@ -26,6 +26,20 @@ TRAJECTORY_SCHEMA = pl.Schema(
 )
 """One row per trial, snapshot and metric."""
 
+MOMENT_SCHEMA = pl.Schema({"label": pl.String(), "step": pl.Int64()})
+LAYER_SCHEMA = pl.Schema(
+    {
+        "label": pl.String(),
+        "family": pl.String(),
+        "step": pl.Int64(),
+        "metric": pl.String(),
+        "layer": pl.String(),
+        "value": pl.Float64(),
+        "num_points": pl.Int64(),
+    }
+)
+"""One row per trial, snapshot, metric and layer, in forward order."""
+
 BOUND_SCHEMA = pl.Schema(
     {
         "name": pl.String(),
@@ -68,6 +82,9 @@ class Content:
         flow: what became of every planned trial; None for a table flatscale did not make.
         notes: what else a reader must know (how tables were joined, what did not match).
         trajectories: TRAJECTORY_SCHEMA; empty when measured only at the end.
+        layers: LAYER_SCHEMA, of the metrics of the information plane.
+        interpolated: for each trial that was seen to know its training set, its label and the step
+            from which on it did.
         bounds: BOUND_SCHEMA; empty when no bound was measured.
         glossary: one mapping per metric, as a run wrote it; None when the store has none.
         provenance: name -> value, in order.
@@ -88,6 +105,8 @@ class Content:
     flow: Flow | None = None
     notes: tuple[str, ...] = ()
     trajectories: pl.DataFrame = field(default_factory=TRAJECTORY_SCHEMA.to_frame)
+    layers: pl.DataFrame = field(default_factory=LAYER_SCHEMA.to_frame)
+    interpolated: pl.DataFrame = field(default_factory=MOMENT_SCHEMA.to_frame)
     bounds: pl.DataFrame = field(default_factory=BOUND_SCHEMA.to_frame)
     glossary: tuple[Mapping[str, Any], ...] | None = None
     provenance: Mapping[str, str] = field(default_factory=dict)

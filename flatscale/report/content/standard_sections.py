@@ -9,6 +9,7 @@ from flatscale.report.content.page_tables import page_tables
 from flatscale.report.content.report_content import Content
 from flatscale.report.content.section import Section, section
 from flatscale.report.content.table_view import table_view
+from flatscale.report.words import course_of_training as course
 from flatscale.report.words import robustness as robust
 from flatscale.report.words import study_wide
 from flatscale.report.words.clusters import scan_sentence
@@ -210,7 +211,14 @@ def measuring(content: Content) -> Section:
 @section("training", title="What happens over training?")
 def training(content: Content) -> Section:
     """Metrics from snapshot to snapshot."""
-    return Section(sentence=study_wide.training_sentence(content))
+    return Section(sentence=course.training_sentence(content))
+
+
+@section("information", title="Do layers first fit, then compress?")
+def information(content: Content) -> Section | None:
+    """The information plane, where it was measured over training."""
+    said = course.information_sentence(content)
+    return Section(sentence=said, paragraphs=course.LIMITS) if said else None
 
 
 @section("breadth", title="More than two classes, more than one optimizer?")

@@ -22,7 +22,7 @@ from flatscale.report.content.from_table import (
     rows_where,
     with_key,
 )
-from flatscale.report.content.report_content import Content
+from flatscale.report.content.report_content import Content, read_glossary
 from flatscale.report.content.section import Section, sections_of
 from flatscale.report.render.latex import render_document, render_table
 from flatscale.report.render.page import render_page
@@ -30,7 +30,7 @@ from flatscale.report.words.summary import summary_of
 from flatscale.stats import StudyDesign, family_from_name, read_table
 from flatscale.stats.joined_tables import FAMILY_PATTERN, families_in
 from flatscale.store.atomic import write_atomically
-from flatscale.store.layout import REPORT_PAGE
+from flatscale.store.layout import REPORT_PAGE, Layout
 from flatscale.store.results import Store
 from flatscale.study.table_study import TableStudy
 
@@ -98,6 +98,7 @@ def write_table_report(
     title: str = "table",
     question: str = "",
     provenance: Mapping[str, str] | None = None,
+    glossary: str | Path | None = None,
     num_resamples: int = 2_000,
 ) -> ReportPaths:
     """Statistics and report of a table that flatscale did not make, one row a network.
@@ -126,11 +127,12 @@ def write_table_report(
         title: heading of the report.
         question: what is asked, in a sentence.
         provenance: what the report is to say of its making besides.
+        glossary: a store's `glossary.json`, for the columns that are metrics of flatscale.
         num_resamples: bootstrap and permutation resamples.
 
     Raises:
         StatsError: a column is missing or holds no numbers, nothing matches, a name occurs twice.
-        StoreError: the report cannot be written.
+        StoreError: the report cannot be written, or the glossary is damaged.
     """
     table, notes = rows_where(df, where or {})
     if family_from is not None:
@@ -160,7 +162,9 @@ def write_table_report(
     errors = {x: se_x, y: se_y}
     content = content_of_table(table, design, title=title, errors=errors, notes=notes)
     said = {**(provenance or {}), **content.provenance}
-    return write_report(replace(content, question=question, provenance=said), Path(out))
+    known = None if glossary is None else read_glossary(Path(glossary))
+    content = replace(content, question=question, provenance=said, glossary=known)
+    return write_report(content, Path(out))
 
 
 def write_table_study(study: TableStudy, out: str | Path) -> ReportPaths:
@@ -169,6 +173,8 @@ def write_table_study(study: TableStudy, out: str | Path) -> ReportPaths:
     x, y = analysis.primary
     if unknown := sorted(set(table.std_errors) - {x, y}):
         raise StatsError(f"table.std_errors: {unknown[0]!r} is not of the primary pair ({x}, {y})")
+    # A store's own table has the formulas of its columns beside it.
+    beside = Layout(Path(table.path).parent)
     return write_table_report(
         read_table(table.path),
         x=x,
@@ -190,6 +196,7 @@ def write_table_study(study: TableStudy, out: str | Path) -> ReportPaths:
         where=table.where,
         title=study.name,
         question=study.description,
+        glossary=beside.glossary if Path(table.path) == beside.table_file else None,
         provenance={"study": study.name, "config hash": study.content_hash},
         num_resamples=analysis.num_resamples,
     )

@@ -85,7 +85,7 @@ def choices_sentence(content: Content) -> str:
         "pooled r ranges over "
         f"{printed.interval(min(values), max(values))}, {printed.correlation(chosen['estimate'])} "
         f"as declared: {same} of {len(values)} have the same sign, and "
-        f"{known.count(False)} of {len(known)} intervals exclude zero.{_whole_curve(content)}"
+        f"{_excluded(known)}.{_whole_curve(content)}"
     )
 
 
@@ -135,6 +135,12 @@ def scale_sentence(content: Content) -> str:
     return f"{says} On the other scales r = {listed}."
 
 
+def _excluded(contain_zero: list[bool]) -> str:
+    if not contain_zero:
+        return "none has an interval"
+    return f"{contain_zero.count(False)} of {len(contain_zero)} intervals exclude zero"
+
+
 def estimators_sentence(content: Content) -> str:
     """Whether other estimators of the same correlation agree."""
     frame = estimators_frame(content)
@@ -144,7 +150,7 @@ def estimators_sentence(content: Content) -> str:
     }
     row = headline_row(content)
     if row is None or row["estimate"] is None:
-        return ""
+        return f"This cannot be said: {(row or {}).get('reason') or 'the pair has no r'}."
     names = {"spearman": "Spearman ρ", "kendall": "Kendall τ-b", "percentage_bend": "percentage "
              "bend", "winsorized": "winsorized", "skipped": "skipped"}  # fmt: skip
     values = {
@@ -266,6 +272,8 @@ def controls_sentence(content: Content) -> str:
             ]
         )
         parts.append(f"{name} {wins}")
+    if not parts and content.of_primary("negative_controls").height:
+        return "This cannot be said: this design has no test that such a column could pass."
     if not parts:
         return ""
     return f"Columns that cannot matter pass at the 5% level: {'; '.join(parts)}."

@@ -90,6 +90,8 @@ _BEYOND = (
 
 def hyperparameters_sentence(content: Content) -> str:
     """Whether a metric says more than the hyperparameters: Jiang's Psi and K, Dziugaite's error."""
+    if set(content.hyperparameters) <= {"seed_index"} and content.flow is not None:
+        return "No hyperparameter is varied: these networks differ in their seed alone."
     parts = []
     for table, column, chosen, words in _BEYOND:
         rows = content.table(table).filter(pl.col(column) == chosen).drop_nulls("estimate")
@@ -195,19 +197,6 @@ def precision_sentence(content: Content) -> str:
     return f"{says[0].upper()}{says[1:]}"
 
 
-def training_sentence(content: Content) -> str:
-    """How many snapshots stand behind the lines."""
-    snapshots = content.trajectories
-    if snapshots.is_empty():
-        return ""
-    networks = printed.plural(snapshots["label"].n_unique(), "network")
-    most = snapshots.group_by("label").agg(pl.col("step").n_unique())["step"].to_list()
-    return (
-        f"{networks} were measured at up to {max(most)} steps of training; the statistics use "
-        "the last one only."
-    )
-
-
 def breadth_sentence(content: Content) -> str:
     """Classes, optimizers and data sets: the conclusions reach no further."""
     if content.flow is None or content.rows.is_empty():
@@ -218,6 +207,6 @@ def breadth_sentence(content: Content) -> str:
     datasets = sorted(rows["dataset"].drop_nulls().unique())
     trained = f"Optimizers: {', '.join(optimizers)}" if optimizers else "Trained by others"
     return (
-        f"Classes: {', '.join(map(str, classes))}. {trained}. Datasets: "
+        f"Classes (of a regression: outputs): {', '.join(map(str, classes))}. {trained}. Datasets: "
         f"{', '.join(datasets)}. The conclusions reach no further than these."
     )

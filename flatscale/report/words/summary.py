@@ -11,6 +11,7 @@ from flatscale.report.content.page_tables import headline_frame
 from flatscale.report.content.report_content import Content
 from flatscale.report.words import printed
 from flatscale.report.words.clusters import clusters_sentence
+from flatscale.report.words.course_of_training import training_sentence
 
 Row = dict[str, Any]
 
@@ -54,7 +55,7 @@ def summary_of(content: Content) -> tuple[str, ...]:
     row = headline_row(content)
     parts = [_asked(content)]
     if row is None or row["estimate"] is None:
-        parts.append(_unanswered(content, row))
+        parts += [_unanswered(content, row), training_sentence(content)]
     else:
         levels = f"{levels_sentence(content)} {reconciled(content)}".strip()
         parts += [_found(content, row), levels, clusters_sentence(content)]

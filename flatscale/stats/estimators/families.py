@@ -57,7 +57,7 @@ def family_jackknife(
     if not problem and sample.family is None and units.level == ROWS:
         problem = NO_FAMILIES
     if not problem and units.count < 4:
-        problem = f"{units.count} {units.level}, at least 4 needed"
+        problem = f"{units.said}, at least 4 needed"
     if problem:
         return null_estimate(
             problem, num_trials=sample.num_trials, num_families=sample.num_families
@@ -97,7 +97,7 @@ def within_family(sample: Sample, *, confidence: float = 0.95) -> Estimate:
         )
     parts = within_parts(sample)
     if parts.degrees < 1:
-        reason = f"{parts.units.count} {parts.units.level} are too few for an interval"
+        reason = f"{parts.units.said}: too few for an interval"
         return Estimate(
             estimate=parts.value,
             num_trials=sample.num_trials,
@@ -257,7 +257,7 @@ def _one_family(
     if units.level == ROWS:
         return naive
     if units.count < 4:
-        reason = f"{units.count} {units.level}, at least 4 needed for an interval"
+        reason = f"{units.said}, at least 4 needed for an interval"
         return Estimate(estimate=naive.estimate, num_trials=len(x), reason=reason)
     return jackknife(
         naive.estimate,

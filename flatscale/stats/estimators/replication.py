@@ -43,6 +43,12 @@ class Units:
         return int(self.codes.max()) + 1 if len(self.codes) else 0
 
     @property
+    def said(self) -> str:
+        """`1 configuration`, `3 families`."""
+        one = {"families": "family"}.get(self.level, self.level.removesuffix("s"))
+        return f"{self.count} {one if self.count == 1 else self.level}"
+
+    @property
     def num_strata(self) -> int:
         """Number of families held fixed, at least 1 (the whole table)."""
         return 1 if self.strata is None else int(self.strata.max()) + 1

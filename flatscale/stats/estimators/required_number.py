@@ -9,7 +9,7 @@ import numpy as np
 from scipy import special
 
 from flatscale.stats.estimators.replication import MIN_FAMILIES, recode
-from flatscale.stats.sample import Floats, Ints, Sample
+from flatscale.stats.sample import Floats, Ints, Sample, families_said
 
 _MOST = 100_000
 
@@ -60,7 +60,8 @@ def required_number(
     num_families, cells = int(family.max(initial=0)) + 1, int(configuration.max(initial=0)) + 1
     problem = sample.problem()
     if not problem and cells - num_families < 3:
-        problem = f"{cells} configurations in {num_families} families are too few for a pilot"
+        many = "configuration" if cells == 1 else "configurations"
+        problem = f"{cells} {many} in {families_said(num_families)}: too few for a pilot"
     if problem:
         return RequiredNumber(half_width=half_width, reason=problem)
     x, y = sample.x - sample.x.mean(), sample.y - sample.y.mean()

@@ -28,6 +28,44 @@
       panel.height = Math.round(panel.height * Math.min(1.5, panel.width / before));
     }
   };
+  // A chart once for each part of an axis: its own layers, side by side, on shared scales.
+  const facetOf = {};
+  const faceted = (spec, axis, room) => {
+    const { layer, width, height, autosize, ...rest } = spec;
+    const fromTrials = (part) => part.data && part.data.name === "trials";
+    const inner = layer.map(({ data, ...part }) => (fromTrials({ data }) ? part : { data, ...part }));
+    const columns = Math.max(1, Math.min(axis.parts.length, Math.floor(room / 240)));
+    const panel = Math.floor((room - 70) / columns) - 24;
+    const facet = { field: axis.key, type: "nominal", sort: axis.parts, title: axis.name };
+    return {
+      ...rest,
+      data: { name: "trials" },
+      facet,
+      columns,
+      spec: { layer: inner, width: panel, height: Math.min(height, Math.max(180, panel)) },
+    };
+  };
+  const offerFacets = (key, place, axes) => {
+    if (!axes.length) return;
+    let form = place.querySelector("form.vega-bindings");
+    if (!form) {
+      form = document.createElement("form");
+      form.className = "vega-bindings";
+      place.append(form);
+    }
+    const label = document.createElement("label");
+    const choice = document.createElement("select");
+    choice.name = "facet";
+    choice.append(new Option("none", ""), ...axes.map(({ name, key }) => new Option(name, key)));
+    choice.value = facetOf[key] ?? "";
+    label.append("facet: ", choice);
+    choice.addEventListener("change", () => {
+      facetOf[key] = choice.value;
+      delete drawnAt[key];
+      draw(key);
+    });
+    form.append(label);
+  };
   const views = (window.flatscaleViews = {});
   const drawnAt = {};
   const roomOf = (place) =>
@@ -45,16 +83,22 @@
       await views[key].width(room).runAsync();
       return;
     }
-    const spec = structuredClone(look);
-    if (spec.width === "container") spec.width = room;
+    let spec = structuredClone(look);
+    const axes = spec.usermeta.facets ?? [];
+    const axis = axes.find((one) => one.key === facetOf[key]);
+    const colour = views[key]?.getState().signals.colour;
+    if (axis) spec = faceted(spec, axis, room);
+    else if (spec.width === "container") spec.width = room;
     else if (spec.concat) fit(spec, room - 24);
     for (const data of namesIn(spec, new Set())) {
       spec.datasets = { ...spec.datasets, [data]: datasets[data] };
     }
     if (views[key]) views[key].finalize();
     const drawn = await window.vegaEmbed(place, spec, options);
-    drawn.view.flatscaleLook = name;
+    drawn.view.flatscaleLook = axis ? null : name;
     views[key] = drawn.view;
+    offerFacets(key, place, axes);
+    if (colour) await drawn.view.signal("colour", colour).runAsync();
   };
   const isOpen = (element) => !element.closest("details:not([open])");
   const placeOf = (key) => document.getElementById("chart-" + key);
