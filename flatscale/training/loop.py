@@ -188,6 +188,7 @@ class _Run:
         self.averaged = self.average.averaged if self.average else None
         self.latest = torch.zeros(len(inputs), device=inputs.device)
         """Each point's loss when it was last in a batch: where a brief look begins."""
+        self.watched = config.stop_loss is not None and stopping.has_brief_looks
 
     def descend(
         self, snapshots: frozenset[int], on_snapshot: Callable[[int, nn.Module], None] | None
@@ -274,7 +275,8 @@ class _Run:
                 if self.config.label_smoothing:
                     targets = smoothed_targets(outputs, targets, self.config.label_smoothing)
                 values = losses_of_points(self.loss, outputs, targets)
-                self.latest[chosen] = values.detach().to(self.latest.dtype)
+                if self.watched:
+                    self.latest.index_copy_(0, chosen, values.detach().to(self.latest.dtype))
                 loss = values.mean()
                 if len(chosen) < len(rows):
                     loss = loss * (len(chosen) / len(rows))

@@ -64,16 +64,22 @@ class Stopping:
         every = self.config.evaluate_every or self.steps_per_epoch
         return step % every == 0 or step == self.max_steps
 
-    def may_be_brief(self, step: int) -> bool:
-        """Whether a look need only say that the training loss is above `stop_loss`.
+    @property
+    def has_brief_looks(self) -> bool:
+        """Whether some looks need only say that the training loss is above `stop_loss`.
 
-        The rules that need more want whole looks, and so does the history: after a while, one in an
-        eighth of the steps so far.
+        The rules that need more want whole looks.
         """
         config = self.config
         rules = (config.stop_accuracy, config.stop_gradient_norm, config.patience)
-        whole = config.evaluate_every or any(rules) or not self.history
-        if whole or not self.bounded or step == self.max_steps:
+        return self.bounded and not config.evaluate_every and not any(rules)
+
+    def may_be_brief(self, step: int) -> bool:
+        """Whether this look may be brief.
+
+        The history wants whole looks, too: after a while, one in an eighth of the steps so far.
+        """
+        if not self.has_brief_looks or not self.history or step == self.max_steps:
             return False
         last = self.history[-1][0]
         return step - last < max(self.steps_per_epoch, last // 8)

@@ -18,6 +18,10 @@ PRINTED_PANELS = 15
 """Panels that a page of a paper has room for."""
 
 
+SAME = {"color": alt.Color("c:N")}
+"""The colour of the panels after the first, which share its scale and its legend."""
+
+
 def trajectories(content: Content, frame: pl.DataFrame, look: Look) -> alt.ConcatChart:
     """A panel a metric, over the same steps; a ring where a network first knows its points."""
     colouring = Colouring.of(content, look)
@@ -37,7 +41,7 @@ def trajectories(content: Content, frame: pl.DataFrame, look: Look) -> alt.Conca
                 y=alt.Y("value:Q", scale=_scale(values), title=column_title(content, metric)),
                 detail="label:N",
                 tooltip=_hover(("value", metric, ".4~g")),
-                **colouring.encoding("color"),
+                **(SAME if panels else colouring.encoding("color")),
             )
         )
         drawn = lines.mark_line(
@@ -84,7 +88,7 @@ def information_plane(content: Content, frame: pl.DataFrame, look: Look) -> alt.
                     (ABOUT_LABEL, "I(T; Y)", ".3f"),
                     ("phase", "phase", ""),
                 ),
-                **colouring.encoding("color"),
+                **(SAME if panels else colouring.encoding("color")),
             )
         )
         line = path.mark_line(style="trajectory")

@@ -15,10 +15,11 @@ from flatscale.report.words import printed
 
 _BINS = (
     "What this can and cannot say. I(X; T) is the entropy of a layer's binned units, over the "
-    "training points. A deterministic network with continuous activations keeps all of X: without "
-    "bins I(X; T) is infinite, or a constant of the data, and does not change with training. The "
-    "number is one of the bins: it falls where points cluster, as where tanh saturates, and ReLU "
-    "networks that generalize as well need not show it (Saxe et al. 2018; Goldfeld et al. 2019)."
+    "training points. Without bins, I(X; T) of a deterministic network with continuous activations "
+    "is infinite where X is continuous, and log2 n for n points that a layer keeps apart, at every "
+    "step of training. So the number is one of the bins: it falls where points cluster, as where "
+    "tanh saturates; ReLU networks that generalize as well need not show it (Saxe et al. 2018; "
+    "Goldfeld et al. 2019)."
 )
 _MOST = (
     "It is at most log2 n, which a wide layer reaches with almost any bins and then says nothing; "
