@@ -42,8 +42,8 @@ def input_information(bins: ActivationBins) -> Measurement:
     T is a function of X, so that I(X; T) is the entropy of the bins, here by plug-in. With finer
     bins it grows to log2 n: without bins, I(X; T) of a deterministic network with continuous
     activations is infinite, or log2 n for n points that it keeps apart, and this number says how
-    points cluster in the bins, not how much the network has forgotten. A value for each layer, named by the
-    linear layer that reads it, and for the outputs.
+    points cluster in the bins, not how much the network has forgotten. A value for each layer,
+    named by the linear layer that reads it, and for the outputs.
     """
     return _of_layers("input_information", bins, lambda codes, targets: surprisal(codes))
 
