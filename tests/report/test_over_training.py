@@ -11,7 +11,7 @@ from flatscale.measurement import Measurement
 from flatscale.report.content.from_store import content_of_store
 from flatscale.report.content.over_training import FALL, information_plane
 from flatscale.report.content.report_content import Content
-from flatscale.report.content.section import sections_of
+from flatscale.report.content.section import SECTIONS
 from flatscale.report.words.course_of_training import information_sentence, training_sentence
 from flatscale.store.records import Snapshot
 from flatscale.store.results import Store
@@ -103,9 +103,10 @@ def test_the_sentences_count_what_the_table_says(content: Content) -> None:
     # Layer 2 falls by 0.2 of 6 bits at most; layer 4 by 2, 0.2, 1 and 2 bits.
     assert "2 in 0 of 4 networks (I(X; T) ends at 82% of log2 n)" in said
     assert "4 in 3 of 4 networks (I(X; T) ends at 42% of log2 n)" in said
-    section = next(s for s in sections_of(content) if s.key == "information")
+    section = SECTIONS["information"].function(content)
+    assert section is not None
+    assert section.sentence == said
     assert any("Saxe et al. 2018" in text for text in section.paragraphs)
-    assert [chart.key for chart in section.charts] == ["information_plane"]
     said = training_sentence(content)
     assert "4 networks were measured at up to 4 steps of training" in said
     assert "3 of 4 came to know their training set by heart, at step 100 in the median." in said
@@ -117,6 +118,6 @@ def test_the_sentences_count_what_the_table_says(content: Content) -> None:
 
 
 def test_without_the_metrics_there_is_no_section(content: Content) -> None:
-    keys = {s.key for s in sections_of(replace(content, layers=content.layers.clear()))}
-    assert "training" in keys
-    assert "information" not in keys
+    without = replace(content, layers=content.layers.clear())
+    assert SECTIONS["information"].function(without) is None
+    assert SECTIONS["training"].function(without) == SECTIONS["training"].function(content)

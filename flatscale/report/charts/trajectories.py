@@ -133,9 +133,8 @@ def _sized(chart: Any, look: Look) -> Any:
 
 def _steps(frame: pl.DataFrame) -> alt.Scale:
     """The same steps in every panel; logarithmic where no snapshot is of the initialisation."""
-    low, high = frame["step"].min(), frame["step"].max()
-    kind: Any = "log" if isinstance(low, int) and low > 0 else "symlog"
-    return alt.Scale(type=kind, domain=[low, high], nice=False, padding=4)
+    low, high = (int(float(str(end))) for end in (frame["step"].min(), frame["step"].max()))
+    return alt.Scale(type="log" if low > 0 else "symlog", domain=[low, high], nice=False, padding=4)
 
 
 def _room(limit: Any) -> alt.Scale:

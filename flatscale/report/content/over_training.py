@@ -51,7 +51,7 @@ def interpolated(results: Results, rows: pl.DataFrame) -> pl.DataFrame:
     right = results.measurements.filter(metric="train_accuracy", value=1.0)
     seen = pl.concat([found.select("trial_id", "step") for found in (losses, right)])
     first = _of_used(seen, rows).group_by("label", maintain_order=True).agg(pl.col("step").min())
-    return first.cast(dict(MOMENT_SCHEMA))
+    return first.cast(MOMENT_SCHEMA)
 
 
 def _of_used(table: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:

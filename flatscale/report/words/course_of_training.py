@@ -68,7 +68,7 @@ def _since(content: Content) -> str:
         pl.col("step").n_unique().alias("snapshots"),
     )  # fmt: skip
     later = ends.filter(pl.col("snapshots") > 1)
-    parts = []
+    parts: list[str] = []
     for name in dict.fromkeys((*content.outcomes, *content.primary)):
         own = later.filter(metric=name)
         if own.height and len(parts) < _NAMED:
