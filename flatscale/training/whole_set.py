@@ -58,7 +58,9 @@ class WholeSet:
         while seen < len(order) and total <= allowed:
             rows = order[seen : seen + min(size, CHUNK)]
             total += self._sum(self._inputs[rows], self._targets[rows], self._loss).item()
-            seen, size = seen + len(rows), max(_LEAST, size - len(rows))
+            seen += len(rows)
+            # Where the guess was not enough, twice as many: near the level no look is in crumbs.
+            size = max(size - len(rows), seen)
         self._model.train()
         return math.isfinite(total) and total > allowed
 
