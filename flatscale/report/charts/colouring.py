@@ -110,7 +110,7 @@ class Colouring:
         found = {
             "color": alt.Color("c:N", scale=self._scale(0), legend=self._legend),
             "shape": alt.Shape("c:N", scale=self._scale(1), legend=self._legend),
-            "fill": alt.Fill("c:N", scale=self._scale(0), legend=None),
+            "fill": alt.Fill("c:N", scale=self._scale(0), legend=self._legend),
         }
         return {name: found[name] for name in channels or ("color", "shape")}
 

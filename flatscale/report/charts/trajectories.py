@@ -96,7 +96,7 @@ def information_plane(content: Content, frame: pl.DataFrame, look: Look) -> alt.
         dots = path.mark_point(size=look.marker**2 / 2, strokeWidth=look.hair, opacity=1)
         dots = dots.encode(
             fillOpacity=alt.condition("datum.phase === 'fitting'", alt.value(1), alt.value(0)),
-            **colouring.encoding("fill"),
+            fill=alt.Fill("c:N") if panels else colouring.encoding("fill")["fill"],
         )
         turn = path.transform_filter("datum.turning").mark_point(
             shape="diamond", filled=False, size=2 * look.marker**2, strokeWidth=look.hair
