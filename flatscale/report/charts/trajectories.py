@@ -28,7 +28,8 @@ def trajectories(content: Content, frame: pl.DataFrame, look: Look) -> alt.Conca
     metrics = frame["metric"].unique(maintain_order=True).to_list()
     panels: list[Any] = []
     for metric in metrics[: PRINTED_PANELS if look.paper else None]:
-        values = frame.filter(pl.col("metric") == metric)["value"]
+        own = frame.filter(pl.col("metric") == metric)
+        values = own["value"]
         lines = (
             colouring.shown(_with_axes("trajectories", colouring))
             .transform_filter(alt.FieldEqualPredicate(field="metric", equal=metric))
@@ -52,7 +53,9 @@ def trajectories(content: Content, frame: pl.DataFrame, look: Look) -> alt.Conca
             .mark_point(filled=False, size=look.marker**2, strokeWidth=look.hair)
             .encode(color=alt.value(INK))
         )
-        layers = [drawn if panels else drawn.add_params(*colouring.parameters), ring]
+        # A layer without a point would have an axis without ends.
+        rings = [ring] * own["interpolated"].any()
+        layers = [drawn if panels else drawn.add_params(*colouring.parameters), *rings]
         panels.append(_sized(alt.layer(*layers), look))
     return alt.concat(*panels, columns=look.columns).resolve_scale(color="shared")
 
@@ -106,7 +109,7 @@ def information_plane(content: Content, frame: pl.DataFrame, look: Look) -> alt.
             most.encode(x=alt.X("at:Q")),
             line if panels else line.add_params(*colouring.parameters),
             dots,
-            turn.encode(color=alt.value(INK)),
+            *[turn.encode(color=alt.value(INK))] * own["turning"].any(),
         ]
         title = alt.TitleParams(text=f"layer {own['layer'][0]}", color=MUTED)
         panels.append(_sized(alt.layer(*layers), look).properties(title=title))
