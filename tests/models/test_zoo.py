@@ -29,6 +29,7 @@ from flatscale.models.zoo import (
     zoo_reader,
 )
 from flatscale.models.zoo.weights import file_weights, read_tensors
+from flatscale.report.content.from_store import usable_trials
 from flatscale.store.results import Store
 from flatscale.study.plan import TrialSpec, plan
 from flatscale.study.pretrained import WeightsConfig
@@ -431,3 +432,27 @@ assert not failed, failed
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_zoos_networks_are_levels_of_no_hyperparameter(tmp_path: Path) -> None:
+    models = [
+        {"architecture": name, "name": name, "weights": {"source": "none"}}
+        for name in ("mlp", "lenet")
+    ]
+    analysis = {
+        "primary": ["mls", "sharpness"],
+        "covariates": ["num_parameters"],
+        "outcomes": [],
+    }
+    config = parse_config(
+        {"name": "zoo", "models": models, "design": {"kind": "none"}, "analysis": analysis}
+    )
+    store = Store(tmp_path)
+    store.prepare(config)
+    for size, spec in enumerate(plan(config), start=1):
+        untrained = {"learning_rate": None, "batch_size": None, "optimizer": None}
+        store.write(record(spec, model=spec.name, num_parameters=size, **untrained))
+    rows, design = usable_trials(store)
+    assert rows.height == 2
+    assert (design.hyperparameters, design.subsets) == ((), ())
+    assert design.covariates == ("num_parameters",)

@@ -207,13 +207,11 @@ def _design(
     bounds = tuple((b, m) for b, m in bounded.items() if b in present and m in present)
     not_metrics = {*outcomes, *inequalities(glossary), *published}
     varied = _varied(specs, axes)
-    if rows["network"].n_unique() > 1:
+    # Each network of a zoo is one of its own: no level of anything.
+    levels = ("dataset",) if results.study.only_measures else ("dataset", "network")
+    subsets = tuple(n for n in levels if n in rows.columns and rows[n].n_unique() > 1)
+    if "network" in subsets:
         varied = ("network", *varied)
-    subsets = tuple(
-        name
-        for name in ("dataset", "network")
-        if name in rows.columns and rows[name].n_unique() > 1
-    )
     return StudyDesign(
         primary=analysis.primary,
         configuration=("configuration",),
