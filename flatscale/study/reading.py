@@ -90,6 +90,10 @@ def _content_of(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
             f"{path} must hold a mapping with the keys {', '.join(StudyConfig.model_fields)}; "
             f"found {'nothing' if content is None else type(content).__name__}"
         )
+    try:
+        content = _unshared(content)
+    except RecursionError:
+        raise ConfigError(f"{path} is not a valid study: it refers to itself") from None
     base = content.pop("base", None)
     if base is None:
         return content
@@ -108,6 +112,13 @@ def _content_of(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     for key, value in changed.items():
         _write(both, key, value, f"{path}: set: {key}")
     return both
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which what YAML's `*alias` names stands in each place by itself, to be changed."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def parse_config(content: dict[str, Any], where: str = "the study") -> StudyConfig:

@@ -100,6 +100,17 @@ def test_a_file_over_a_base_replaces_keys_and_sets_values(tmp_path: Path) -> Non
     assert (laptop.design.num_seeds, laptop.data.train_size) == (4, 60)
 
 
+def test_a_value_written_at_one_place_stays_there(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "name: x\nmodels:\n- {architecture: mlp, options: &o {width: 8}}\n"
+        "- {architecture: mlp, family: b, options: *o}\n"
+        "design: {kind: grid, learning_rate: [0.1], batch_size: [8]}\n"
+    )
+    study = load_config(path, ("models.0.options.width=4",))
+    assert [model.options["width"] for model in study.models] == [4, 8]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
