@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import ray
 
-from flatscale.cluster import worker_request
+from flatscale.cluster import worker_forks, worker_request
 from flatscale.cluster.worker_forks import prepared_workers
 from flatscale.cluster.worker_request import SOCKET
 
@@ -51,7 +51,10 @@ def test_a_worker_whom_nobody_answers_becomes_the_one_that_ray_would_have_starte
         assert "default_worker.py: error: the following arguments are required" in said.stderr
 
 
-def test_the_process_is_started_once_and_ends_with_its_block() -> None:
+def test_the_process_is_started_once_and_ends_with_its_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker_forks, "_listening", [])  # another test's Ray may be up
     with prepared_workers() as first:
         with prepared_workers() as second:
             assert second == first
