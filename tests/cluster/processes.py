@@ -19,6 +19,21 @@ def workers(title: str) -> list[int]:
     return sorted(found)
 
 
+def own_workers(title: str) -> list[int]:
+    """Those of `workers` that this process, or one that it started, has started."""
+    return [pid for pid in workers(title) if os.getpid() in _ancestors(pid)]
+
+
+def _ancestors(pid: int) -> list[int]:
+    found = []
+    with suppress(OSError):
+        while pid > 1:
+            # "pid (name) state parent ...": a name may hold spaces and parentheses
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            found.append(pid)
+    return found
+
+
 def kill(pids: list[int]) -> int:
     """SIGKILL; the number of processes that were there to be killed."""
     killed = 0

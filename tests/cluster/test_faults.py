@@ -20,7 +20,7 @@ from flatscale.store.records import TrialRecord
 from flatscale.store.results import Results, Store
 from flatscale.study.plugin_code import code_of_all
 from flatscale.study.schema import StudyConfig
-from tests.cluster.processes import kill, workers
+from tests.cluster.processes import kill, own_workers
 
 Make = Callable[..., StudyConfig]
 pytestmark = pytest.mark.usefixtures("small_ray")
@@ -59,10 +59,10 @@ class Killer:
     def _strike(self) -> None:
         deadline = time.monotonic() + 30
         with self._one_at_a_time:
-            while not (there := workers(self._title)) and time.monotonic() < deadline:
+            while not (there := own_workers(self._title)) and time.monotonic() < deadline:
                 time.sleep(0.02)
             self.killed += kill(there[:1])
-            while set(there[:1]) & set(workers(self._title)):
+            while set(there[:1]) & set(own_workers(self._title)):
                 time.sleep(0.02)
 
 
