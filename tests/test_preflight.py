@@ -174,7 +174,7 @@ def test_a_batch_larger_than_the_data_is_said_and_recorded_as_what_was_used(
             {"measurement": {"metrics": "mls"}},
             "measurement.metrics: must be a list, such as ['mls']; found 'mls'",
         ),
-        ({"data": {"classes": [3]}}, "data.classes: tuple should have at least 2 items"),
+        ({"data": {"classes": [3]}}, "data.classes: must have at least 2 items; found [3]"),
     ],
 )
 def test_a_name_where_a_mapping_or_a_list_belongs(parts: dict[str, Any], said: str) -> None:

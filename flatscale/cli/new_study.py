@@ -17,7 +17,7 @@ def init(
     ] = "quickstart",
     to: Annotated[
         Path, typer.Option("--out", help="The file to write; its name becomes the study's.")
-    ] = Path("study.yaml"),
+    ] = Path("my_study.yaml"),
     listed: Annotated[bool, typer.Option("--list", help="List the templates.")] = False,
 ) -> None:
     """Write a study file to begin with, every key explained; an existing file stays as it is.

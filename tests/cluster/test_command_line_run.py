@@ -176,6 +176,7 @@ def test_a_trial_that_fails_makes_the_command_fail_and_still_reports(
 
 
 @pytest.mark.usefixtures("small_ray")
+@pytest.mark.slow
 def test_the_cifar_study_runs_on_real_images(
     cifar10_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,7 @@ def test_a_trial_killed_in_training_resumes_and_ends_with_the_same_numbers(
     assert not list((tmp_path / "checkpoints").rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_probe_actor_killed_in_measuring_is_made_again_with_the_same_numbers(
     small_study: Make, tmp_path: Path, undisturbed: Results
 ) -> None:
@@ -110,6 +111,7 @@ def test_a_probe_actor_killed_in_measuring_is_made_again_with_the_same_numbers(
     assert_same(results, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_probe_pool_gone_for_good_fails_the_trial_after_its_retries_and_no_metric(
     small_study: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +149,7 @@ def test_a_probe_pool_gone_for_good_fails_the_trial_after_its_retries_and_no_met
     assert again.measurements["value"].is_finite().all()
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_shrinks_the_batch_and_then_fails_with_the_reason(
     small_study: Make, tmp_path: Path
 ) -> None:

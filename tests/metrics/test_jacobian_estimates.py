@@ -85,6 +85,7 @@ def test_a_layer_used_twice_has_two_inputs_on_both_routes():
     assert found == pytest.approx(exact, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_200_seeds_cover_the_exact_sums_and_bounds():
     model, x, y = case("lenet", num_points=3)
     names = ["input_gradient", "sharpness", *BOUNDS[1:]]

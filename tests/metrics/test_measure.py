@@ -256,7 +256,7 @@ def test_catalog_is_complete():
         assert info.meaning.endswith("."), info.name
         assert info.group in {
             *("compression", "sharpness", "bound", "invariance", "outcome"),
-            *("robustness", "calibration", "compressibility"),
+            *("robustness", "calibration", "compressibility", "information"),
         }
 
 

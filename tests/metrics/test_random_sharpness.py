@@ -49,7 +49,14 @@ def as_tokens(model, x):
 FORMS = {"linear": lambda *pair: pair, "convolution": as_convolution, "tokens": as_tokens}
 
 
-@pytest.mark.parametrize(("form", "group"), [("linear", 1), ("convolution", 3), ("tokens", 2)])
+@pytest.mark.parametrize(
+    ("form", "group"),
+    [
+        ("linear", 1),
+        pytest.param("convolution", 3, marks=pytest.mark.slow),
+        pytest.param("tokens", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_200_seeds_cover_the_closed_form(form, group):
     model, x, y, adaptive, average = linear_problem()
     model, x = FORMS[form](model, x)

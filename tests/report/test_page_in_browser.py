@@ -246,10 +246,10 @@ def test_no_screen_scrolls_sideways_and_charts_fill_it(page: Any, width: int) ->
         )
         assert max(widths) <= width, widths
         filled = page.execute_script(
-            "return [...document.querySelectorAll('.chart')].map(c => "
-            "c.querySelector('svg.marks').getBoundingClientRect().width / c.clientWidth)"
+            "return Object.fromEntries([...document.querySelectorAll('.chart')].map(c => [c.id, "
+            "c.querySelector('svg.marks').getBoundingClientRect().width / c.clientWidth]))"
         )
-        assert min(filled) > 0.8, filled
+        assert min(filled.values()) > 0.8, filled
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

@@ -53,15 +53,15 @@ def test_init_writes_lists_and_never_overwrites(
     runner = CliRunner()
     done = runner.invoke(app, ["init"])
     assert done.exit_code == 0
-    assert "flatscale run study.yaml" in done.output
-    assert load_config("study.yaml").name == "study"
+    assert "flatscale run my_study.yaml" in done.output
+    assert load_config("my_study.yaml").name == "my_study"
     assert runner.invoke(app, ["init", "arms", "--out", "of_arms.yaml"]).exit_code == 0
     assert load_config("of_arms.yaml").models == load_config("arms").models
     listed = runner.invoke(app, ["init", "--list"]).output
     assert [line.split()[0] for line in listed.splitlines()] == list(TEMPLATES)
-    before = Path("study.yaml").read_bytes()
+    before = Path("my_study.yaml").read_bytes()
     for arguments, said in {
-        ("arms",): "study.yaml exists and is not overwritten; give another --out",
+        ("arms",): "my_study.yaml exists and is not overwritten; give another --out",
         ("arm",): "no template is named 'arm'; these are: arms, ",
         ("arms", "--out", "a b.yaml"): "its name becomes the study's",
         ("arms", "--out", "nowhere/a.yaml"): "cannot write nowhere/a.yaml",
@@ -69,7 +69,7 @@ def test_init_writes_lists_and_never_overwrites(
         error = runner.invoke(app, ["init", *arguments]).exception
         assert isinstance(error, ConfigError)
         assert said in str(error)
-    assert Path("study.yaml").read_bytes() == before
+    assert Path("my_study.yaml").read_bytes() == before
 
 
 def test_a_bundled_name_stands_for_its_file_where_there_is_no_other(

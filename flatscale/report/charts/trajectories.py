@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -56,8 +57,8 @@ def trajectories(content: Content, frame: pl.DataFrame, look: Look) -> alt.Conca
         # A layer without a point would have an axis without ends.
         rings = [ring] * own["interpolated"].any()
         layers = [drawn if panels else drawn.add_params(*colouring.parameters), *rings]
-        panels.append(_sized(alt.layer(*layers), look))
-    return alt.concat(*panels, columns=look.columns).resolve_scale(color="shared")
+        panels.append(alt.layer(*layers))
+    return _side_by_side(panels, look).resolve_scale(color="shared")
 
 
 def trajectories_note(content: Content) -> str:
@@ -112,8 +113,8 @@ def information_plane(content: Content, frame: pl.DataFrame, look: Look) -> alt.
             *[turn.encode(color=alt.value(INK))] * own["turning"].any(),
         ]
         title = alt.TitleParams(text=f"layer {own['layer'][0]}", color=MUTED)
-        panels.append(_sized(alt.layer(*layers), look).properties(title=title))
-    return alt.concat(*panels, columns=look.columns).resolve_scale(color="shared", fill="shared")
+        panels.append(alt.layer(*layers).properties(title=title))
+    return _side_by_side(panels, look).resolve_scale(color="shared", fill="shared")
 
 
 def _with_axes(data: str, colouring: Colouring) -> alt.Chart:
@@ -129,9 +130,11 @@ def _hover(*values: tuple[str, str, str]) -> list[alt.Tooltip]:
     return hover(("label", "network", ""), ("family", "family", ""), ("step", "step", "d"), *values)
 
 
-def _sized(chart: Any, look: Look) -> Any:
-    width = look.panel(look.columns)
-    return chart.properties(width=width, height=int(0.7 * width))
+def _side_by_side(panels: Sequence[Any], look: Look) -> alt.ConcatChart:
+    columns = min(look.columns, len(panels))
+    width = look.panel(columns)
+    sized = [panel.properties(width=width, height=int(0.7 * width)) for panel in panels]
+    return alt.concat(*sized, columns=columns)
 
 
 def _steps(frame: pl.DataFrame) -> alt.Scale:
