@@ -36,7 +36,7 @@ def joined_to_a_path(tree: ast.AST) -> set[str]:
 def named(source: str) -> set[str]:
     tree = ast.parse(source)
     text = "\n".join(literals(tree))
-    found = {name for name in FILES if re.search(re.escape(name) + r"(?!\.?\w)", text)}
+    found = {name for name in FILES if re.search(rf"(?<!\w){re.escape(name)}(?!\.?\w)", text)}
     # What is no word of English is looked for everywhere.
     return (
         found
