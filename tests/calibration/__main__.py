@@ -26,8 +26,7 @@ spread, too far apart to be told from neighbours) and heavy tails of family effe
 flag too often, so that a flag there is a question, not an answer; the pooled r of raw log-normal
 columns is unsafe (declare `log`; Spearman holds), as it is where slopes differ wildly between
 families; a family whose slope is turned round is found in a quarter of tables, one shifted along x
-in half of its rows in a tenth. Comparisons of two metrics reject a little too often there and with
-two families.
+in half of its rows in a tenth.
 
 """
 
