@@ -18,6 +18,7 @@ EXTRA_OF = {
     "markupsafe": "report",
     "mlflow": "run",
     "pandas": "report",
+    "psutil": "run",
     "pyarrow": "report",
     "ray": "run",
     "sklearn": "report",

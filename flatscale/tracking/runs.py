@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 # A dead server would block a call for minutes; the writer has its own patience. MLflow's retries
@@ -38,15 +38,18 @@ from mlflow.environment_variables import (
     MLFLOW_HTTP_REQUEST_TIMEOUT,
 )
 from mlflow.exceptions import MlflowException
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from flatscale.errors import StoreError, TrackingError
+from flatscale.extras import needs
 from flatscale.store.records import DIVERGED, FINISHED, METRIC, PARAMETER, TAG, columns_for
 from flatscale.store.results import Store
 from flatscale.study.redaction import without_password
 from flatscale.study.schema import StudyConfig
 from flatscale.tracking.descriptions import headline, origin, settings
 from flatscale.tracking.own_database import follow_moved_artifacts
+
+if TYPE_CHECKING:
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 logger = logging.getLogger(__name__)
 
@@ -187,6 +190,9 @@ class Runs:
         self._log_settings(run)
         self._client.log_artifact(run.info.run_id, str(self._store.study_file))
         if self._config.tracking.system_metrics:
+            needs("psutil")  # MLflow's monitor imports it, and no other part of MLflow does
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
             self._monitor = SystemMetricsMonitor(
                 run.info.run_id, resume_logging=True, tracking_uri=self._uri
             )
