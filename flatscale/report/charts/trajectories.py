@@ -40,7 +40,12 @@ def trajectories(content: Content, frame: pl.DataFrame, look: Look) -> alt.Conca
                     scale=_steps(frame),
                     axis=alt.Axis(tickCount=4, format="~s"),
                 ),
-                y=alt.Y("value:Q", scale=_scale(values), title=column_title(content, metric)),
+                y=alt.Y(
+                    "value:Q",
+                    scale=_scale(values),
+                    title=column_title(content, metric),
+                    axis=alt.Axis(format=".4~g"),  # 1e+6: "1,000,000" takes the panel's room
+                ),
                 detail="label:N",
                 tooltip=_hover(("value", metric, ".4~g")),
                 **(SAME if panels else colouring.encoding("color")),
