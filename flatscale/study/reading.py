@@ -21,8 +21,8 @@ _Study = TypeVar("_Study", StudyConfig, TableStudy)
 _TYPE = re.compile(r"bool|int|float|str|tuple\[.*\]")
 
 
-class _OneOfEachKey(yaml.SafeLoader):
-    """YAML's plain types; a key that is given twice, of which the last would win, is refused."""
+class SafeUniqueKeyLoader(yaml.SafeLoader):
+    """YAML's plain types, no tag of which makes a Python object; a key given twice is refused."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         lines: dict[str, int] = {}
@@ -82,7 +82,7 @@ def _content_of(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the study file {path}: {_short(error)}") from error
     try:
-        content = yaml.load(text, _OneOfEachKey)
+        content = yaml.load(text, Loader=SafeUniqueKeyLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid YAML: {_short(error)}") from error
     if not isinstance(content, dict):
