@@ -114,6 +114,8 @@ _SLURM, _KUBE, _LAUNCHER = "jobs/slurm.sh: ", "jobs/kuberay.yaml: ", "jobs/ray_c
 _SECRET = "kubectl create secret generic flatscale-ray-token"
 ELSEWHERE = {
     "make setup": ".ci/run: make setup",
+    "make test": ".ci/run: make test",
+    "make lint": ".ci/run: make lint",
     "make quickstart": "Makefile: quickstart: $(STAMP)",
     ".venv/bin/flatscale run quickstart": _WHEEL,
     "flatscale run quickstart": _WHEEL,
@@ -265,11 +267,23 @@ def test_the_files_for_clusters_are_whole() -> None:
         assert "RAY_AUTH_MODE=token ray start" in launcher[f"{role}_start_ray_commands"][-1]
 
 
+def test_continuous_integration_runs_the_checks_that_the_readme_names() -> None:
+    named = [line for page, line in commands() if page == "README.md" and line.startswith("make")]
+    run = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    targets = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert named == ["make setup", "make test", "make lint"]
+    for line in named:
+        assert line in run
+        assert f"\n{line.removeprefix('make ')}: " in targets
+
+
 def test_the_image_runs_what_the_readme_runs() -> None:
     lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
     told = dict(line.split(" ", 1) for line in lines if line[:1].isalpha())
     assert yaml.safe_load(told["CMD"]) == ["flatscale", "run", "quickstart"]
     assert "flatscale run quickstart" in README
+    (mounted,) = re.findall(r'"\$PWD/(runs:\S+)"', "\n".join(lines))
+    assert mounted == f"runs:{told['WORKDIR']}/runs"
     assert "-c constraints.txt" in told["RUN"]
     assert "-c constraints.txt" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
