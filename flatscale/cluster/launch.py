@@ -92,7 +92,9 @@ def run_trials(
     interrupted = False
     if missing:
         with Interruption() as interruption, _connected(address, config):
+            interruption.stop_if_asked()
             interrupted = _run_missing(config, missing, data, store, listeners, interruption)
+        interrupted |= interruption.asked
     statuses = store.statuses()
     return RunSummary(
         num_kept=len(specs) - len(missing),
