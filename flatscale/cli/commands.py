@@ -171,8 +171,7 @@ def run(
     with ExitStack() as stack:
         if address is None and "RAY_ADDRESS" not in os.environ:
             # What workers import is imported while this process imports the same.
-            threads = max(1, int(read.resources.cpus_per_trial))
-            stack.enter_context(prepared_workers(threads))
+            stack.enter_context(prepared_workers(read.resources.threads_per_trial))
         study, specs, results = _opened(read, store)
         from flatscale.pipeline import run_study
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -149,6 +150,20 @@ def time_first_trials(work: Work, data: Mapping[str, Points]) -> Iterator[Timed]
             num_trials=len(to_train) + len(to_measure),
             seconds=trained * len(to_train) + measured * (len(to_train) + len(to_measure)),
         )
+
+
+@contextmanager
+def threads_of_a_trial(config: StudyConfig) -> Iterator[None]:
+    """Compute with as many threads as a trial's process has.
+
+    More wait for each other on a busy machine: small networks then take tens of times as long.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.resources.threads_per_trial)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def num_at_a_time(config: StudyConfig) -> int:

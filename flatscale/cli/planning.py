@@ -13,6 +13,7 @@ from flatscale.cli.forecast import (
     disk_bytes,
     num_at_a_time,
     remaining_work,
+    threads_of_a_trial,
     time_first_trials,
 )
 from flatscale.data import Points
@@ -53,7 +54,8 @@ def print_plan(
     listed = ", ".join(f"{name} {_size(number)}" for name, number in parts.items())
     out.print(f"disk      about {_size(sum(parts.values()))} ({listed})")
     if timed and data:
-        _print_time(out, config, work, data)
+        with threads_of_a_trial(config):
+            _print_time(out, config, work, data)
 
 
 def _axes_table(config: StudyConfig, specs: Sequence[TrialSpec]) -> Table:

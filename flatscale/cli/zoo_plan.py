@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from flatscale.cli.forecast import num_at_a_time
+from flatscale.cli.forecast import num_at_a_time, threads_of_a_trial
 from flatscale.cluster.measured_trial import load_network, measured, network_input, size_of
 from flatscale.data import Points, prepare
 from flatscale.errors import FlatscaleError
@@ -91,7 +91,8 @@ def print_zoo(
         f"holds at most {largest / 2**30:.1f} GiB"
     )
     if timed and sizes:
-        _print_time(out, study, points, sizes)
+        with threads_of_a_trial(study):
+            _print_time(out, study, points, sizes)
 
 
 def _print_time(

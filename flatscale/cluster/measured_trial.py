@@ -183,7 +183,7 @@ def measured(
 def _prepared(kept: _Kept, spec: TrialSpec, context: ZooContext) -> dict[str, np.ndarray]:
     """Every point set as this network's inputs, decoded once for each distinct preprocessing."""
     wanted = spec.preprocessing.model_dump_json() if spec.preprocessing else "none"
-    threads = max(1, int(context.config.resources.cpus_per_trial))
+    threads = context.config.resources.threads_per_trial
     for name, (images, _) in context.points.point_sets.items():
         if (name, wanted) not in kept.decoded:
             if sum(x.nbytes for x in kept.decoded.values()) > _DECODED_BYTES:

@@ -65,7 +65,7 @@ def run_trial(config: Mapping[str, Any], context: TrialContext | ZooContext) -> 
         LostWorkerError: other processes were lost; Tune tries the trial again, a limited number of
             times.
     """
-    torch.set_num_threads(max(1, int(context.config.resources.cpus_per_trial)))
+    torch.set_num_threads(context.config.resources.threads_per_trial)
     keep_freed_memory()
     import_plugins(context.config.plugins)
     spec = TrialSpec.model_validate_json(config["spec"])

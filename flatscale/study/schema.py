@@ -276,6 +276,11 @@ class ResourcesConfig(_Part):
     max_retries: int = Field(default=3, ge=0)
     """How often a trial whose worker died is started again."""
 
+    @property
+    def threads_per_trial(self) -> int:
+        """Threads of the linear algebra libraries in a trial's process."""
+        return max(1, int(self.cpus_per_trial))
+
 
 class TrackingConfig(_Part):
     """Where MLflow records go."""

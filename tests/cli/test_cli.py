@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 import yaml
 from mlflow import MlflowClient
 from typer.testing import CliRunner
@@ -96,6 +97,23 @@ def test_plan_says_what_varies_what_is_there_and_what_it_takes(tmp_path: Path) -
     assert "of the trials to run 4 train, 4 only measure" in kept
     assert "weights" in kept
     assert not store.exists()
+
+
+def test_plan_times_with_the_threads_of_a_trial(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, seen = torch.get_num_threads(), list[int]()
+
+    def train(*_: object, **__: object) -> None:
+        seen.append(torch.get_num_threads())
+        raise FlatscaleError("seen")
+
+    monkeypatch.setattr("flatscale.cli.forecast.train", train)
+    arguments = ["plan", str(config), "--time", "--set", "resources.cpus_per_trial=3"]
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, FlatscaleError)
+    assert seen == [3]
+    assert torch.get_num_threads() == before
 
 
 def test_plan_warns_of_training_again_and_of_data_that_are_not_there(
