@@ -19,7 +19,7 @@ from flatscale.errors import FlatscaleError
 from flatscale.models.zoo import memory_bytes
 from flatscale.store.records import TrialRecord
 from flatscale.study.plan import TrialSpec
-from flatscale.study.schema import ResourcesConfig
+from flatscale.study.resources import ResourcesConfig
 
 logger = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ from flatscale.metrics.probe.observers import (
 )
 from flatscale.models import build_model
 from flatscale.study.registry import import_plugins
-from flatscale.study.schema import ResourcesConfig
+from flatscale.study.resources import ResourcesConfig
 from flatscale.training import weights_from_bytes
 
 PointSet = tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -31,6 +31,7 @@ from flatscale.study.pretrained import (
     moved_zoo,
 )
 from flatscale.study.redaction import without_password
+from flatscale.study.resources import ResourcesConfig
 
 SLUG = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 
@@ -254,32 +255,6 @@ class MeasurementConfig(_Part):
     check_bounds: bool = True
     """Also check the inequalities that bound the metrics asked for, with the options of these; they
     cost little beside them. Changes no trial's id."""
-
-
-class ResourcesConfig(_Part):
-    """What a trial and a probe actor may use; changes nothing about the results."""
-
-    cpus_per_trial: float = Field(default=1, gt=0)
-    """CPUs a trial reserves."""
-    gpus_per_trial: float = Field(default=0, ge=0)
-    """GPUs a trial reserves; fractions share one."""
-    max_concurrent_trials: int | None = Field(default=None, ge=1)
-    """Trials at a time; as many as fit by default."""
-    probe_actors: int = Field(default=2, ge=1)
-    """Ray actors that measure, each holding one shard of the probe set."""
-    cpus_per_probe_actor: float = Field(default=0, ge=0)
-    """CPUs a probe actor reserves; 0 lets it share with the trials, which cannot deadlock."""
-    gpus_per_probe_actor: float = Field(default=0, ge=0)
-    """GPUs a probe actor reserves."""
-    max_snapshots_in_flight: int = Field(default=2, ge=1)
-    """Snapshots of one trial being measured while it goes on training."""
-    max_retries: int = Field(default=3, ge=0)
-    """How often a trial whose worker died is started again."""
-
-    @property
-    def threads_per_trial(self) -> int:
-        """Threads of the linear algebra libraries in a trial's process."""
-        return max(1, int(self.cpus_per_trial))
 
 
 class TrackingConfig(_Part):

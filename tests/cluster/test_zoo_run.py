@@ -26,7 +26,8 @@ from flatscale.report import write_study_report
 from flatscale.store.records import TrialRecord
 from flatscale.store.results import Store
 from flatscale.study.reading import parse_config
-from flatscale.study.schema import ResourcesConfig, StudyConfig
+from flatscale.study.resources import ResourcesConfig
+from flatscale.study.schema import StudyConfig
 
 METRICS = ["normalized_mls", "test_accuracy"]
 WIDTHS = (4, 6, 8)
