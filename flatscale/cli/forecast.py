@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
 
 import torch
 
 from flatscale.data import Points, points_key
 from flatscale.errors import FlatscaleError
-from flatscale.metrics import measure, with_inequalities
+from flatscale.metrics import asked_metrics, measure, value_ids
 from flatscale.models import build_model
+from flatscale.store.earlier_records import ids_of_values
 from flatscale.store.records import SETTLED
 from flatscale.store.results import Store
 from flatscale.study.plan import TrialSpec
@@ -67,6 +68,23 @@ def remaining_work(config: StudyConfig, specs: Sequence[TrialSpec], store: Store
         to_measure=tuple(to_measure),
         again=len({spec.network_id for spec in to_train.values()} & trained),
     )
+
+
+def new_values(
+    to_measure: Sequence[TrialSpec], store: Store, data: Mapping[str, Points]
+) -> Counter[tuple[str, ...]]:
+    """Of trials whose networks the store has values of, how many compute which metrics."""
+    found = Counter[tuple[str, ...]]()
+    held = ids_of_values(store) if store.study_file.is_file() and to_measure else {}
+    known: dict[tuple[int, str], dict[str, str]] = {}
+    for spec in (spec for spec in to_measure if spec.network_id in held):
+        key = (id(spec.measurement), points_key(spec))
+        if key not in known:
+            known[key] = value_ids(spec, data[key[1]].content_hashes)
+        there = held[spec.network_id]
+        new = [name for name in spec.measurement.metrics if known[key][name] not in there]
+        found[tuple(new)] += 1
+    return found
 
 
 def disk_bytes(
@@ -175,10 +193,7 @@ def num_at_a_time(config: StudyConfig) -> int:
 
 def _measure_seconds(spec: TrialSpec, model: torch.nn.Module, points: Points) -> float:
     sets = {name: tuple(map(torch.tensor, both)) for name, both in points.point_sets.items()}
-    names = list(spec.measurement.metrics)
-    options = dict[str, Mapping[str, Any]](spec.measurement.options)
-    if spec.measurement.check_bounds:
-        names, options = with_inequalities(names, options)
+    names, options = asked_metrics(spec)
     began = perf_counter()
     measure(
         model,

@@ -11,6 +11,7 @@ from rich.table import Column, Table
 from flatscale.cli.forecast import (
     Work,
     disk_bytes,
+    new_values,
     num_at_a_time,
     remaining_work,
     threads_of_a_trial,
@@ -50,6 +51,8 @@ def print_plan(
     for warning in _warnings(config, work, networks, len(specs)):
         err.print(f"[yellow]plan:[/] {warning}", soft_wrap=True)
     data = _print_data(out, err, config, specs)
+    if data:
+        print_new_values(out, new_values(work.to_measure, store, data))
     parts = disk_bytes(config, specs, store, data)
     listed = ", ".join(f"{name} {_size(number)}" for name, number in parts.items())
     out.print(f"disk      about {_size(sum(parts.values()))} ({listed})")
@@ -103,6 +106,17 @@ def _warnings(config: StudyConfig, work: Work, networks: int, trials: int) -> It
         yield (
             f"{trials} trials measure {networks} networks, each trained anew; keep_checkpoints: "
             "true trains each once"
+        )
+
+
+def print_new_values(out: Console, counts: Mapping[tuple[str, ...], int]) -> None:
+    """How many trials compute only which metrics, as the store has the values of the others."""
+    for new, count in counts.items():
+        noun = "metric" if len(new) == 1 else "metrics"
+        out.print(
+            f"measure   {count} only measure {len(new)} new {noun}"
+            f"{': ' + ', '.join(new) if new else ', the store has them all'}",
+            soft_wrap=True,
         )
 
 

@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from flatscale.cli.forecast import num_at_a_time, threads_of_a_trial
-from flatscale.cluster.measured_trial import load_network, measured, network_input, size_of
-from flatscale.data import Points, prepare
+from flatscale.cli.forecast import new_values, num_at_a_time, threads_of_a_trial
+from flatscale.cli.planning import print_new_values
+from flatscale.cluster.measured_trial import held_against, load_network, network_input, size_of
+from flatscale.cluster.measurer import measured_snapshot
+from flatscale.data import Points, points_key, prepare
 from flatscale.errors import FlatscaleError
 from flatscale.models.zoo import NetworkSize, memory_bytes, read_zoo
 from flatscale.preflight import study_points
@@ -90,6 +92,8 @@ def print_zoo(
         f"{len(specs)} networks, {num_points} images ({points.content_hashes['probe']}); a worker "
         f"holds at most {largest / 2**30:.1f} GiB"
     )
+    missing = [spec for spec in specs if statuses.get(spec.trial_id) not in SETTLED]
+    print_new_values(out, new_values(missing, store, {points_key(specs[0]): points}))
     if timed and sizes:
         with threads_of_a_trial(study):
             _print_time(out, study, points, sizes)
@@ -113,7 +117,7 @@ def _print_time(
         }
         model, _ = load_network(spec, points)
         loaded = perf_counter() - began
-        measured(spec, points, model, x)
+        measured_snapshot(spec, held_against(spec, points, model, x), 0)
         took = perf_counter() - began
         seconds, activations = seconds + took, activations + size.activation_bytes
         out.print(

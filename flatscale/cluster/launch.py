@@ -116,7 +116,7 @@ def _run_missing(
     _refuse_too_large_trials(config)
     needed = {points_key(spec) for spec in missing}
     data = {key: points for key, points in data.items() if key in needed}
-    mailbox = make_mailbox()
+    mailbox = make_mailbox(store, missing)
     actors = {mailbox}
     request = None
     context: TrialContext | ZooContext

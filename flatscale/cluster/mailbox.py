@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import ray
 
+from flatscale.store.earlier_records import EarlierRecords, earlier_records
 from flatscale.store.records import TrialRecord
-
-if TYPE_CHECKING:
-    from flatscale.store.results import Store
-
+from flatscale.store.results import Store
+from flatscale.study.plan import TrialSpec
 
 Message = str | TrialRecord
 """The id of a trial that has started, or the record of one that has ended."""
@@ -28,18 +27,24 @@ class _Mailbox:
     A trial's `post` returns only when the driver acknowledges the record, so a trial never counts
     as done before its record is on the disk. If this actor dies, Ray starts it again and repeats
     the pending calls; a record posted twice is written twice with the same content.
+
+    Args:
+        root: the store's folder.
+        earlier: by trial, the store's records of the same network.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, root: str, earlier: Mapping[str, tuple[str, ...]]) -> None:
+        self._root, self._earlier = root, earlier
         self._fresh: list[Message] = []
         self._written: dict[str, asyncio.Event] = {}
         self._arrived = asyncio.Event()
         self._closed = False
         self._at_work: dict[str, Any] = {}
 
-    async def announce(self, trial_id: str, actor: Any) -> None:
+    async def announce(self, trial_id: str, actor: Any) -> EarlierRecords:
         self._at_work[trial_id] = actor
         self._put(trial_id)
+        return EarlierRecords(root=self._root, trial_ids=self._earlier.get(trial_id, ()))
 
     async def end_trials(self) -> None:
         """End the processes of the trials that have begun and not ended."""
@@ -81,10 +86,10 @@ class _Mailbox:
         self._arrived.set()
 
 
-def make_mailbox() -> Any:
-    """Start the study's mailbox; it reserves no CPU."""
+def make_mailbox(store: Store, specs: Iterable[TrialSpec]) -> Any:
+    """Start the mailbox of the trials that will run; it reserves no CPU."""
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Mailbox)
-    return actor.remote()
+    return actor.remote(str(store.root), earlier_records(store, specs))
 
 
 class Listener(Protocol):

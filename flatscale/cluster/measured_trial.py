@@ -22,13 +22,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from flatscale.cluster.measurer import measured_end
 from flatscale.data import Dataset, Points, prepare
 from flatscale.errors import ModelError
-from flatscale.metrics import measure_observers, with_inequalities
 from flatscale.metrics.probe.observers import LocalObserver
 from flatscale.models import build_model
 from flatscale.models.zoo import NetworkSize, load_pretrained, network_size, points_at_once
-from flatscale.store.records import FINISHED, Snapshot, TrialRecord
+from flatscale.store.earlier_records import EarlierRecords
+from flatscale.store.records import FINISHED, TrialRecord
 from flatscale.study.plan import TrialSpec
 from flatscale.study.schema import StudyConfig
 
@@ -68,8 +69,12 @@ class _Kept:
 _kept: list[_Kept] = []
 
 
-def measure_pretrained(spec: TrialSpec, context: ZooContext, record: TrialRecord) -> TrialRecord:
+def measure_pretrained(
+    spec: TrialSpec, context: ZooContext, record: TrialRecord, earlier: EarlierRecords
+) -> TrialRecord:
     """Load a network with its weights, prepare the probe as it asks, measure.
+
+    Values that an earlier record of the network holds are taken over.
 
     Raises:
         ModelError: it cannot be built, or its weights are absent, broken or do not fit.
@@ -97,18 +102,19 @@ def measure_pretrained(spec: TrialSpec, context: ZooContext, record: TrialRecord
         loading = kept.threads.submit(load_network, following, context.points)
         kept.ahead[following.trial_id] = loading
     # 3. All points in this process, in microbatches that its memory was planned for.
-    snapshot = measured(spec, context.points, model, x)
+    observers = held_against(spec, context.points, model, x)
+    snapshot, columns = measured_end(spec, observers, 0, weights_hash, earlier)
     return replace(
         record,
         status=FINISHED,
         reason=None,
-        weights_hash=weights_hash,
         num_parameters=sum(p.numel() for p in model.parameters()),
         measure_seconds=perf_counter() - began,
         peak_memory_bytes=_peak_bytes(on_gpu),
         device=torch.cuda.get_device_name() if on_gpu else platform.machine(),
         versions=f"torch {torch.__version__}, python {platform.python_version()}",
         snapshots=(snapshot,),
+        **columns,
     )
 
 
@@ -144,20 +150,13 @@ def size_of(spec: TrialSpec, points: Points) -> NetworkSize:
     return network_size(spec.architecture, shape, points.dataset.num_classes, dict(spec.options))
 
 
-def measured(
+def held_against(
     spec: TrialSpec, points: Points, model: nn.Module, x: Mapping[str, np.ndarray]
-) -> Snapshot:
-    """A loaded network measured in this process, on the inputs made of every point set.
-
-    Raises:
-        MetricError: a metric cannot be computed for any network.
-    """
+) -> dict[str, LocalObserver]:
+    """A loaded network held, in this process, against the inputs made of every point set."""
     wanted = spec.measurement
-    names, options = list(wanted.metrics), dict[str, Mapping[str, Any]](wanted.options)
-    if wanted.check_bounds:
-        names, options = with_inequalities(names, options)
     microbatch = points_at_once(size_of(spec, points))
-    observers = {
+    return {
         name: LocalObserver(
             model,
             torch.tensor(x[name]),
@@ -169,15 +168,6 @@ def measured(
         )
         for name, (_, labels) in points.point_sets.items()
     }
-    measurements = measure_observers(
-        observers, names, options=options, seed=spec.seed("measurement")
-    )
-    return Snapshot(
-        step=0,
-        is_final=True,
-        probe_hash=points.content_hashes["probe"],
-        measurements=tuple(measurements[name] for name in names),
-    )
 
 
 def _prepared(kept: _Kept, spec: TrialSpec, context: ZooContext) -> dict[str, np.ndarray]:

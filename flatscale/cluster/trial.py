@@ -24,6 +24,7 @@ from flatscale.cluster.probe_pool import Network, ProbePool
 from flatscale.data import Dataset, points_key
 from flatscale.errors import FlatscaleError, LostWorkerError
 from flatscale.models import architecture_family
+from flatscale.store.earlier_records import EarlierRecords
 from flatscale.store.layout import Layout, training_checkpoint
 from flatscale.store.records import DIVERGED, FAILED, FINISHED, TrialRecord
 from flatscale.study.plan import TrialSpec
@@ -70,7 +71,7 @@ def run_trial(config: Mapping[str, Any], context: TrialContext | ZooContext) -> 
     import_plugins(context.config.plugins)
     spec = TrialSpec.model_validate_json(config["spec"])
     here = ray.get_runtime_context().current_actor
-    ray.get(context.mailbox.announce.remote(spec.trial_id, here))
+    earlier: EarlierRecords = ray.get(context.mailbox.announce.remote(spec.trial_id, here))
     if isinstance(context, ZooContext):
         dataset = context.dataset
     else:
@@ -78,9 +79,9 @@ def run_trial(config: Mapping[str, Any], context: TrialContext | ZooContext) -> 
     record = replace(describe(spec, dataset), started_at=datetime.now(UTC))
     try:
         if isinstance(context, ZooContext):
-            record = measure_pretrained(spec, context, record)
+            record = measure_pretrained(spec, context, record, earlier)
         else:
-            record = _train_and_measure(spec, context, record)
+            record = _train_and_measure(spec, context, record, earlier)
     except LostWorkerError:
         raise
     except Exception as error:
@@ -129,7 +130,9 @@ def _trained_with(spec: TrialSpec, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _train_and_measure(spec: TrialSpec, context: TrialContext, record: TrialRecord) -> TrialRecord:
+def _train_and_measure(
+    spec: TrialSpec, context: TrialContext, record: TrialRecord, earlier: EarlierRecords
+) -> TrialRecord:
     # 1. The network, as the probe actors will build it too.
     dataset, pool = context.datasets[points_key(spec)], context.pools[points_key(spec)]
     on_gpu = context.config.resources.gpus_per_trial > 0
@@ -154,15 +157,15 @@ def _train_and_measure(spec: TrialSpec, context: TrialContext, record: TrialReco
         folder = context.layout.partial_folder(spec.trial_id)
         folder.mkdir(parents=True, exist_ok=True)
     in_flight = context.config.resources.max_snapshots_in_flight
-    with Measurer(spec, network, pool, in_flight, folder) as measurer:
+    with Measurer(spec, network, pool, in_flight, folder, earlier) as measurer:
         record = _obtain(spec, context, model, measurer, folder, record)
         # 3. The end of it is measured too, and every measurement waited for.
         if record.status == FINISHED:
             measurer.submit(record.num_steps or 0, model, is_final=True)
-        snapshots, measure_seconds = measurer.collect()
+        measured = measurer.collect()
     if folder is not None:
         shutil.rmtree(folder)
-    return replace(record, snapshots=snapshots, measure_seconds=measure_seconds)
+    return replace(record, **measured)
 
 
 def _obtain(

@@ -36,6 +36,7 @@ from flatscale.metrics.registration import (
     metric_info,
     with_inequalities,
 )
+from flatscale.metrics.value_ids import asked_metrics, value_ids
 
 __all__ = [
     "LocalObserver",
@@ -43,6 +44,7 @@ __all__ = [
     "Observer",
     "Report",
     "Shard",
+    "asked_metrics",
     "call_on_shard",
     "check_metric_names",
     "default_metrics",
@@ -57,5 +59,6 @@ __all__ = [
     "metric_catalog",
     "metric_info",
     "points_hash",
+    "value_ids",
     "with_inequalities",
 ]

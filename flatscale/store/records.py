@@ -128,6 +128,14 @@ class TrialRecord:
         "what names the code of the plugins it depends on, as JSON", TAG, default=None
     )
     axes: str | None = _column("what else the design varied, as JSON", default=None)
+    value_ids: str | None = _column(
+        "what names how each final value was measured, as JSON", default=None
+    )
+    taken_over: str | None = _column(
+        "final values measured for earlier records, by their trial and its versions, as JSON",
+        TAG,
+        default=None,
+    )
     snapshots: tuple[Snapshot, ...] = ()
     history: tuple[tuple[int, float], ...] = ()
 

@@ -80,7 +80,7 @@ class Results:
                 why each is not in the table otherwise; a network may then have several rows.
         """
         specs = plan(self.study)
-        known = self.trials.with_columns(left_out=self._left_out(specs))
+        known = self.trials.drop("value_ids").with_columns(left_out=self._left_out(specs))
         wide = known if all else known.filter(pl.col("left_out").is_null()).drop("left_out")
         wide = wide.join(self._axes(specs), on="trial_id", how="left", maintain_order="left")
         final = self.measurements.filter("is_final", pl.col("trial_id").is_in(wide["trial_id"]))

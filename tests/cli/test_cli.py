@@ -20,8 +20,9 @@ from typer.testing import CliRunner
 import flatscale as package
 from flatscale import __version__
 from flatscale.cli.commands import app, main
+from flatscale.data import load_all_points, points_key
 from flatscale.errors import ConfigError, FlatscaleError, StatsError
-from flatscale.metrics import metric_catalog
+from flatscale.metrics import metric_catalog, value_ids
 from flatscale.metrics.registration import METRICS
 from flatscale.store.results import Store
 from flatscale.study.plan import plan
@@ -132,6 +133,26 @@ def test_plan_warns_of_training_again_and_of_data_that_are_not_there(
     assert missing.returncode == 0
     assert "data:" in missing.stderr
     assert "absent" in missing.stderr
+
+
+def test_plan_says_how_many_metrics_are_new_on_kept_networks(config: Path, tmp_path: Path) -> None:
+    kept = "keep_checkpoints=true"
+    study = load_config(config, (kept, "measurement.metrics=[mls, sharpness, log_lvr]"))
+    store, specs = Store(tmp_path / "store"), plan(study)
+    store.prepare(study)
+    hashes = load_all_points(specs)[points_key(specs[0])].content_hashes
+    for spec in specs:
+        store.write(record(spec, value_ids=json.dumps(value_ids(spec, hashes))))
+        store.weights_file(spec.weights_id).touch()
+    arguments = ["plan", str(config), "--store", str(store.root), "--set", kept]
+    for metrics, words in (
+        ("mls, sharpness, loss_gap", "2 only measure 1 new metric: loss_gap"),
+        ("mls, sharpness, loss_gap, nmls", "2 only measure 2 new metrics: loss_gap, nmls"),
+        ("mls, sharpness", "2 only measure 0 new metrics, the store has them all"),
+    ):
+        changed = ["--set", f"measurement.metrics=[{metrics}]"]
+        shown = CliRunner().invoke(app, [*arguments, *changed], catch_exceptions=False).output
+        assert words in " ".join(shown.split())
 
 
 @pytest.mark.parametrize(
