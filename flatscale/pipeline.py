@@ -95,7 +95,9 @@ def run_study(
         if config.tracking.enabled:
             tracker = stack.enter_context(TrackingWriter(store, config, tracking_uri))
         reporter = stack.enter_context(_ReportProcess(store, specs))
-        everyone: tuple[Listener, ...] = (StatusFile(store), reporter, *listeners)
+        everyone: list[Listener] = [StatusFile(store), reporter, *listeners]
+        if tracker is not None:
+            everyone.append(tracker)
         summary = run_trials(config, specs, data, store, address=address, listeners=everyone)
         # 4. What is read from the store alone: tables, statistics, report.
         store.export(store.read([spec.trial_id for spec in specs]))

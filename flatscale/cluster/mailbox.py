@@ -8,17 +8,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import ray
 
+from flatscale.cluster.running_loss import Running
 from flatscale.store.earlier_records import EarlierRecords, earlier_records
 from flatscale.store.records import TrialRecord
 from flatscale.store.results import Store
 from flatscale.study.plan import TrialSpec
 
-Message = str | TrialRecord
-"""The id of a trial that has started, or the record of one that has ended."""
+Message = str | Running | TrialRecord
+"""The id of a trial that has started, the losses of one that trains, or the record of one that has
+ended."""
 
 
 class _Mailbox:
@@ -60,6 +62,10 @@ class _Mailbox:
         self._put(record)
         await written.wait()
 
+    async def report(self, running: Running) -> None:
+        if not self._closed:
+            self._put(running)
+
     async def take(self, acknowledged: Iterable[str], timeout: float) -> list[Message]:
         for trial_id in acknowledged:
             event = self._written.pop(trial_id, None)
@@ -98,6 +104,13 @@ class Listener(Protocol):
     def started(self, trial_id: str) -> None: ...
 
     def ended(self, record: TrialRecord) -> None: ...
+
+
+@runtime_checkable
+class LossListener(Listener, Protocol):
+    """Also told the losses of trials that train."""
+
+    def trains(self, record: TrialRecord) -> None: ...
 
 
 class RecordWriter:
@@ -155,11 +168,20 @@ class RecordWriter:
                     self.write(message)
                     acknowledged.append(message.trial_id)
                     continue
+                if isinstance(message, Running):
+                    self._tell_losses(message.record)
+                    continue
                 self.attempts[message] += 1
                 for listener in self._listeners:
                     listener.started(message)
             if stopping and not messages:
                 return
+
+    def _tell_losses(self, record: TrialRecord) -> None:
+        for listener in self._listeners:
+            # What a killed mailbox repeats may come after the trial's end.
+            if isinstance(listener, LossListener) and record.trial_id not in self.written:
+                listener.trains(record)
 
     def num_running(self) -> int:
         """Trials that have begun and not ended."""

@@ -21,6 +21,7 @@ from flatscale.cluster.allocator import keep_freed_memory
 from flatscale.cluster.measured_trial import ZooContext, described, measure_pretrained
 from flatscale.cluster.measurer import Measurer
 from flatscale.cluster.probe_pool import Network, ProbePool
+from flatscale.cluster.running_loss import LossSender
 from flatscale.data import Dataset, points_key
 from flatscale.errors import FlatscaleError, LostWorkerError
 from flatscale.models import architecture_family
@@ -158,7 +159,9 @@ def _train_and_measure(
         folder.mkdir(parents=True, exist_ok=True)
     in_flight = context.config.resources.max_snapshots_in_flight
     with Measurer(spec, network, pool, in_flight, folder, earlier) as measurer:
-        record = _obtain(spec, context, model, measurer, folder, record)
+        tracked = context.config.tracking.enabled
+        sender = LossSender(context.mailbox, record) if tracked else None
+        record = _obtain(spec, context, model, measurer, folder, record, sender)
         # 3. The end of it is measured too, and every measurement waited for.
         if record.status == FINISHED:
             measurer.submit(record.num_steps or 0, model, is_final=True)
@@ -175,6 +178,7 @@ def _obtain(
     measurer: Measurer,
     folder: Path | None,
     record: TrialRecord,
+    on_loss: LossSender | None = None,
 ) -> TrialRecord:
     """Train the network, or take its kept weights, where only the end is to be measured."""
     kept = context.layout.weights_file(spec.weights_id)
@@ -200,6 +204,7 @@ def _obtain(
         weights=spec.measurement.weights,
         snapshot_steps=log_spaced_steps(spec.measurement.num_snapshots, num_steps),
         on_snapshot=measurer.submit,
+        on_loss=on_loss,
         checkpoint=training_checkpoint(folder) if folder else None,
     )
     facts = {"num_steps": result.num_steps, "train_seconds": perf_counter() - began}

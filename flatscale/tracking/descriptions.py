@@ -54,6 +54,27 @@ def headline(store: Store) -> tuple[str, dict[str, float]]:
     return found.removeprefix("Found: "), numbers
 
 
+def described(record: dict[str, Any]) -> str:
+    """A trial in a sentence."""
+    network = f"{record['architecture']} {record['options']} on {record['dataset']}"
+    if record["weights_tag"] is not None:
+        return f"{record['model']}: {network}, with the weights {record['weights_tag']}"
+    return (
+        f"{network}: {record['optimizer']} with learning rate {record['learning_rate']:.3g} and "
+        f"batches of {record['batch_size']}, seed {record['seed_index']}"
+    )
+
+
+def run_name(record: dict[str, Any]) -> str:
+    """What a trial's run is called."""
+    if record["model"] is not None:
+        return f"{record['model']} {record['trial_id'][:6]}"
+    return (
+        f"{record['family']} lr={record['learning_rate']:.3g} batch={record['batch_size']} "
+        f"seed={record['seed_index']} {record['trial_id'][:6]}"
+    )
+
+
 def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         for name, item in value.items():

@@ -45,7 +45,7 @@ from flatscale.store.records import DIVERGED, FINISHED, METRIC, PARAMETER, TAG, 
 from flatscale.store.results import Store
 from flatscale.study.redaction import without_password
 from flatscale.study.schema import StudyConfig
-from flatscale.tracking.descriptions import headline, origin, settings
+from flatscale.tracking.descriptions import described, headline, origin, run_name, settings
 from flatscale.tracking.own_database import follow_moved_artifacts
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Runs:
         self._config = config
         self._uri = uri
         self._given_up: dict[str, float] = {}
+        self._training: dict[str, Run] = {}
         self._monitor: SystemMetricsMonitor | None = None
         self._may_have_doubles = int(MLFLOW_HTTP_REQUEST_MAX_RETRIES.get()) > 0
 
@@ -98,21 +99,42 @@ class Runs:
             for tag in set(_TAGS) & set(run.data.tags):
                 if record[tag] is None:
                     client.delete_tag(run_id, tag)
-            known = {name: str(record[name]) for name in record if record[name] is not None}
-            axes = json.loads(record["axes"] or "{}")
-            known |= {name: str(label) for name, label in axes.items()}
-            wanted = (*_PARAMETERS, *axes)
-            new = [k for k in wanted if k in known and k not in run.data.params]
-            tags = [RunTag(k, known[k][:_MAX_VALUE_LENGTH]) for k in _TAGS if k in known]
-            client.log_batch(run_id, params=[Param(k, known[k]) for k in new], tags=tags)
+            known = {name: str(record[name]) for name in _TAGS if record[name] is not None}
+            tags = [RunTag(name, value[:_MAX_VALUE_LENGTH]) for name, value in known.items()]
+            client.log_batch(run_id, params=_new_parameters(run, record), tags=tags)
             if run.inputs is None or not run.inputs.dataset_inputs:
                 client.log_inputs(run_id, [_dataset(record, self._config)])
-            metrics = list(_metrics(record, first=_those_that_matter(self._config)))
+            about = self._config.analysis
+            metrics = _losses(run, record)
+            metrics += _metrics(record, first=(*about.primary, *about.outcomes))
             for start in range(0, len(metrics), _MAX_METRICS):
                 client.log_batch(run_id, metrics=metrics[start : start + _MAX_METRICS])
             status = "FINISHED" if record["status"] in (FINISHED, DIVERGED) else "FAILED"
             ended = _milliseconds(record, "finished_at")
             client.set_terminated(run_id, status, end_time=ended)
+            self._training.pop(record["trial_id"], None)
+
+    def show_losses(self, record: dict[str, Any]) -> None:
+        """Log the losses that a trial has found while it trains; its record repeats them.
+
+        Raises:
+            TrackingError: as `deliver`.
+        """
+        with self._refusal("the losses of a trial that trains"):
+            run = self._training.get(record["trial_id"])
+            if run is None:
+                run = self._trial_run(record)
+                if run.info.status != "RUNNING":
+                    self._client.update_run(run.info.run_id, status="RUNNING")
+                self._client.log_batch(run.info.run_id, params=_new_parameters(run, record))
+                self._training[record["trial_id"]] = run
+            self._client.log_batch(run.info.run_id, metrics=_losses(run, record))
+
+    def _end_training(self) -> None:
+        """Trials that this driver, or one that was killed, left before they ended."""
+        for run in self._training.values():
+            self._client.set_terminated(run.info.run_id, "KILLED")
+        self._training.clear()
 
     def finish(self, artifacts: tuple[Path, ...]) -> None:
         """Attach files and folders to the study's run, and end it.
@@ -125,6 +147,7 @@ class Runs:
             if self._may_have_doubles:
                 self._delete_doubles()
             self._end_monitor()
+            self._end_training()
             self._log_headline(run_id)
             for path in artifacts:
                 if path.is_dir():
@@ -157,6 +180,7 @@ class Runs:
         with self._refusal("the end of the run"):
             self._end_monitor()
             self._client.set_terminated(self._study.info.run_id, status)
+            self._end_training()
 
     def _end_monitor(self) -> None:
         if self._monitor is not None:
@@ -178,6 +202,11 @@ class Runs:
         run = self._find_run(experiment_id, key)
         # An earlier driver may have been killed between a request and its answer.
         self._may_have_doubles |= run is not None
+        if run is not None:
+            query = f"tags.`{_KEY}` LIKE '{key}:%' AND attributes.status = 'RUNNING'"
+            left = self._client.search_runs([experiment_id], query, max_results=1_000)
+            self._training = {other.info.run_id: other for other in left}
+            self._end_training()
         run = run or self._create_run(
             experiment_id,
             key,
@@ -216,12 +245,12 @@ class Runs:
             study.experiment_id,
             key,
             start_time=_milliseconds(record, "started_at"),
-            run_name=_run_name(record),
+            run_name=run_name(record),
             tags={
                 "flatscale.kind": "trial",
                 "mlflow.parentRunId": study.run_id,
                 "family": record["family"],
-                "mlflow.note.content": _described(record),
+                "mlflow.note.content": described(record),
             },
         )
 
@@ -317,17 +346,6 @@ def _connect(uri: str) -> MlflowClient:
         return client
 
 
-def _described(record: dict[str, Any]) -> str:
-    """A trial in a sentence."""
-    network = f"{record['architecture']} {record['options']} on {record['dataset']}"
-    if record["weights_tag"] is not None:
-        return f"{record['model']}: {network}, with the weights {record['weights_tag']}"
-    return (
-        f"{network}: {record['optimizer']} with learning rate {record['learning_rate']:.3g} and "
-        f"batches of {record['batch_size']}, seed {record['seed_index']}"
-    )
-
-
 def _dataset(record: dict[str, Any], config: StudyConfig) -> DatasetInput:
     """The data that a trial was trained on, as MLflow lists them."""
     source = json.dumps({"uri": config.data.path or config.data.source})
@@ -336,9 +354,18 @@ def _dataset(record: dict[str, Any], config: StudyConfig) -> DatasetInput:
     return DatasetInput(data, [InputTag("mlflow.data.context", "training")])
 
 
-def _those_that_matter(config: StudyConfig) -> tuple[str, ...]:
-    """The metrics that a study is about: its primary pair, then its outcomes."""
-    return (*config.analysis.primary, *config.analysis.outcomes)
+def _new_parameters(run: Run, record: dict[str, Any]) -> list[Param]:
+    """The parameters of a trial that its run does not have; every axis is one."""
+    known = {name: record[name] for name in _PARAMETERS if record[name] is not None}
+    known |= json.loads(record["axes"] or "{}")
+    return [Param(name, str(v)) for name, v in known.items() if name not in run.data.params]
+
+
+def _losses(run: Run, record: dict[str, Any]) -> list[Metric]:
+    """The training losses of a record, at the run's start: so that one sent twice is one point."""
+    found = [(row["train_loss"], row["step"]) for row in record["history"]]
+    began = run.info.start_time
+    return [Metric("training/loss", v, began, step) for v, step in found if math.isfinite(v)]
 
 
 def _metrics(record: dict[str, Any], first: Sequence[str] = ()) -> Iterator[Metric]:
@@ -352,9 +379,6 @@ def _metrics(record: dict[str, Any], first: Sequence[str] = ()) -> Iterator[Metr
         first: metrics that are logged before the others.
     """
     ended = _milliseconds(record, "finished_at") or 0
-    for row in record["history"]:
-        if math.isfinite(row["train_loss"]):
-            yield Metric("training/loss", row["train_loss"], ended, row["step"])
     places = {name: place for place, name in enumerate(first)}
     rows = sorted(record["measurements"], key=lambda row: places.get(row["metric"], len(places)))
     watched = any(not row["is_final"] for row in rows)
@@ -373,12 +397,3 @@ def _metrics(record: dict[str, Any], first: Sequence[str] = ()) -> Iterator[Metr
 
 def _milliseconds(record: dict[str, Any], name: str) -> int | None:
     return None if record[name] is None else int(record[name].timestamp() * 1000)
-
-
-def _run_name(record: dict[str, Any]) -> str:
-    if record["model"] is not None:
-        return f"{record['model']} {record['trial_id'][:6]}"
-    return (
-        f"{record['family']} lr={record['learning_rate']:.3g} batch={record['batch_size']} "
-        f"seed={record['seed_index']} {record['trial_id'][:6]}"
-    )

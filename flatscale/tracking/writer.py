@@ -14,12 +14,14 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flatscale.errors import StoreError, TrackingError
 from flatscale.store.journal import Journal
+from flatscale.store.records import TrialRecord
 from flatscale.store.results import Store
 from flatscale.study.redaction import without_password
 from flatscale.study.schema import StudyConfig
@@ -31,10 +33,14 @@ logger = logging.getLogger(__name__)
 
 _LAST_ATTEMPTS = 3
 _SECONDS_TO_END = 1.5
+_MOST_LOSSES = 1_000
+"""Of one trial, while the server is away; as many as it takes at a time."""
 
 
 class TrackingWriter:
-    """Delivers a store's records from a thread of its own, until closed; a listener of the store.
+    """Delivers a store's records from a thread of its own, until closed.
+
+    A listener of the store, and of the run for the losses of trials that train.
 
     Args:
         store: the study's store, prepared.
@@ -57,6 +63,7 @@ class TrackingWriter:
         # delivered waits again: its version is another.
         self._lock = threading.Lock()
         self._waiting = {trial_id: object() for trial_id in self._journal.waiting()}
+        self._losses: dict[str, TrialRecord] = {}
         store.listeners.append(self._written)
         self._stop, self._leaving = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="tracking writer", daemon=True)
@@ -154,10 +161,35 @@ class TrackingWriter:
 
         return Runs(self._store, self._config, self.uri)
 
+    def started(self, trial_id: str) -> None: ...
+
+    def ended(self, record: TrialRecord) -> None: ...
+
+    def trains(self, record: TrialRecord) -> None:
+        """Have the losses logged that a trial has found since the last time, if there is time."""
+        with self._lock:
+            before = self._losses.pop(record.trial_id, None)
+            points = (*(before.history if before else ()), *record.history)
+            self._losses[record.trial_id] = replace(record, history=points[-_MOST_LOSSES:])
+
     def _written(self, trial_id: str) -> None:
         with self._lock:
+            self._losses.pop(trial_id, None)
             self._waiting.pop(trial_id, None)
             self._waiting[trial_id] = object()
+
+    def _show_losses(self) -> None:
+        """Log losses of trials that train; a record that comes meanwhile goes first.
+
+        What the server does not take is not tried again: the trial's record has it all.
+        """
+        for trial_id in list(self._losses):
+            with self._lock:
+                record = self._losses.pop(trial_id, None)
+            if record is not None:
+                self._runs.show_losses(record.row())
+            if self._waiting or self._stop.is_set():
+                return
 
     def _oldest(self) -> tuple[str, object] | None:
         with self._lock:
@@ -182,6 +214,7 @@ class TrackingWriter:
         while not self._stop.is_set():
             try:
                 self.deliver()
+                self._show_losses()
                 wait = self._retry_seconds
             except TrackingError as error:
                 if not warned:

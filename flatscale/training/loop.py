@@ -74,6 +74,7 @@ def train(
     weights: Literal["last", "average"] = "last",
     snapshot_steps: Iterable[int] = (),
     on_snapshot: Callable[[int, nn.Module], None] | None = None,
+    on_loss: Callable[[int, float], None] | None = None,
     checkpoint: Path | None = None,
 ) -> TrainingResult:
     """Train a network in place, on the device it is on.
@@ -99,6 +100,7 @@ def train(
         snapshot_steps: steps after which `on_snapshot` is called, unless training ends there (the
             final state is the caller's); 0 is the initialisation.
         on_snapshot: called with the step and the network, which it must not change.
+        on_loss: called with the step and the loss of every whole evaluation.
         checkpoint: a file to resume from where it exists, and written every
             `config.checkpoint_every` steps.
 
@@ -138,6 +140,7 @@ def train(
             bounded=LOSSES[config.loss].not_negative,
         ),
         weights=weights,
+        on_loss=on_loss,
         checkpoint=checkpoint,
         settings={
             "training": result_content(config),
@@ -173,6 +176,7 @@ class _Run:
         order: BatchOrder,
         stopping: Stopping,
         weights: str,
+        on_loss: Callable[[int, float], None] | None,
         checkpoint: Path | None,
         settings: dict[str, Any],
     ) -> None:
@@ -180,6 +184,7 @@ class _Run:
         self.config, self.seed, self.loss = config, seed, loss
         self.optimizer, self.order, self.stopping = optimizer, order, stopping
         self.weights, self.checkpoint, self.settings = weights, checkpoint, settings
+        self.on_loss = on_loss
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.closure = needs_closure(config.optimizer)
         self.microbatches = Microbatches(model, config.microbatch_size)
@@ -231,7 +236,10 @@ class _Run:
             level is None or stopping.train.is_above(level, self.latest)
         ):
             return None
-        return stopping.end(step)
+        end = stopping.end(step)
+        if self.on_loss is not None and stopping.history and stopping.history[-1][0] == step:
+            self.on_loss(*stopping.history[-1])
+        return end
 
     def _step(self, step: int) -> Tensor:
         """One optimizer step; the batch's mean loss before it."""

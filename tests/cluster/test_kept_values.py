@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from flatscale.cluster import measurer
+from flatscale import load_network
+from flatscale.cluster import measurer, running_loss, trial
+from flatscale.cluster.mailbox import _Mailbox
 from flatscale.cluster.measurer import Measurer
 from flatscale.cluster.probe_pool import Network
 from flatscale.cluster.trial import describe
-from flatscale.data import Points, load_points
+from flatscale.data import Points, load_points, points_key
 from flatscale.measurement import Measurement
-from flatscale.metrics import LocalObserver, metric
+from flatscale.metrics import LocalObserver, measure, metric
 from flatscale.metrics.registration import METRICS
 from flatscale.store.earlier_records import EarlierRecords, earlier_records
+from flatscale.store.layout import Layout
 from flatscale.store.records import FINISHED, TrialRecord
 from flatscale.store.results import Store
 from flatscale.study.plan import TrialSpec, plan
@@ -156,6 +162,80 @@ def test_other_options_points_weights_or_code_are_measured_anew(
         ["handmade", "train_loss"],
     ]
     monkeypatch.delitem(METRICS._entries, "handmade", raising=False)
+
+
+class Study:
+    """The one trial of a study, run as a worker of Ray runs it, in this process."""
+
+    def __init__(self, store: Store, metrics: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        wanted = {"probe_size": 10, "metrics": metrics}
+        training = {"stop_loss": 0.05, "max_steps": 300}
+        self.config = parse_config({**STUDY, "measurement": wanted, "training": training})
+        self.store, self.points, (self.spec,) = store, load_points(self.config), plan(self.config)
+        store.prepare(self.config)
+        self.box = _Mailbox(str(store.root), earlier_records(store, [self.spec]))
+        self.posted: list[TrialRecord] = []
+        here = SimpleNamespace(current_actor=None)
+        no_ray = SimpleNamespace(get=lambda x: x, get_runtime_context=lambda: here)
+        monkeypatch.setattr(trial, "ray", no_ray)
+        monkeypatch.setattr(running_loss.ray, "wait", lambda sent, timeout: (sent, []))
+        monkeypatch.setattr(running_loss, "_SECONDS_BETWEEN", 0.0)
+        monkeypatch.setattr(running_loss, "_SHARE_BETWEEN", 0.0)
+
+    def run(self) -> TrialRecord:
+        def sent(call: Any) -> Any:
+            return SimpleNamespace(remote=lambda *given: asyncio.run(call(*pickled(given))))
+
+        async def post(record: TrialRecord) -> None:
+            self.posted.append(record)
+
+        key, pool = points_key(self.spec), InThisProcess(self.points)
+        context = trial.TrialContext(
+            config=self.config,
+            datasets={key: self.points.dataset},
+            pools={key: pool},  # type: ignore[dict-item]
+            mailbox=SimpleNamespace(
+                announce=sent(self.box.announce), report=sent(self.box.report), post=sent(post)
+            ),
+            layout=Layout(self.store.root),
+        )
+        assert trial.run_trial({"spec": self.spec.model_dump_json()}, context) == {
+            "status": FINISHED
+        }
+        (record,) = self.posted
+        self.store.write(record)
+        return record
+
+
+def pickled(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(pickle.loads(pickle.dumps(given)))
+
+
+def test_a_trial_on_kept_weights_measures_what_is_new_and_trains_nothing(
+    tmp_path: Path, computed: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    first = Study(store, ["mls", "sharpness"], monkeypatch)
+    trained = first.run()
+    started, *heard = asyncio.run(first.box.take([], 0.0))
+    assert started == first.spec.trial_id
+    told = [point for running in heard for point in running.record.history]
+    assert tuple(told) == trained.history
+    second = Study(store, ["mls", "sharpness", "loss_gap"], monkeypatch)
+    monkeypatch.setattr(trial, "train", None)
+    again = second.run()
+    assert computed == [["mls", "sharpness"], ["loss_gap"]]
+    assert (again.history, again.weights_hash) == (trained.history, trained.weights_hash)
+    # What the kept network gives is what is recorded of it, whoever measured it.
+    network = load_network(store.root, again.trial_id)
+    sets = {k: tuple(map(torch.tensor, xy)) for k, xy in second.points.point_sets.items()}
+    names, seed = list(second.config.measurement.metrics), second.spec.seed("measurement")
+    both = {name: sets[name] for name in ("train", "test")}
+    found = measure(network, sets["probe"], names, seed=seed, **both)
+    recorded = {m.name: m.value for m in again.snapshots[0].measurements}
+    assert {name: found[name].value for name in names} == {
+        name: pytest.approx(recorded[name], rel=1e-6) for name in names
+    }
 
 
 def test_a_value_that_could_not_be_computed_is_tried_again(

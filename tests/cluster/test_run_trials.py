@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from flatscale.store.results import Results, Store
 from flatscale.study.plan import plan
 from flatscale.study.reading import parse_config
 from flatscale.study.schema import StudyConfig
+from flatscale.tracking.runs import _connect
+from flatscale.tracking.writer import TrackingWriter
 from flatscale.training import OPTIMIZERS, load_weights, optimizer
 from tests.cluster.conftest import SMALL
 
@@ -95,9 +99,12 @@ def test_a_kept_network_is_the_one_that_was_measured(finished: Any) -> None:
     network = load_network(root, trial_id)
     assert not network.training
     points = {k: tuple(map(torch.tensor, xy)) for k, xy in load_points(config).point_sets.items()}
-    found = measure(network, points["probe"], ["test_accuracy"], test=points["test"])
-    row = results.measurements.filter(trial_id=trial_id, metric="test_accuracy")
-    assert found["test_accuracy"].value == row["value"].item()
+    seed = next(s for s in plan(config) if s.trial_id == trial_id).seed("measurement")
+    names = list(config.measurement.metrics)
+    found = measure(network, *(points["probe"], names), test=points["test"], seed=seed)
+    for row in results.measurements.filter(trial_id=trial_id).iter_rows(named=True):
+        if row["metric"] in names:
+            np.testing.assert_allclose(found[row["metric"]].value, row["value"], rtol=1e-5)
     with pytest.raises(StoreError, match=rf"did you mean '{trial_id}'"):
         load_network(root, trial_id[:-1])
 
@@ -114,6 +121,71 @@ def test_the_same_command_runs_nothing_twice_and_a_grown_study_only_its_new_part
     results, grown = run(small_study(design=design), store)
     assert (grown.num_kept, results.trials.height) == (4, 6)
     assert {p: p.read_bytes() for p in before} == before
+
+
+@pytest.mark.slow
+def test_only_a_metric_that_was_added_is_measured_on_kept_networks(
+    finished: Any, tmp_path: Path
+) -> None:
+    root, before = tmp_path / "store", finished[2]
+    shutil.copytree(finished[0], root)
+    wanted = {**SMALL["measurement"], "metrics": [*SMALL["measurement"]["metrics"], "log_lvr"]}
+    results, _ = run(parse_config({**SMALL, "keep_checkpoints": True, "measurement": wanted}), root)
+    known = {row["network_id"]: row for row in before.trials.iter_rows(named=True)}
+    for row in results.trials.iter_rows(named=True):
+        (source,) = json.loads(row["taken_over"]).items()
+        assert source[0] == known[row["network_id"]]["trial_id"]
+        assert "log_lvr" not in source[1]["metrics"]
+        assert set(SMALL["measurement"]["metrics"]) <= set(source[1]["metrics"])
+    (whole, _), names = run(parse_config({**SMALL, "measurement": wanted}), tmp_path / "whole"), []
+    for metric in whole.measurements["metric"].unique():
+        found, all_anew = (
+            r.measurements.filter(metric=metric).sort("trial_id") for r in (results, whole)
+        )
+        names.append(metric)
+        np.testing.assert_allclose(found["value"], all_anew["value"], rtol=1e-6)
+    assert "log_lvr" in names
+
+
+@pytest.mark.slow
+def test_losses_are_in_mlflow_while_a_trial_trains(small_study: Make, tmp_path: Path) -> None:
+    design = {"kind": "grid", "learning_rate": [0.01], "batch_size": [20]}
+    training = {"stop_loss": None, "max_steps": 40_000, "evaluate_every": 50}
+    config, store = small_study(design=design, training=training), Store(tmp_path)
+    specs = check_study(config)
+    store.prepare(config)
+    seen: list[list[int]] = []
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.5):
+            if store.mlflow_database.is_file():
+                client = _connect(store.mlflow_uri)
+                for experiment in client.search_experiments():
+                    for found in client.search_runs([experiment.experiment_id]):
+                        kind = found.data.tags.get("flatscale.kind")
+                        if kind == "trial" and found.info.status == "RUNNING":
+                            points = client.get_metric_history(found.info.run_id, "training/loss")
+                            seen.append([point.step for point in points])
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    with store.locked(), TrackingWriter(store, config) as tracker:
+        run_trials(config, specs, load_all_points(specs), store, listeners=(tracker,))
+        tracker.finish(())
+    done.set()
+    looking.join()
+    assert seen[-1]
+    history = store.read().history["step"].to_list()
+    assert set(seen[-1]) < set(history)
+    (trial,) = (r for r in _runs(store) if r.data.tags["flatscale.kind"] == "trial")
+    points = _connect(store.mlflow_uri).get_metric_history(trial.info.run_id, "training/loss")
+    assert sorted(point.step for point in points) == history
+
+
+def _runs(store: Store) -> list[Any]:
+    client = _connect(store.mlflow_uri)
+    return list(client.search_runs([e.experiment_id for e in client.search_experiments()]))
 
 
 def test_snapshots_are_measured_while_training_goes_on_with_all_cpus_taken(

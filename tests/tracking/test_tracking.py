@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from flatscale.cluster.mailbox import LossListener
 from flatscale.errors import TrackingError
 from flatscale.store.records import FAILED
 from flatscale.store.results import Store
@@ -304,6 +305,66 @@ def wait_for_delivery(tracker: TrackingWriter) -> None:
     while tracker.num_waiting():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_losses_appear_while_a_trial_trains_and_each_point_once(store: Store) -> None:
+    spec = plan(study())[0]
+    store.record_file(spec.trial_id).unlink()
+    losses = ((1, 0.5), (50, 0.1), (100, 0.01))
+    tracker = writer(store)
+    tracker.deliver()
+    assert isinstance(tracker, LossListener)
+    parts = [record(spec, status=FAILED, history=losses[k : k + 1]) for k in range(2)]
+    for part in parts:
+        tracker.trains(part)
+    tracker._show_losses()
+    client = MlflowClient(tracking_uri=f"sqlite:///{store.root / 'mlflow.db'}")
+    (run,) = [r for r in runs(store, "trial") if r.info.status == "RUNNING"]
+    assert (run.data.tags["family"], run.data.params["learning_rate"]) == ("mlp", "0.1")
+    assert not {"status", "reason"} & set(run.data.tags)
+    points = client.get_metric_history(run.info.run_id, "training/loss")
+    assert [(p.step, p.value) for p in points] == [(1, 0.5), (50, 0.1)]
+    tracker.trains(record(spec, history=losses[1:2]))
+    store.write(record(spec, history=losses))
+    tracker._show_losses()  # nothing: the record says it all
+    assert tracker.deliver() == 1
+    (after,) = [r for r in runs(store, "trial") if r.data.tags["trial_id"] == spec.trial_id]
+    assert (after.info.run_id, after.info.status) == (run.info.run_id, "FINISHED")
+    points = client.get_metric_history(run.info.run_id, "training/loss")
+    assert [(p.step, p.value) for p in points] == list(losses)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_trial_that_was_left_while_it_trained_does_not_seem_to_train(
+    store: Store, told: bool
+) -> None:
+    spec = plan(study())[0]
+    store.record_file(spec.trial_id).unlink()
+    tracker = writer(store)
+    tracker.deliver()
+    tracker.trains(record(spec, history=((1, 0.5),)))
+    tracker._show_losses()
+    if told:
+        tracker._runs.end("KILLED")
+    else:  # the driver was killed, and another one continues
+        writer(store).deliver()
+    (left,) = [r for r in runs(store, "trial") if "trial_id" not in r.data.tags]
+    assert left.info.status == "KILLED"
+
+
+def test_losses_of_trials_wait_for_no_server(store: Store) -> None:
+    spec = plan(study())[0]
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        tracker = writer(store, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        tracker._thread.start()
+        for step in range(1_500):
+            tracker.trains(record(spec, history=((step, 0.5),)))
+        assert time.monotonic() - began < 9  # one answer is waited for longer
+        assert len(tracker._losses[spec.trial_id].history) <= 1_000
+        tracker._stop.set()
 
 
 def test_a_moved_store_keeps_its_artifacts(store: Store, tmp_path: Path) -> None:
