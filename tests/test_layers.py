@@ -12,12 +12,13 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "flatscale"
 
 # The rooms in the order that imports go; a room may import from itself and from those named.
-STUDY = ("errors", "extras", "study")
+STUDY = ("errors", "extras", "progress_bar", "study")
 STORE = (*STUDY, "measurement", "store")
 ALLOWED = {
     "errors": (),
     "extras": ("errors",),
     "measurement": (),
+    "progress_bar": (),
     "study": ("errors", "extras"),
     "store": (*STUDY, "measurement"),
     "data": (*STORE, "models"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,13 +14,6 @@ import polars as pl
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -29,10 +21,11 @@ from torch.utils.data import DataLoader, Dataset
 from flatscale.errors import ConfigError, DataError, MetricError
 from flatscale.extras import needs
 from flatscale.measurement import Measurement
-from flatscale.metrics.pass_runner import Watch, default_metrics, measure_observers
+from flatscale.metrics.pass_runner import default_metrics, measure_observers
 from flatscale.metrics.probe.observers import LocalObserver, call_on_shard
 from flatscale.metrics.probe.second_look import refuse_misfit
 from flatscale.metrics.registration import check_metric_names
+from flatscale.progress_bar import progress_bar
 from flatscale.training.losses import PointLoss
 
 PointSet = tuple[Any, Any] | Iterable[Any] | Dataset[Any]
@@ -157,7 +150,7 @@ def measure(
         shifted: a second test set with the same classes, for shifted_* metrics.
         batch_size: most points computed at once; by default each pass chooses.
         device: where to compute, on a copy of the model; the model's device by default.
-        progress: show a bar on standard error; by default where that is a terminal.
+        progress: show a bar on standard error; by default where that is a terminal or a notebook.
 
     Raises:
         ConfigError: an unknown metric, option, loss or output map.
@@ -190,7 +183,7 @@ def measure(
                 call_on_shard(observer.shard, refuse_misfit, name=name)
                 observers[name] = observer
         wanted = names if names is not None else default_metrics(observers)
-        with _bar(progress, len(wanted)) as watch:
+        with progress_bar(progress, len(wanted)) as watch:
             measured = measure_observers(observers, wanted, options=options, seed=seed, watch=watch)
     return Report(measured, observers["probe"].content_hash)
 
@@ -212,19 +205,6 @@ def _check_arguments(
         raise ConfigError(
             f"batch_size must be a number of points, at least 1, or None; found {batch_size!r}"
         )
-
-
-@contextmanager
-def _bar(wanted: bool | None, num_metrics: int) -> Iterator[Watch]:
-    """A bar of the metrics measured, with the pass that runs and the time that it has taken."""
-    shown = sys.stderr.isatty() if wanted is None else wanted
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    console = Console(stderr=True)
-    with Progress(
-        *columns, TimeElapsedColumn(), console=console, transient=True, disable=not shown
-    ) as bar:
-        task = bar.add_task("", total=num_metrics)
-        yield lambda name, done: bar.update(task, description=name, completed=done)
 
 
 @contextmanager

@@ -21,12 +21,10 @@ from flatscale.metrics.registration import (
     pass_options,
     resolve_options,
 )
+from flatscale.progress_bar import Watch
 from flatscale.study.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
-
-Watch = Callable[[str, int], None]
-"""Called with the name of the pass that begins, and the number of metrics measured before it."""
 
 
 def default_metrics(given: Iterable[str]) -> list[str]:
@@ -53,7 +51,7 @@ def measure_observers(
         metrics: names; None for the default ones that the given sets allow.
         options: options by metric or pass name.
         seed: of everything random.
-        watch: told what is computed next.
+        watch: told the pass that begins, and the number of metrics measured before it.
 
     Returns:
         One measurement per name, in the order asked.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
 from flatscale.errors import StatsError
+from flatscale.progress_bar import progress_bar
 from flatscale.stats.estimators import robust_correlation  # noqa: F401  registers three
 from flatscale.stats.estimators.bootstrap import bca_interval
 from flatscale.stats.estimators.correlation import STATISTICS
@@ -33,6 +34,16 @@ logger = logging.getLogger(__name__)
 
 METHODS = ("pearson", "spearman", "kendall")
 """The headline statistics; every other registered one belongs to the analysis in depth."""
+
+_STEPS = (
+    "headline",
+    "robust correlations",
+    "bootstrap",
+    "without one family at a time",
+    "permutations",
+    "what is held fixed, measurement error",
+    "each family",
+)
 
 
 def correlate(
@@ -101,6 +112,7 @@ def analyze(
     confidence: float = 0.95,
     num_resamples: int = 2000,
     seed: int = 0,
+    progress: bool | None = None,
 ) -> pl.DataFrame:
     """Everything flatscale concludes about one pair of columns, as a tidy findings table.
 
@@ -126,6 +138,7 @@ def analyze(
         methods: statistics of the headline and of each family.
         confidence: of the intervals.
         num_resamples, seed: of the bootstrap and the permutations.
+        progress: show a bar on standard error; by default where that is a terminal or a notebook.
 
     Returns:
         A findings table; what cannot be computed is a null row with its reason. Rows left out,
@@ -152,17 +165,25 @@ def analyze(
     )
     for note in row_notes(df, sample, label=label, errors=(se_x, se_y)):
         logger.warning(note)
-    rows = headline(sample, methods=methods, confidence=confidence)
-    rows += depth_findings(
-        sample,
-        df,
-        covariates=covariates,
-        shared_source="declared by the caller" if shared_error else None,
-        confidence=confidence,
-        num_resamples=num_resamples,
-        seed=seed,
-    )
-    rows += family_findings(sample, methods=methods, confidence=confidence)
+    with progress_bar(progress, len(_STEPS)) as watch:
+
+        def begins(step: str) -> None:
+            watch(step, _STEPS.index(step))
+
+        begins("headline")
+        rows = headline(sample, methods=methods, confidence=confidence)
+        rows += depth_findings(
+            sample,
+            df,
+            covariates=covariates,
+            shared_source="declared by the caller" if shared_error else None,
+            confidence=confidence,
+            num_resamples=num_resamples,
+            seed=seed,
+            begins=begins,
+        )
+        begins("each family")
+        rows += family_findings(sample, methods=methods, confidence=confidence)
     one_family = pl.col("scope").str.starts_with("family:")
     return add_q_values(findings_frame(rows), by=["method"], exempt=~one_family)
 
@@ -194,6 +215,7 @@ def depth_findings(
     confidence: float = 0.95,
     num_resamples: int = 2000,
     seed: int = 0,
+    begins: Callable[[str], None] = lambda step: None,
 ) -> list[Finding]:
     """What a pair analysed in depth has beyond its headline and its families."""
     x, y = sample.x_name, sample.y_name
@@ -201,23 +223,28 @@ def depth_findings(
     def row(scope: str, method: str, estimate: Estimate) -> Finding:
         return finding(x, y, scope, method, estimate)
 
+    begins("robust correlations")
     further = [method for method in STATISTICS if method not in METHODS]
     rows = [row("pooled", m, pooled_estimate(sample, m, confidence)) for m in further]
     if sample.problem():
         return rows
+    begins("bootstrap")
     resampled = bca_interval(
         sample.x, sample.y, confidence=confidence, num_resamples=num_resamples, seed=seed
     )
     rows.append(row("pooled", "pearson_bca", resampled))
     if sample.family is not None:
+        begins("without one family at a time")
         naive = repeated_measures(sample, confidence=confidence)
         rows.append(row("within", "repeated_measures", naive))
         for method in further:
             found = family_jackknife(sample, method, confidence=confidence)
             rows.append(row("pooled", f"{method}_jackknife", found))
+        begins("permutations")
         shuffled = permutation_within(sample, num_resamples=num_resamples, seed=seed)
         rows.append(row("within", "pearson_permutation", shuffled))
         rows.append(row("synthesis", "reml", synthesis_estimate(sample, confidence)))
+    begins("what is held fixed, measurement error")
     if covariates:
         partial = partial_estimate(sample, table, covariates, confidence=confidence)
         rows.append(row("pooled", "partial", partial))
