@@ -105,8 +105,8 @@ class Runs:
             if run.inputs is None or not run.inputs.dataset_inputs:
                 client.log_inputs(run_id, [_dataset(record, self._config)])
             about = self._config.analysis
-            metrics = _losses(run, record)
-            metrics += _metrics(record, first=(*about.primary, *about.outcomes))
+            metrics = list(_metrics(record, first=(*about.primary, *about.outcomes)))
+            metrics += _losses(run, record)
             for start in range(0, len(metrics), _MAX_METRICS):
                 client.log_batch(run_id, metrics=metrics[start : start + _MAX_METRICS])
             status = "FINISHED" if record["status"] in (FINISHED, DIVERGED) else "FAILED"
@@ -363,8 +363,7 @@ def _new_parameters(run: Run, record: dict[str, Any]) -> list[Param]:
 
 def _losses(run: Run, record: dict[str, Any]) -> list[Metric]:
     """The training losses of a record, at the run's start: so that one sent twice is one point."""
-    found = [(row["train_loss"], row["step"]) for row in record["history"]]
-    began = run.info.start_time
+    began, found = run.info.start_time, [(r["train_loss"], r["step"]) for r in record["history"]]
     return [Metric("training/loss", v, began, step) for v, step in found if math.isfinite(v)]
 
 
@@ -381,18 +380,20 @@ def _metrics(record: dict[str, Any], first: Sequence[str] = ()) -> Iterator[Metr
     ended = _milliseconds(record, "finished_at") or 0
     places = {name: place for place, name in enumerate(first)}
     rows = sorted(record["measurements"], key=lambda row: places.get(row["metric"], len(places)))
-    watched = any(not row["is_final"] for row in rows)
-    for row in rows:
-        for column, prefix in (("value", ""), ("std_error", "std_error/")):
-            if row[column] is not None and math.isfinite(row[column]):
-                if row["is_final"]:
-                    yield Metric(prefix + row["metric"], row[column], ended, 0)
-                if watched:
-                    name = f"snapshots/{prefix}{row['metric']}"
-                    yield Metric(name, row[column], ended, row["step"])
+    # MLflow lists them in this order, and a comparison of runs begins with the first.
+    known = [
+        (prefix + row["metric"], row[column], row)
+        for column, prefix in (("value", ""), ("std_error", "std_error/"))
+        for row in rows
+        if row[column] is not None and math.isfinite(row[column])
+    ]
+    yield from (Metric(name, value, ended, 0) for name, value, row in known if row["is_final"])
     for name in _METRICS:
         if record[name] is not None:
             yield Metric(f"trial/{name}", float(record[name]), ended, 0)
+    if any(not row["is_final"] for row in rows):
+        for name, value, row in known:
+            yield Metric(f"snapshots/{name}", value, ended, row["step"])
 
 
 def _milliseconds(record: dict[str, Any], name: str) -> int | None:

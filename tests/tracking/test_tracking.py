@@ -82,6 +82,15 @@ def test_one_run_a_trial_with_everything_in_its_place(store: Store) -> None:
     assert run.data.metrics["training/loss"] == 0.01
 
 
+def test_metrics_are_in_the_order_that_matters(store: Store) -> None:
+    writer(store).deliver()
+    known = list(runs(store, "trial")[0].data.metrics)
+    first = ["sharpness", "mls", "std_error/sharpness", "std_error/mls"]
+    assert [*study().analysis.primary] == first[:2]
+    assert known[:4] == first
+    assert known[-1] == "training/loss"
+
+
 def test_every_axis_is_a_parameter(store: Store) -> None:
     spec = plan(study())[0]
     store.write(record(spec, axes='{"training.optimizer": "SGD m=0.9", "model.options.width": 50}'))
