@@ -93,7 +93,9 @@ def run_study(
         # 3. The trials; tracking hears from the store what is written, and delivers it meanwhile.
         tracker = None
         if config.tracking.enabled:
-            tracker = stack.enter_context(TrackingWriter(store, config, tracking_uri))
+            wait = bool(missing_trials(store, specs))
+            writer = TrackingWriter(store, config, tracking_uri, with_trials=wait)
+            tracker = stack.enter_context(writer)
         reporter = stack.enter_context(_ReportProcess(store, specs))
         everyone: list[Listener] = [StatusFile(store), reporter, *listeners]
         if tracker is not None:

@@ -48,10 +48,17 @@ class TrackingWriter:
         uri: tracking URI; by default that of the study, else of MLFLOW_TRACKING_URI in the
             environment, else the store's own SQLite file.
         retry_seconds: how long to wait after a failed delivery, doubling up to a minute.
+        with_trials: begin when the first trial has begun: importing MLflow and making its tables
+            take seconds of the cores that Ray starts on.
     """
 
     def __init__(
-        self, store: Store, config: StudyConfig, uri: str | None = None, retry_seconds: float = 1.0
+        self,
+        store: Store,
+        config: StudyConfig,
+        uri: str | None = None,
+        retry_seconds: float = 1.0,
+        with_trials: bool = False,
     ) -> None:
         named = uri or config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
         self.uri = named or store.mlflow_uri
@@ -66,6 +73,9 @@ class TrackingWriter:
         self._losses: dict[str, TrialRecord] = {}
         store.listeners.append(self._written)
         self._stop, self._leaving = threading.Event(), threading.Event()
+        self._begins = threading.Event()
+        if not with_trials:
+            self._begins.set()
         self._thread = threading.Thread(target=self._run, name="tracking writer", daemon=True)
 
     def __enter__(self) -> TrackingWriter:
@@ -156,12 +166,13 @@ class TrackingWriter:
 
     @cached_property
     def _runs(self) -> Runs:
-        # Imported by the writer's thread: the second that MLflow takes passes while Ray starts.
+        # Imported by the writer's thread: the seconds that MLflow takes pass while trials train.
         from flatscale.tracking.runs import Runs
 
         return Runs(self._store, self._config, self.uri)
 
-    def started(self, trial_id: str) -> None: ...
+    def started(self, trial_id: str) -> None:
+        self._begins.set()
 
     def ended(self, record: TrialRecord) -> None: ...
 
@@ -210,6 +221,7 @@ class TrackingWriter:
         self._journal.add(trial_id, mark)
 
     def _run(self) -> None:
+        self._begins.wait()
         wait, warned = self._retry_seconds, False
         while not self._stop.is_set():
             try:
@@ -227,4 +239,5 @@ class TrackingWriter:
 
     def _stop_thread(self) -> None:
         self._stop.set()
+        self._begins.set()
         self._thread.join()

@@ -376,6 +376,15 @@ def test_losses_of_trials_wait_for_no_server(store: Store) -> None:
         tracker._stop.set()
 
 
+def test_delivery_begins_with_the_first_trial_where_there_is_one(store: Store) -> None:
+    with TrackingWriter(store, study(), with_trials=True) as tracker:
+        time.sleep(0.5)
+        assert "_runs" not in vars(tracker)
+        assert tracker.num_waiting() == 12
+        tracker.started("trial")
+        wait_for_delivery(tracker)
+
+
 def test_a_moved_store_keeps_its_artifacts(store: Store, tmp_path: Path) -> None:
     with writer(store) as tracker:
         tracker.finish((store.study_file,))
