@@ -100,13 +100,9 @@ def load_dataset(config: DataConfig, *, seed: int) -> Dataset:
     changed = int(np.sum(before != y_train)) if config.label_noise else 0
     held_out = None
     if config.held_out_size is not None:
-        apart = _subset(
-            source, y_train, len(classes), config.held_out_size, derive_seed(seed, "held_out")
-        )
-        held_out = (x_train[apart], y_train[apart])
-        x_train, y_train = np.delete(x_train, apart, axis=0), np.delete(y_train, apart, axis=0)
-        if not len(y_train):
-            raise DataError("data.held_out_size leaves no training point")
+        drawn = derive_seed(seed, "held_out")
+        apart = _subset(source, y_train, len(classes), config.held_out_size, drawn)
+        (x_train, y_train), held_out = _set_apart((x_train, y_train), apart)
     for array in (x_train, y_train, x_test, y_test, *(held_out or ())):
         array.flags.writeable = False
     class_names = tuple(source.class_names[index] for index in classes)
@@ -213,6 +209,16 @@ def _points(
         what = "pixel values must be finite and in [0, 1]" if is_image else "inputs must be finite"
         raise DataError(f"{split.where}: {what}")
     return inputs, targets[rows]
+
+
+def _set_apart(
+    points: tuple[Inputs, Targets], apart: NDArray[np.int64]
+) -> tuple[tuple[Inputs, Targets], tuple[Inputs, Targets]]:
+    """The training points that stay, and those held out."""
+    x, y = points
+    if len(apart) == len(y):
+        raise DataError("data.held_out_size leaves no training point")
+    return (np.delete(x, apart, axis=0), np.delete(y, apart, axis=0)), (x[apart], y[apart])
 
 
 def _subset(

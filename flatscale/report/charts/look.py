@@ -103,9 +103,8 @@ PAGE = Look(
 
 def theme(look: Look) -> dict[str, Any]:
     """Vega-Lite's configuration for a look; charts name its styles and hold no sizes."""
-    em, line, hair = look.letters, look.line, look.hair
+    em, hair = look.letters, look.hair
     title = {"titleColor": INK, "titleFontWeight": "normal", "titleFontSize": em + 1}
-    dot = {"filled": True, "opacity": 1, "size": (0.9 * look.marker) ** 2}
     return {
         "font": PAPER_FONT if look.paper else SCREEN_FONT,
         "background": "white" if look.paper else "transparent",
@@ -153,32 +152,39 @@ def theme(look: Look) -> dict[str, Any]:
             "gradientThickness": em,
         },
         "title": {"fontSize": em + 1, "fontWeight": "normal", "color": INK},
-        "style": {
-            # Opacity of the fill, not of the mark: a PDF then needs no group for every marker.
-            "network": {
-                "filled": True,
-                "opacity": 1,
-                "fillOpacity": 0.85,
-                "stroke": "white",
-                "strokeWidth": 0.5 * hair,
-            },
-            "band": {"fillOpacity": 0.14, "opacity": 1, "color": INK},
-            "line": {"strokeWidth": 0.75 * line, "color": INK},
-            "trajectory": {"strokeWidth": 0.6 * line, "strokeOpacity": 0.6},
-            "interval": {"strokeWidth": line},
-            "estimate": dot,
-            "departure": {**dot, "size": (0.8 * look.marker) ** 2, "fillOpacity": 0.5},
-            "flagged": {**dot, "shape": "triangle-up", "color": WARN},
-            "reference": {"strokeWidth": hair, "color": MUTED},
-            "dashed": {"strokeWidth": hair, "color": MUTED, "strokeDash": [3 * hair, 2 * hair]},
-            "each": {
-                "thickness": 1.5 * hair,
-                "size": 0.6 * look.row,
-                "opacity": 1,
-                "fillOpacity": 0.55,
-            },
-            "significant": {**dot, "size": (0.3 * em) ** 2},
-            "value": {"fontSize": em},
-            "remark": {"fontSize": em, "color": WARN},
+        "style": _marks(look),
+    }
+
+
+def _marks(look: Look) -> dict[str, Any]:
+    """The named styles of marks: what a chart's `style` means in a look."""
+    em, line, hair = look.letters, look.line, look.hair
+    dot = {"filled": True, "opacity": 1, "size": (0.9 * look.marker) ** 2}
+    return {
+        # Opacity of the fill, not of the mark: a PDF then needs no group for every marker.
+        "network": {
+            "filled": True,
+            "opacity": 1,
+            "fillOpacity": 0.85,
+            "stroke": "white",
+            "strokeWidth": 0.5 * hair,
         },
+        "band": {"fillOpacity": 0.14, "opacity": 1, "color": INK},
+        "line": {"strokeWidth": 0.75 * line, "color": INK},
+        "trajectory": {"strokeWidth": 0.6 * line, "strokeOpacity": 0.6},
+        "interval": {"strokeWidth": line},
+        "estimate": dot,
+        "departure": {**dot, "size": (0.8 * look.marker) ** 2, "fillOpacity": 0.5},
+        "flagged": {**dot, "shape": "triangle-up", "color": WARN},
+        "reference": {"strokeWidth": hair, "color": MUTED},
+        "dashed": {"strokeWidth": hair, "color": MUTED, "strokeDash": [3 * hair, 2 * hair]},
+        "each": {
+            "thickness": 1.5 * hair,
+            "size": 0.6 * look.row,
+            "opacity": 1,
+            "fillOpacity": 0.55,
+        },
+        "significant": {**dot, "size": (0.3 * em) ** 2},
+        "value": {"fontSize": em},
+        "remark": {"fontSize": em, "color": WARN},
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -185,33 +185,12 @@ def explorer(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelM
     outcome = next((name for name in content.outcomes if name in keys), content.primary[1])
     logs = {keys[name] for name in content.log if name in keys}
     coloured = dict(axes) or {ONE_FAMILY: FAMILY}
-
-    def choice(name: str, options: Mapping[str, str], start: str) -> alt.Parameter:
-        listed = list(options.values())
-        bind = alt.binding_select(options=listed, labels=list(options), name=f"{name}: ")
-        return alt.param(name=name, value=start, bind=bind)
-
-    def chosen(name: str) -> str:
-        """The value of the chosen column, as log10 where the study declares it."""
-        listed = "[" + ",".join(f"'{key}'" for key in sorted(logs)) + "]"
-        log10 = f"datum[{name}] > 0 ? log(datum[{name}]) / LN10 : null"
-        return f"indexof({listed}, {name}) >= 0 ? ({log10}) : datum[{name}]"
-
-    titles = {
-        key: f"log10 {name}" if key in logs else column_title(content, name)
-        for name, key in keys.items()
-    }
-    # JSON is a literal of Vega's expressions, too: no name can end the string it stands in.
-    table = json.dumps(titles)
     orders = {key: parts_in_order(content, name) for name, key in axes.items()}
     place = f"indexof({json.dumps(orders)}[colour] || [], datum.c)"
-    names = json.dumps({key: name for name, key in coloured.items()})
-    lines = f"[{table}[up] + ' against', {table}[across], 'coloured by ' + {names}[colour]]"
-    title = alt.ExprRef(expr=f"join({lines}, ' ')" if look.columns > 1 else lines)
     part = alt.selection_point(name="part", fields=["c"], bind="legend")
     chart = (
         _networks(frame, look)
-        .transform_calculate(x=chosen("across"), y=chosen("up"), c="datum[colour]")
+        .transform_calculate(x=_chosen("across", logs), y=_chosen("up", logs), c="datum[colour]")
         .transform_calculate(place=place)
         .transform_filter("isValid(datum.x) && isValid(datum.y)")
         .encode(
@@ -233,11 +212,41 @@ def explorer(content: Content, frame: pl.DataFrame, look: Look) -> alt.TopLevelM
             ),
         )
         .add_params(
-            choice("across", keys, keys[content.primary[0]]),
-            choice("up", keys, keys[outcome]),
-            choice("colour", coloured, next(iter(coloured.values()))),
+            _choice("across", keys, keys[content.primary[0]]),
+            _choice("up", keys, keys[outcome]),
+            _choice("colour", coloured, next(iter(coloured.values()))),
             part,
         )
-        .properties(title=alt.TitleParams(text=title))
+        .properties(title=_title_of_choices(content, logs, coloured, look))
     )
     return look.across(chart, 0.62 * look.width if look.columns == 1 else 400)
+
+
+def _choice(name: str, options: Mapping[str, str], start: str) -> alt.Parameter:
+    """A list to choose from: titles shown, keys meant."""
+    listed = list(options.values())
+    bind = alt.binding_select(options=listed, labels=list(options), name=f"{name}: ")
+    return alt.param(name=name, value=start, bind=bind)
+
+
+def _chosen(name: str, logs: Collection[str]) -> str:
+    """The value of the chosen column, as log10 where the study declares it."""
+    listed = "[" + ",".join(f"'{key}'" for key in sorted(logs)) + "]"
+    log10 = f"datum[{name}] > 0 ? log(datum[{name}]) / LN10 : null"
+    return f"indexof({listed}, {name}) >= 0 ? ({log10}) : datum[{name}]"
+
+
+def _title_of_choices(
+    content: Content, logs: Collection[str], coloured: Mapping[str, str], look: Look
+) -> alt.TitleParams:
+    """What is drawn now; in three lines on a phone."""
+    titles = {
+        key: f"log10 {name}" if key in logs else column_title(content, name)
+        for name, key in column_keys(content).items()
+    }
+    # JSON is a literal of Vega's expressions, too: no name can end the string it stands in.
+    table = json.dumps(titles)
+    names = json.dumps({key: name for name, key in coloured.items()})
+    lines = f"[{table}[up] + ' against', {table}[across], 'coloured by ' + {names}[colour]]"
+    said = alt.ExprRef(expr=f"join({lines}, ' ')" if look.columns > 1 else lines)
+    return alt.TitleParams(text=said)
