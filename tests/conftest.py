@@ -5,11 +5,17 @@ from __future__ import annotations
 import ast
 import functools
 import gc
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from flatscale.cli.commands import main
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -49,3 +55,30 @@ def cifar10_folder() -> Path:
     if not folder.is_dir():
         pytest.skip("CIFAR-10 is not beside the checkout (../shared/data/cifar10)")
     return folder
+
+
+@pytest.fixture
+def flatscale(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The `flatscale` command in this process: its status and words, as of a process of its own.
+
+    A process would spend seconds importing what is imported here; that there is such a command is
+    tested where a process matters.
+    """
+
+    def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        level = logging.getLogger("flatscale").level
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["flatscale", *arguments])
+            patch.setattr(logging.root, "handlers", [])  # the command's own writes to stderr
+            if cwd is not None:
+                patch.chdir(cwd)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        logging.getLogger("flatscale").setLevel(level)
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code or 0, said.out, said.err)
+
+    return run

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +39,7 @@ STUDY = {
 }
 
 
-def flatscale(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flatscale", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
@@ -58,14 +58,18 @@ def test_the_commands_and_their_help() -> None:
     assert runner.invoke(app, ["--version"]).output.strip() == __version__
 
 
-def test_plan_lists_trials_and_runs_nothing(config: Path, tmp_path: Path) -> None:
+def test_plan_lists_trials_and_runs_nothing(
+    flatscale: Command, config: Path, tmp_path: Path
+) -> None:
     done = flatscale("plan", str(config), "--set", "design.num_seeds=3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "6 trials, 0 done, 6 to run" in " ".join(done.stdout.split())
     assert list(tmp_path.iterdir()) == [config]
 
 
-def test_plan_says_what_varies_what_is_there_and_what_it_takes(tmp_path: Path) -> None:
+def test_plan_says_what_varies_what_is_there_and_what_it_takes(
+    flatscale: Command, tmp_path: Path
+) -> None:
     path, store = tmp_path / "study.yaml", tmp_path / "store"
     optimizers = ["sgd", {"label": "heavy", "name": "sgd", "momentum": 0.9}]
     axes = {
@@ -118,7 +122,7 @@ def test_plan_times_with_the_threads_of_a_trial(
 
 
 def test_plan_warns_of_training_again_and_of_data_that_are_not_there(
-    config: Path, tmp_path: Path
+    flatscale: Command, config: Path, tmp_path: Path
 ) -> None:
     study = load_config(config)
     store = Store(tmp_path / "store")
@@ -190,37 +194,44 @@ def test_a_wrong_name_is_one_message_before_anything_starts(
 
 
 @pytest.mark.parametrize("command", ["report", "status", "ui"])
-def test_a_folder_that_is_no_store_is_one_message(tmp_path: Path, command: str) -> None:
+def test_a_folder_that_is_no_store_is_one_message(
+    flatscale: Command, tmp_path: Path, command: str
+) -> None:
     done = flatscale(command, str(tmp_path))
     assert done.returncode == 2
     assert "error:" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_metrics_lists_formulas() -> None:
+def test_metrics_lists_formulas(flatscale: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    # without what other tests' plugins registered in this process
+    own = [i for i in metric_catalog() if i.function.__module__.startswith("flatscale.")]
+    names = {info.name for info in own}
+    kept = {name: entry for name, entry in METRICS.items() if name in names}
+    monkeypatch.setattr(METRICS, "_entries", kept)
     done = flatscale("metrics")
     assert done.returncode == 0
     listed = {line.split()[0] for line in done.stdout.splitlines() if line[:1].strip()}
-    # without what other tests' plugins registered in this process
-    own = [i for i in metric_catalog() if i.function.__module__.startswith("flatscale.")]
     assert listed == {info.name for info in own}
     for info in own:
         assert info.meaning.split()[0] in done.stdout
 
 
-def test_schema_is_json() -> None:
+def test_schema_is_json(flatscale: Command) -> None:
     done = flatscale("schema")
     assert "design" in json.loads(done.stdout)["properties"]
 
 
-def test_a_store_of_another_study_is_refused(config: Path, tmp_path: Path) -> None:
+def test_a_store_of_another_study_is_refused(
+    flatscale: Command, config: Path, tmp_path: Path
+) -> None:
     Store(tmp_path / "store").prepare(study(name="other"))
     done = flatscale("run", str(config), "--store", str(tmp_path / "store"))
     assert done.returncode == 2
     assert "other" in done.stderr
 
 
-def test_any_table_can_be_analysed(tmp_path: Path) -> None:
+def test_any_table_can_be_analysed(flatscale: Command, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     names = [f"{family}_{k}" for family in ("resnet", "vit", "mixer", "vgg") for k in range(12)]
     x = rng.standard_normal(48)
@@ -288,7 +299,9 @@ def test_a_command_whose_output_nobody_reads_goes_on_quietly():
     assert (process.returncode, errors) == (0, "")
 
 
-def test_the_analysis_job_writes_the_report_of_a_store(tmp_path: Path) -> None:
+def test_the_analysis_job_writes_the_report_of_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     analysis = {"primary": ["sharpness", "mls"], "num_resamples": 100}
     config = study(num_seeds=4, analysis=analysis)
     store = Store(tmp_path)
@@ -296,11 +309,12 @@ def test_the_analysis_job_writes_the_report_of_a_store(tmp_path: Path) -> None:
     for spec in plan(config):
         store.write(record(spec))
     job = Path(__file__).resolve().parents[2] / "jobs" / "analyze.py"
-    done = subprocess.run(
-        [sys.executable, str(job), str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "report.html" in done.stdout
+    monkeypatch.setattr(sys, "argv", ["analyze.py", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(job), run_name="__main__")
+    said = capsys.readouterr()
+    assert not ended.value.code, said.err
+    assert "report.html" in said.out
     assert "sharpness" in (tmp_path / "report" / "report.html").read_text()
     done = subprocess.run(
         [sys.executable, str(job), str(tmp_path / "none")],
