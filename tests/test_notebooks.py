@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,11 @@ TABLES = sorted((HERE / "results").glob("*.parquet"))
 CONFIGS = {path.stem: path for path in (ROOT / "configs").rglob("*.yaml")}
 HEAVY = {"add_a_metric", "audit_a_table", "measure_any_network"}
 """Those that import torch or write a report."""
-_MACHINE = re.compile(r"(/tmp/|/home/|/root/|/work/|/Users/|[A-Z]:\\\\)")
+# Two names or more from the root, a drive, a file's URL; not a part of a URL, of a relative path or
+# of a formula, nor a closing tag.
+_MACHINE = re.compile(
+    r"(?<![\w./:<)\]}~-])/[A-Za-z_.][\w.-]*/[\w.-]+|\b[A-Za-z]:(?:\\+|/(?!/))\w|\bfile://"
+)
 
 _spec = importlib.util.spec_from_file_location("notebooks_execute", HERE / "execute.py")
 assert _spec is not None
@@ -33,6 +39,16 @@ _spec.loader.exec_module(runner)
 
 def content(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def words(part: Any) -> Iterator[str]:
+    """Every text of an output but its pictures."""
+    if isinstance(part, str):
+        yield part
+    elif isinstance(part, list):
+        yield from itertools.chain.from_iterable(map(words, part))
+    elif isinstance(part, dict):
+        yield from words([v for k, v in part.items() if not k.startswith("image/")])
 
 
 def shown(cell: dict[str, Any]) -> list[Any]:
@@ -78,9 +94,46 @@ def test_a_notebook_is_small_executed_and_names_no_machine(path: Path) -> None:
     cells = [cell for cell in content(path)["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     for cell in cells:
-        for output in cell["outputs"]:
-            shown = {k: v for k, v in output.get("data", {}).items() if k != "image/png"}
-            assert not _MACHINE.search(json.dumps([shown, output.get("text")]))
+        assert not [text for text in words(cell["outputs"]) if _MACHINE.search(text)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/home/x/study.yaml",
+        "/Users/x",
+        "read from /tmp/table.csv",
+        "/root/.cache/torch",
+        "store=/data/runs/first",
+        'File "/opt/python/lib/a.py", line 3',
+        "first\n/srv/x/y",
+        "<td>/mnt/disk/table.csv</td>",
+        "PosixPath('/scratch/me')",
+        "C:\\Users\\x",
+        "WindowsPath('D:/data/x')",
+        "file:///etc/x",
+    ],
+)
+def test_a_path_of_a_machine_is_seen_in_an_output(text: str) -> None:
+    assert _MACHINE.search(text)
+    for output in ({"text": ["a line\n", text]}, {"data": {"text/html": f"<p>{text}</p>"}}):
+        assert any(map(_MACHINE.search, words([output])))
+    assert not list(words([{"data": {"image/png": text}}]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://arxiv.org/abs/2310.01770",
+        "runs/first/report/report.html",
+        "../shared/data/cifar10",
+        "<td>1</td><br/></tr>",
+        "train/test/gap, 1/2/3, σ/√n/2, f(x)/g/h",
+        "x: 3, ratio 10:30",
+    ],
+)
+def test_what_is_no_path_of_a_machine_is_let_be(text: str) -> None:
+    assert not _MACHINE.search(text)
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
