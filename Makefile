@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CONFIG ?= configs/quickstart.yaml
 WORKERS ?= 2
 
-.PHONY: setup quickstart docs test test-slow test-gpu lint audit calibration notebooks bench clean help
+.PHONY: setup quickstart docs test test-cluster test-rest test-slow test-gpu lint audit calibration notebooks bench clean help
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,14 +22,19 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: $(STAMP) ## Run configs/quickstart.yaml on this machine and print where the report is
 	$(BIN)/flatscale run $(CONFIG)
 
-test test-slow test-gpu: export OMP_NUM_THREADS ?= 1
+test-cluster test-rest test-slow test-gpu: export OMP_NUM_THREADS ?= 1
 
-# What starts Ray and servers runs alone: it uses every core, and waits for processes of its own.
+# What starts Ray and servers: one by one, as it waits for processes of its own.
 STARTS_RAY := tests/cluster tests/tracking tests/test_extension.py
 
-test: $(STAMP) ## The whole quick test suite: what starts Ray one by one, the rest in WORKERS processes
+test: test-cluster test-rest ## The whole quick test suite; `make -j2 test` runs its two parts at once
+
+test-cluster: $(STAMP) ## The part of it that starts Ray and servers, one test after the other
 	$(BIN)/pytest $(STARTS_RAY)
-	$(BIN)/pytest -n $(WORKERS) $(addprefix --ignore=,$(STARTS_RAY))
+
+# A file stays in one process, where its tests share what took time to make.
+test-rest: $(STAMP) ## The rest of it, in WORKERS processes
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(addprefix --ignore=,$(STARTS_RAY))
 
 test-slow: $(STAMP) ## The tests that take long: calibrations by simulation, kill tests, servers
 	$(BIN)/pytest -m slow --timeout 3000
