@@ -25,8 +25,8 @@ NOT_MONTE_CARLO = {
 
 _NEVER = 1e-9
 TRACE = [
-    {"sketch_size": 4, "max_products": 28, "max_relative_error": _NEVER},
-    {"sketch_size": 0, "max_products": 20, "max_relative_error": _NEVER},
+    {"sketch_size": 2, "max_products": 14, "max_relative_error": _NEVER},
+    {"sketch_size": 0, "max_products": 10, "max_relative_error": _NEVER},
     {"max_relative_error": 0.2},
     {"sketch_size": 0, "max_relative_error": 0.3},
 ]
