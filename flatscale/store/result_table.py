@@ -12,7 +12,16 @@ from flatscale.errors import StoreError
 from flatscale.store.results import Results
 
 _KEY = "flatscale"
-_KEPT = ("status", "reason", "architecture", "family", "seed_index", "num_steps", "num_parameters")
+_KEPT = (
+    "status",
+    "stop",
+    "reason",
+    "architecture",
+    "family",
+    "seed_index",
+    "num_steps",
+    "num_parameters",
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -28,6 +28,7 @@ def test_a_table_comes_back_with_its_study(tmp_path: Path) -> None:
     whole = results.table()
     assert read.frame["trial_id"].to_list() == whole["trial_id"].to_list()
     assert read.frame["mls"].to_list() == whole["mls"].to_list()
+    assert read.frame["stop"].to_list() == whole["stop"].to_list()
     pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "other.parquet")
     for name in ("other", "absent"):
         with pytest.raises(StoreError, match="is no table of a study's results"):
