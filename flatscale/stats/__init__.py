@@ -37,6 +37,11 @@ from flatscale.stats.estimators.synthesis import Synthesis, synthesize
 from flatscale.stats.findings import FINDINGS_SCHEMA, Estimate, Finding, findings_frame
 from flatscale.stats.joined_tables import OutcomeJoin, family_from_name, join_outcomes, read_table
 from flatscale.stats.pair import analyze, correlate
+from flatscale.stats.planned_size import (
+    number_for_correlation,
+    number_for_mean,
+    number_for_share,
+)
 from flatscale.stats.sample import Sample, select_pair
 from flatscale.stats.study import StudyAnalysis, analyze_study
 from flatscale.stats.tables.declaration import TABLES, Column, Table, study_table
@@ -87,6 +92,9 @@ __all__ = [
     "mantel",
     "mean_estimate",
     "mixed_model",
+    "number_for_correlation",
+    "number_for_mean",
+    "number_for_share",
     "partial_correlation",
     "per_family",
     "permutation_within",
