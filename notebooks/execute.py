@@ -3,8 +3,8 @@
     python notebooks/execute.py [NAME ...]
 
 Writes the outputs into the notebooks and, where all of them run, the claims that they end with into
-results/claims.csv and, for readers, into docs/claims.md. A kernel is not needed: cells are plain
-Python, whose last expression is shown.
+results/claims.csv and, for readers, into docs/claims.md; the main ones also into README.md. A
+kernel is not needed: cells are plain Python, whose last expression is shown.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,31 @@ from flatscale.stats import CLAIMS_SCHEMA
 HERE = Path(__file__).resolve().parent
 CLAIMS = HERE / "results" / "claims.csv"
 PAGE = HERE.parent / "docs" / "claims.md"
+README = HERE.parent / "README.md"
+MAIN = (
+    "Sharpness falls after interpolation (mean change of log10 S)",
+    "MLS falls after interpolation (mean change of log10 MLS)",
+    "Sharpness and MLS move together along training (mean r of their logs)",
+    "A higher learning rate ends flatter (r of log rate, log S)",
+    "A smaller batch ends flatter (r of log batch size, log S)",
+    "mls goes with bound_c (r of logs)",
+    "nmls goes with nmls_bound (r of logs)",
+    "A <= B <= C <= D (share of networks, claimed of all: above 0.95)",
+    "C goes with MLS better than D (|r of C| - |r of D|)",
+    "local dimensionality is independent of sharpness (|r| at most 0.3)",
+    "sharpness goes with MLS more than with the gap (|r of MLS| - |r of gap|)",
+    "adaptive_sharpness goes with input_invariant_mls (r of logs)",
+    "sharpness goes with loss_gap within an optimizer (r)",
+    (
+        "mls orders networks by the gap of the loss better than chance "
+        "(mean sign error over environments)"
+    ),
+    "Random labels end sharper (r of their share, log S, at one learning rate)",
+    "Sharpness falls between memorization and generalization (mean change of log10 S)",
+)
+"""The claims that the README shows, in its order, without the study that they begin with."""
+_OF_A_STUDY = r"^([^():]+): (.*)$"
+_SHOWN = re.compile(r"(?<=<!-- claims -->\n).*?(?=<!-- end of claims -->)", re.DOTALL)
 Notebook = dict[str, Any]
 pictures = True
 """Whether charts are drawn; tests, which compare numbers, do without."""
@@ -116,23 +142,20 @@ def main(names: list[str]) -> int:
         together = pl.concat([CLAIMS_SCHEMA.to_frame(), *claims])
         together.write_csv(CLAIMS)
         PAGE.write_text(page(together), encoding="utf-8")
+        README.write_text(with_claims(README.read_text(encoding="utf-8"), together), "utf-8")
     return 0
 
 
 def page(claims: pl.DataFrame) -> str:
     """The table of claims in Markdown, a section a notebook."""
-    counts = dict(claims["verdict"].value_counts().iter_rows())
-    said = (
-        f"Of {claims.height} claims {counts.get('agrees', 0)} agree, {counts.get('disagrees', 0)} "
-        f"disagree, and of {counts.get('cannot tell', 0)} one cannot tell."
-    )
     lines = [
         "# Claims, and what our studies say of them",
         "",
         "Made by `make notebooks`, a section for each of `notebooks/` that ends in claims.",
         "A verdict follows from the interval alone: it agrees where the whole interval lies where",
         "the claim says, disagrees where none of it does, and cannot tell otherwise.",
-        said,
+        f"{counts(claims)} The number, its region or the study of an exploratory claim was chosen",
+        "after results had been seen: its interval says less than it seems to.",
     ]
     for (notebook,), rows in claims.group_by("notebook", maintain_order=True):
         lines += ["", f"## {notebook}", ""]
@@ -141,12 +164,51 @@ def page(claims: pl.DataFrame) -> str:
             "|" + " --- |" * 6,
         ]
         for row in rows.to_dicts():
-            claim = row["claim"].replace("|", "\\|")
-            interval = "none" if row["low"] is None else f"{row['low']:.2g} to {row['high']:.2g}"
-            estimate = "none" if row["estimate"] is None else f"{row['estimate']:.2g}"
-            cells = (claim, row["source"], estimate, interval, row["num_networks"], row["verdict"])
-            lines.append(f"| {' | '.join(map(str, cells))} |")
+            cells = (_cell(row["claim"]), row["source"], *_found(row))
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def with_claims(readme: str, claims: pl.DataFrame) -> str:
+    """The README with its table of the main claims: a row a claim, a line in it for each study."""
+    named = claims.with_columns(
+        pl.col("claim").str.replace(_OF_A_STUDY, "$2").alias("said"),
+        pl.coalesce(pl.col("claim").str.extract(_OF_A_STUDY, 1), "notebook").alias("study"),
+    )
+    lines = [
+        "| claim | study | estimate | interval | networks | verdict |",
+        "|" + " --- |" * 6,
+    ]
+    for claim in MAIN:
+        rows = named.filter(said=claim).to_dicts()
+        if not rows:
+            raise ValueError(f"MAIN names a claim that no notebook makes: {claim}")
+        cells = zip(*((row["study"], *_found(row)) for row in rows), strict=True)
+        lines.append(f"| {' | '.join([_cell(claim), *map('<br>'.join, cells)])} |")
+    table = "\n".join(lines)
+    return _SHOWN.sub(lambda _: f"\n{table}\n\n{counts(claims)}\n\n", readme)
+
+
+def counts(claims: pl.DataFrame) -> str:
+    """How many claims agree, disagree and cannot be told, and how many are exploratory."""
+    of = dict(claims["verdict"].value_counts().iter_rows())
+    return (
+        f"Of {claims.height} claims {of.get('agrees', 0)} agree, {of.get('disagrees', 0)} "
+        f"disagree, and of {of.get('cannot tell', 0)} one cannot tell; "
+        f"{claims['exploratory'].sum()} are exploratory."
+    )
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _found(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Estimate, interval, networks and verdict, as a table shows them."""
+    estimate = "none" if row["estimate"] is None else f"{row['estimate']:.2g}"
+    interval = "none" if row["low"] is None else f"{row['low']:.2g} to {row['high']:.2g}"
+    verdict = f"{row['verdict']}, exploratory" if row["exploratory"] else row["verdict"]
+    return estimate, interval, str(row["num_networks"]), verdict
 
 
 if __name__ == "__main__":

@@ -87,6 +87,26 @@ def test_no_claim_is_without_its_notebook() -> None:
     assert {one for cell in collected["study_hash"] for one in cell.split()} <= hashes
 
 
+def test_the_page_and_the_readme_show_the_claims_collected() -> None:
+    collected = pl.read_csv(HERE / "results" / "claims.csv", schema=CLAIMS_SCHEMA)
+    assert (ROOT / "docs" / "claims.md").read_text(encoding="utf-8") == runner.page(collected)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme == runner.with_claims(readme, collected)
+    assert runner.counts(collected) in readme
+    shown = readme.partition("<!-- claims -->")[2].partition("<!-- end of claims -->")[0]
+    assert shown.count("\n|") == 2 + len(runner.MAIN)
+    with pytest.raises(ValueError, match="no notebook makes"):
+        runner.with_claims(readme, collected.head(1))
+
+
+def test_what_was_chosen_after_results_is_marked() -> None:
+    collected = pl.read_csv(HERE / "results" / "claims.csv", schema=CLAIMS_SCHEMA)
+    marked = collected.filter("exploratory")
+    assert set(marked["notebook"]) == {"random_labels", "sudden_generalization"}
+    for text in (runner.page(marked), runner.page(collected)):
+        assert text.count(", exploratory |") == marked.height
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_small_executed_and_names_no_machine(path: Path) -> None:
     text = path.read_text(encoding="utf-8")

@@ -31,6 +31,7 @@ CLAIMS_SCHEMA = pl.Schema(
         "verdict": pl.String,
         "notebook": pl.String,
         "study_hash": pl.String,
+        "exploratory": pl.Boolean,
     }
 )
 """Columns of every table of claims."""
@@ -46,6 +47,8 @@ class Claim:
         above, below: the claim holds where the number is between these, ends included.
         found: the estimate of the number.
         study_hash: content hash of the study (or studies) that it comes from.
+        exploratory: the number, its region or the study was chosen after results had been seen, so
+            the interval says less than it seems to.
     """
 
     claim: str
@@ -54,6 +57,7 @@ class Claim:
     below: float = np.inf
     found: Estimate
     study_hash: str
+    exploratory: bool = False
 
     @property
     def verdict(self) -> Verdict:
@@ -108,6 +112,7 @@ def claims_table(claims: Sequence[Claim], notebook: str) -> pl.DataFrame:
             one.verdict,
             notebook,
             one.study_hash,
+            one.exploratory,
         )
         for one in claims
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -96,6 +98,7 @@ def test_estimates_are_those_of_the_report() -> None:
 def test_claims_are_a_table() -> None:
     found = share_estimate([True] * 30)
     claim = Claim(claim="always", source="paper", above=0.5, found=found, study_hash="abc")
-    table = claims_table([claim], "figure")
+    table = claims_table([claim, replace(claim, exploratory=True)], "figure")
     assert table.schema == CLAIMS_SCHEMA
-    assert table.row(0) == ("always", "paper", 1.0, 0.8843, 1.0, 30, "agrees", "figure", "abc")
+    row = ("always", "paper", 1.0, 0.8843, 1.0, 30, "agrees", "figure", "abc")
+    assert table.rows() == [(*row, False), (*row, True)]
