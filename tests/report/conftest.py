@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from synthetic_study import NASTY_FAMILY, fill_store, make_study
 
-from flatscale.report import ReportPaths, write_study_report
+from flatscale.report import ReportPaths
 
 
 @pytest.fixture(scope="session")
@@ -19,9 +22,34 @@ def full_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def full_report(full_store: Path, tmp_path_factory: pytest.TempPathFactory) -> ReportPaths:
+def report_process(
+    full_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ReportPaths, list[str]]:
+    """The report of `full_store`, written by a process of its own, and what that imported."""
+    program = (
+        "import json, sys; from dataclasses import asdict; from pathlib import Path; "
+        "from flatscale.report import write_study_report; "
+        "paths = write_study_report(sys.argv[1], out=Path(sys.argv[2])); "
+        "print(json.dumps([asdict(paths), sorted(sys.modules)], default=str))"
+    )
+    folder = tmp_path_factory.mktemp("reports") / "full"
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(full_store), str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert ended.returncode == 0, ended.stderr
+    paths, modules = json.loads(ended.stdout)
+    files = tuple(map(Path, paths.pop("files")))
+    return ReportPaths(files=files, **{name: Path(path) for name, path in paths.items()}), modules
+
+
+@pytest.fixture(scope="session")
+def full_report(report_process: tuple[ReportPaths, list[str]]) -> ReportPaths:
     """The report of `full_store`, written once; tests only read it."""
-    return write_study_report(full_store, out=tmp_path_factory.mktemp("reports") / "full")
+    return report_process[0]
 
 
 @pytest.fixture(scope="session")
