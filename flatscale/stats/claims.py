@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from flatscale.errors import StatsError
-from flatscale.stats.estimators.comparison import compare_metrics
+from flatscale.stats.estimators.comparison import compare_samples
 from flatscale.stats.estimators.families import between_family, family_jackknife, within_family
 from flatscale.stats.findings import Estimate, null_estimate
 from flatscale.stats.pair import pooled_estimate
@@ -192,15 +192,11 @@ def difference_of_sizes(
     log: Collection[str] = (),
     configuration: Sequence[str] = (),
 ) -> Estimate:
-    """|r(a, outcome)| - |r(b, outcome)| with its interval; see `compare_metrics`."""
-    first = select_pair(df, a, outcome, configuration=configuration, log=log)
-    known = df[first.rows.tolist()]
-    second = select_pair(known, b, outcome, configuration=configuration, log=log)
-    both = known[second.rows.tolist()]
-    first = select_pair(both, a, outcome, configuration=configuration, log=log)
-    second = select_pair(both, b, outcome, configuration=configuration, log=log)
-    order = np.argsort(second.rows)[np.argsort(np.argsort(first.rows))]
-    found = compare_metrics(first.x, second.x[order], first.y, configuration=first.configuration)
+    """|r(a, outcome)| - |r(b, outcome)| with its interval; see `compare_samples`."""
+    first, second = (
+        select_pair(df, metric, outcome, configuration=configuration, log=log) for metric in (a, b)
+    )
+    found = compare_samples(first, second)
     if found.abs_difference is None:
         return null_estimate(found.reason or "", num_trials=found.num_trials)
     return Estimate(

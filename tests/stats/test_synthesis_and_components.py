@@ -243,6 +243,22 @@ def test_comparison_of_metrics() -> None:
     assert negative.difference < 0 < negative.abs_conf_low
 
 
+def test_the_interval_of_a_difference_ends_where_the_difference_does() -> None:
+    ends = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        outcome, unrelated = rng.standard_normal((2, 12))
+        close = outcome + 0.2 * rng.standard_normal(12)
+        family = np.repeat(np.arange(6), 2)
+        found = compare_metrics(close, unrelated, outcome, family=family)
+        ends += [(found.conf_high, found.abs_conf_high)]
+        turned = compare_metrics(unrelated, -close, -outcome, family=family)
+        assert turned.abs_conf_low == pytest.approx(-found.abs_conf_high)
+    signed, sizes = np.array(ends).T
+    assert signed.max() == 2
+    assert sizes.max() == 1
+
+
 def test_mantel_by_brute_force() -> None:
     import itertools
 

@@ -21,7 +21,7 @@ from flatscale.stats.estimators.replication import (
     pearson_of_products,
 )
 from flatscale.stats.findings import Estimate, null_estimate
-from flatscale.stats.sample import Floats, Ints, find_problem
+from flatscale.stats.sample import Floats, Ints, Sample, find_problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,19 @@ class Comparison:
     reason: str | None = None
 
 
+def compare_samples(first: Sample, second: Sample, *, confidence: float = 0.95) -> Comparison:
+    """`compare_metrics` of the metrics x of two samples with one outcome y, on the rows of both."""
+    _, at_first, at_second = np.intersect1d(first.rows, second.rows, return_indices=True)
+    return compare_metrics(
+        first.x[at_first],
+        second.x[at_second],
+        first.y[at_first],
+        family=None if first.family is None else first.family[at_first],
+        configuration=None if first.configuration is None else first.configuration[at_first],
+        confidence=confidence,
+    )
+
+
 def compare_metrics(
     a: Floats,
     b: Floats,
@@ -60,7 +73,8 @@ def compare_metrics(
 
     Arrays of shape (n,), finite. The standard error is that of atanh r_a - atanh r_b, from its
     values without each unit in turn; the interval is brought to the scale of r by the factor
-    (r_a - r_b) / (atanh r_a - atanh r_b), so that it excludes 0 where p is below 1 - confidence.
+    (r_a - r_b) / (atanh r_a - atanh r_b), so that it excludes 0 where p is below 1 - confidence,
+    and ends where the difference does: at -2 and 2, that of the sizes at -1 and 1.
     The units are families where there are at least 5 (t with Bell and McCaffrey's degrees of
     freedom from the families' sizes), else configurations, or rows without replicates (t on
     U-F-1); families fewer than 5 are held fixed, the correlations then being those within families.
@@ -83,8 +97,8 @@ def compare_metrics(
         _with_each_unit_left_out(units, method, metric, outcome) for metric in (a, b)
     )
     shared = {"units": units, "degrees": degrees, "num_trials": n, "confidence": confidence}
-    signed = _difference(r_a, r_b, without_a, without_b, **shared)
-    sizes = _difference(abs(r_a), abs(r_b), np.abs(without_a), np.abs(without_b), **shared)
+    signed = _difference(r_a, r_b, without_a, without_b, 2.0, **shared)
+    sizes = _difference(abs(r_a), abs(r_b), np.abs(without_a), np.abs(without_b), 1.0, **shared)
     # two copies of one metric never differ, whatever is left out
     same = bool(np.all(without_a == without_b)) and r_a == r_b
     note = f"within the {units.num_strata} families, held fixed" if fixed else None
@@ -124,9 +138,9 @@ def _with_each_unit_left_out(
 
 
 def _difference(
-    r_a: float, r_b: float, without_a: Floats, without_b: Floats, **shared: Any
+    r_a: float, r_b: float, without_a: Floats, without_b: Floats, largest: float, **shared: Any
 ) -> Estimate:
-    """r_a - r_b, with the jackknife of the difference on Fisher's scale."""
+    """r_a - r_b of size at most `largest`, with the jackknife of the difference on Fisher's scale."""
     if max(abs(r_a), abs(r_b), np.abs(without_a).max(), np.abs(without_b).max()) >= 1:
         return null_estimate("a perfect correlation has no jackknife interval")
     z_a, z_b = math.atanh(r_a), math.atanh(r_b)
@@ -134,5 +148,8 @@ def _difference(
         z_a - z_b, np.arctanh(without_a) - np.arctanh(without_b), fisher=False, **shared
     )
     scale = (r_a - r_b) / (z_a - z_b) if z_a != z_b else 1 - r_a**2
-    low, high = (None if at is None else at * scale for at in (found.conf_low, found.conf_high))
+    low, high = (
+        None if at is None else min(max(at * scale, -largest), largest)
+        for at in (found.conf_low, found.conf_high)
+    )
     return replace(found, estimate=r_a - r_b, conf_low=low, conf_high=high)

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from flatscale.stats.design import StudyDesign, pair_sample
-from flatscale.stats.estimators.comparison import compare_metrics
+from flatscale.stats.estimators.comparison import compare_samples
 from flatscale.stats.estimators.granulated import granulated_kendall
 from flatscale.stats.estimators.mutual_information import conditional_information
 from flatscale.stats.estimators.sign_error import sign_errors
@@ -99,17 +99,8 @@ def comparisons(study: StudyData) -> list[Row]:
         for other in design.all_metrics:
             if other == first or outcome in (first, other):
                 continue
-            left = pair_sample(study.table, design, first, outcome)
-            right = pair_sample(study.table, design, other, outcome)
-            _, at_left, at_right = np.intersect1d(left.rows, right.rows, return_indices=True)
-            result = compare_metrics(
-                left.x[at_left],
-                right.x[at_right],
-                left.y[at_left],
-                family=None if left.family is None else left.family[at_left],
-                configuration=(None if left.configuration is None else left.configuration[at_left]),
-                confidence=design.confidence,
-            )
+            pairs = (pair_sample(study.table, design, name, outcome) for name in (first, other))
+            result = compare_samples(*pairs, confidence=design.confidence)
             names = {"metric_a": first, "metric_b": other, "outcome": outcome}
             rows.append(names | {"method": "pearson"} | asdict(result))
     return with_q_values(rows)
