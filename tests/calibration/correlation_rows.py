@@ -104,7 +104,7 @@ def growing_noise(rng: Rng) -> Simulated:
     return table(rng, unequal_families(rng), noise=lambda family, own: np.exp(0.5 * own))
 
 
-@row("log-normal, raw scale", limits={"within": LEVEL, "spearman": LEVEL})
+@row("log-normal, raw scale", limits={"pooled": LEVEL, "within": LEVEL, "spearman": LEVEL})
 def log_normal(rng: Rng) -> Simulated:
     made = table(rng, unequal_families(rng))
     return Simulated(

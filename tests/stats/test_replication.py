@@ -138,6 +138,24 @@ def test_degrees_of_equal_units_and_of_one_that_dominates() -> None:
     assert effective_degrees(h) == pytest.approx(expected)
 
 
+def test_the_pooled_interval_knows_how_unequal_its_families_are() -> None:
+    equal = made(8, 4, 1)
+    x = np.tile([-1.5, -0.5, 0.5, 1.5], 8)
+    alike = replace(equal, x=x, y=np.roll(x, 1), configuration=None)
+    alike = replace(alike, y=alike.y + 0.1 * np.repeat(np.arange(8) % 2, 4))
+    assert family_jackknife(alike).degrees == pytest.approx(7, abs=1e-3)
+    far = replace(alike, x=np.where(alike.family == 0, 20 * x, x))
+    found, by_rank = family_jackknife(far), family_jackknife(far, "spearman")
+    squares = [(v - v.mean()) ** 2 for v in (far.x, far.y)]
+    shares = [sum(s[far.family == f].sum() / s.sum() for s in squares) for f in range(8)]
+    assert found.degrees == pytest.approx(effective_degrees(np.array(shares)))
+    # ranks bound how far off one family can be
+    assert found.degrees < 4 < 6 < by_rank.degrees < 7
+    t = math.atanh(found.estimate) / found.std_error
+    assert found.p_value == pytest.approx(2 * stats.t.sf(abs(t), found.degrees))
+    assert (found.conf_low > 0 or found.conf_high < 0) == (found.p_value < 0.05)
+
+
 def test_one_family_that_dominates_widens_the_interval() -> None:
     rng = np.random.default_rng(4)
     family = np.repeat(np.arange(6), [60, 4, 4, 4, 4, 4])

@@ -152,9 +152,10 @@ _CORRELATIONS = declare(
     Column("is_primary", FLAG, "the pair declared in advance"),
     title="Correlations of all pairs",
     caption="Pooled: all networks together; intervals and p-values are over independent units: "
-    "families where there are five or more, else configurations, else networks. Within: family "
-    "means removed. Between: family means only. q is p after the Benjamini–Hochberg correction "
-    "over all pairs; the primary pair (bold) was declared in advance and is not corrected.",
+    "families where there are five or more (the fewer of them carry the result, the wider the "
+    "interval), else configurations, else networks. Within: family means removed. Between: family "
+    "means only. q is p after the Benjamini–Hochberg correction over all pairs; the primary pair "
+    "(bold) was declared in advance and is not corrected.",
     emphasis=lambda row: bool(row["is_primary"]),
 )
 

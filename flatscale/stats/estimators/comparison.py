@@ -140,7 +140,7 @@ def _with_each_unit_left_out(
 def _difference(
     r_a: float, r_b: float, without_a: Floats, without_b: Floats, largest: float, **shared: Any
 ) -> Estimate:
-    """r_a - r_b of size at most `largest`, with the jackknife of the difference on Fisher's scale."""
+    """r_a - r_b, with the jackknife on Fisher's scale; no end is beyond `largest`."""
     if max(abs(r_a), abs(r_b), np.abs(without_a).max(), np.abs(without_b).max()) >= 1:
         return null_estimate("a perfect correlation has no jackknife interval")
     z_a, z_b = math.atanh(r_a), math.atanh(r_b)

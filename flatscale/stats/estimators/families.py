@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
+from scipy.stats import rankdata
 
 from flatscale.stats.estimators.correlation import (
     STATISTICS,
@@ -20,6 +21,7 @@ from flatscale.stats.estimators.replication import (
     ROWS,
     Units,
     choose_units,
+    degrees_over,
     effective_degrees,
     jackknife,
     leave_one_out,
@@ -46,11 +48,13 @@ def family_jackknife(
 
     With z_(u) = atanh r without unit u of U, the squared standard error is (U-1)/U sum (z_(u) -
     mean z)^2 and the interval tanh(atanh r +- t se). The units are the families where there are
-    at least 5, t on F-1 degrees of freedom; else configurations, or rows without replicates, t on
-    U-2. The interval of 2 to 4 families holds for these families alone, and has no p-value: the
-    differences between so few families cannot be told from an effect. The standard error is on
-    the scale of atanh r. Null without families and replicates, with fewer than 4 units, and where
-    r is undefined.
+    at least 5, t with Bell and McCaffrey's degrees of freedom from the families' mean share of
+    the two sums of squares about the mean (of ranks where the statistic is not Pearson's r): at
+    most F-1, fewer where some families are large or far off. Else configurations, or rows without
+    replicates, t on U-2. The interval of 2 to 4 families holds for these families alone, and has
+    no p-value: the differences between so few families cannot be told from an effect. The standard
+    error is on the scale of atanh r. Null without families and replicates, with fewer than 4
+    units, and where r is undefined.
     """
     units = choose_units(sample.num_trials, sample.family, sample.configuration)
     problem = sample.problem()
@@ -65,11 +69,18 @@ def family_jackknife(
     pooled = STATISTICS[method].function(sample.x, sample.y, confidence)
     if pooled.estimate is None:
         return pooled
+    degrees = units.count - 2.0
+    if units.level == FAMILIES:
+        columns = (sample.x, sample.y)
+        if method != "pearson":
+            columns = (rankdata(sample.x), rankdata(sample.y))
+        squares = (np.bincount(units.codes, (v - v.mean()) ** 2) for v in columns)
+        degrees = effective_degrees(sum(part / part.sum() for part in squares))
     found = jackknife(
         pooled.estimate,
         leave_one_out(units, method, sample.x, sample.y),
         units=units,
-        degrees=units.count - (1 if units.level == FAMILIES else 2),
+        degrees=degrees,
         num_trials=sample.num_trials,
         num_families=sample.num_families,
         confidence=confidence,
@@ -140,7 +151,7 @@ def within_parts(sample: Sample) -> WithinParts:
     )
     if units.level == FAMILIES:
         base = np.zeros((len(x), 0))
-        degrees = effective_degrees(shares[speaking])
+        degrees = degrees_over(sample.family, x, y)
     else:
         # without a unit its family's means are others: the demeaning is fitted anew
         base = np.eye(units.num_strata)[units.strata_or_one()]

@@ -14,7 +14,7 @@ from flatscale.stats.estimators.replication import (
     FAMILIES,
     Units,
     choose_units,
-    effective_degrees,
+    degrees_over,
     jackknife,
     left_out_products,
     pearson_of_products,
@@ -63,8 +63,7 @@ def partial_correlation(
     if units is not None:
         whole, parts = left_out_products(units, basis, np.column_stack(rest))
         if units.level == FAMILIES:
-            x_share, y_share = (np.bincount(units.codes, v * v) for v in rest)
-            degrees = effective_degrees(np.sqrt(x_share * y_share))
+            degrees = degrees_over(units.codes, *rest)
         return jackknife(
             float(pearson_of_products(whole, whole)),
             pearson_of_products(parts, whole),

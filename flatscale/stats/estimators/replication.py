@@ -154,6 +154,15 @@ def effective_degrees(shares: Floats) -> float:
     return max(1.0, trace**2 / squares) if squares > 0 else 1.0
 
 
+def degrees_over(codes: Ints, x: Floats, y: Floats) -> float:
+    """`effective_degrees` of units whose rows carry sqrt(sum x^2 sum y^2) of the information on r.
+
+    x and y (n,) are what r is the cosine of: values less their mean, or residuals. A unit in which
+    one of them vanishes says nothing and counts for nothing.
+    """
+    return effective_degrees(np.sqrt(np.bincount(codes, x * x) * np.bincount(codes, y * y)))
+
+
 def jackknife(
     value: float,
     left_out: Floats,

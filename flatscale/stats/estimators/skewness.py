@@ -21,8 +21,8 @@ def skewness(values: Floats) -> float | None:
 def skew_warning(values: Floats, name: str, *, logged: bool) -> str | None:
     """What to know of a skewed column, or None.
 
-    The jackknife of a Pearson r rejects too often on raw log-normal columns (10 to 13% at 5%);
-    on their logarithms, and with Spearman's rho, it does not.
+    On raw log-normal columns a few families carry Pearson's r, whose interval is then wide; that of
+    their logarithms, or of Spearman's rho, is not.
 
     Args:
         values: on the scale analysed.

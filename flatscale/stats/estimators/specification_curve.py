@@ -44,13 +44,20 @@ class Point:
 
 
 def point_of_jackknife(
-    x: Floats, y: Floats, strata: Ints, units: Ints, *, tested: bool = True
+    x: Floats,
+    y: Floats,
+    strata: Ints,
+    units: Ints,
+    *,
+    over_families: bool = False,
+    tested: bool = True,
 ) -> Point:
     """r of x (n,) and y (B, n) inside the strata, with the jackknife over units inside them.
 
     One stratum is the pooled correlation; strata that are families, the one within families, with
-    Bell and McCaffrey's degrees of freedom where the units are the families themselves. `tested`
-    is false where the interval holds for the families at hand alone, and there is no p-value.
+    Bell and McCaffrey's degrees of freedom where the units are the families themselves, as
+    for the pooled one where `over_families`. `tested` is false where the interval holds for the
+    families at hand alone, and there is no p-value.
     """
     x = _standard(x)
     y = _standard(y)
@@ -95,14 +102,14 @@ def point_of_jackknife(
         degrees = np.array([effective_degrees(line[speaking]) for line in weights])
     elif member.shape[1] > 1:
         degrees = np.full(len(y), len(starts) - member.shape[1] - 1.0)
+    elif over_families:
+        weights = sum(
+            crossed[name] / crossed[name].sum(axis=-1, keepdims=True) for name in ("xx", "yy")
+        )
+        degrees = np.array([effective_degrees(line) for line in weights])
     else:
         degrees = np.full(len(y), len(starts) - 2.0)
     return _tested(z, left_out, degrees, tested=tested)
-
-
-def with_families_as_units(point: Point, count: int) -> Point:
-    """The same pooled point, tested with the F - 1 degrees of freedom of F families."""
-    return _retested(point, np.full(len(point.z), count - 1.0))
 
 
 def point_of_synthesis(x: Floats, y: Floats, family: Ints) -> Point:

@@ -26,7 +26,6 @@ from flatscale.stats.estimators.specification_curve import (
     Point,
     point_of_jackknife,
     point_of_synthesis,
-    with_families_as_units,
 )
 from flatscale.stats.sample import Floats, Ints, Sample, numeric_column
 from flatscale.stats.tables.declaration import (
@@ -100,9 +99,10 @@ def _points(
         declared = choices["declared"] and name == (study.design.family or NO_FAMILIES)
         one = choices | {"families": name, "declared": declared}
         units = choose_units(n, family, sample.configuration)
-        point = point_of_jackknife(x, y, whole, units.codes, tested=units.num_strata == 1)
-        if units.level == FAMILIES:
-            point = with_families_as_units(point, units.count)
+        tested, over_families = units.num_strata == 1, units.level == FAMILIES
+        point = point_of_jackknife(
+            x, y, whole, units.codes, over_families=over_families, tested=tested
+        )
         yield _specified(one, POOLED, point, units, n)
         if family is None:
             continue
