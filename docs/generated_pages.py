@@ -134,6 +134,7 @@ def metrics() -> Iterator[str]:
             facts = {
                 "measured by default": "yes" if info.default else "",
                 "bounds": f"[{info.bounds}](#{info.bounds})" if info.bounds else "",
+                "variant of": f"[{info.variant_of}](#{info.variant_of})" if info.variant_of else "",
                 "pass": ", ".join(f"[{name}](passes.md#{name})" for name in info.passes),
                 "points": ", ".join(info.observers),
                 "unmoved by": ", ".join(info.invariances),

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 _EXPLAINED = (
     *("name", "formula", "meaning", "passes", "group", "unit", "invariances", "source"),
-    "bounds",
+    *("bounds", "variant_of"),
 )
 _GO = "go\n"
 # A driver that is gone closes the standard input without a word.

@@ -52,6 +52,8 @@ class MetricInfo(Registered):
         source: where it is defined.
         observers: the point sets it needs: probe, train, test, shifted.
         bounds: the metric that is at most this one, where this is the right side of an inequality.
+        variant_of: the metric that measures the same with another option (norm, radius, layers,
+            normalization); a study's specification curve puts one for the other.
     """
 
     formula: str
@@ -63,6 +65,7 @@ class MetricInfo(Registered):
     source: str = ""
     observers: tuple[str, ...] = ("probe",)
     bounds: str | None = None
+    variant_of: str | None = None
 
     @property
     def default(self) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import polars as pl
 
@@ -36,6 +37,8 @@ class StudyDesign:
             them from pairs of values of each hyperparameter.
         subsets: columns that split the primary analysis (dataset, network).
         bounds: (bound column, metric column) inequalities to check.
+        variants: metric -> columns that measure the same with other options; each in turn stands
+            for the metric in the specification curve.
         error_sources: metric -> name of the source of its sampling error; two metrics with the
             same source share it, and their correlation is not corrected for it.
         num_test_samples: test points behind each outcome, for the weights of sign errors; None
@@ -59,6 +62,7 @@ class StudyDesign:
     environments: tuple[str, ...] = ()
     subsets: tuple[str, ...] = ()
     bounds: tuple[tuple[str, str], ...] = ()
+    variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     error_sources: Mapping[str, str] = field(default_factory=dict)
     num_test_samples: int | None = None
     alpha: float = 0.05
@@ -70,6 +74,12 @@ class StudyDesign:
         """Name of the source of sampling error that two metrics share, or None."""
         source = self.error_sources.get(x)
         return source if source is not None and source == self.error_sources.get(y) else None
+
+    def stand_ins(self, metric: str) -> tuple[str, ...]:
+        """A metric, then all that measure the same with other options, each once."""
+        groups = ((base, *others) for base, others in self.variants.items())
+        alike = itertools.chain(*(group for group in groups if metric in group))
+        return tuple(dict.fromkeys((metric, *alike)))
 
     @property
     def all_metrics(self) -> tuple[str, ...]:
@@ -109,8 +119,29 @@ def check_design(table: pl.DataFrame, design: StudyDesign) -> None:
         design.configuration,
         design.subsets,
         *design.bounds,
+        *((base, *others) for base, others in design.variants.items()),
     )
     require_columns(table, [*named, design.family, design.label])
+
+
+def declared_variants(
+    catalog: Iterable[Mapping[str, Any]],
+    columns: Collection[str],
+    declared: Mapping[str, Sequence[str]],
+) -> dict[str, tuple[str, ...]]:
+    """`StudyDesign.variants`: those declared, and those that metrics say they are.
+
+    Args:
+        catalog: the entries of metrics, of which `name` and `variant_of` count.
+        columns: what a study has; a metric's own variants that it lacks are left out.
+        declared: metric -> further columns.
+    """
+    found = {metric: tuple(others) for metric, others in declared.items()}
+    for item in catalog:
+        name, base = item["name"], item.get("variant_of") or ""
+        if base in columns and name in columns:
+            found[base] = tuple(dict.fromkeys((*found.get(base, ()), name)))
+    return found
 
 
 def pair_sample(table: pl.DataFrame, design: StudyDesign, x: str, y: str) -> Sample:

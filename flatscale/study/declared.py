@@ -18,6 +18,9 @@ class AnalysisConfig(Part):
     """Metrics that the others are correlated with."""
     covariates: tuple[str, ...] = ()
     """Columns held fixed in partial correlations, such as `learning_rate` or `train_loss`."""
+    variants: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Metric -> columns that measure the same with other options: further choices of the
+    specification curve, beside the variants that metrics themselves declare."""
     num_resamples: int = Field(default=2_000, ge=100)
     """Bootstrap and permutation resamples."""
     require_interpolation: bool = False

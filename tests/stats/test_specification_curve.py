@@ -6,15 +6,19 @@ import numpy as np
 import polars as pl
 import pytest
 
+from flatscale.errors import StatsError
+from flatscale.metrics import metric_catalog, metric_info
 from flatscale.stats import (
     StudyDesign,
     analyze_study,
+    correlation_of,
     family_jackknife,
     per_family,
     select_pair,
     synthesize,
     within_family,
 )
+from flatscale.stats.design import declared_variants
 from flatscale.stats.estimators.specification_curve import (
     curve_test,
     point_of_jackknife,
@@ -146,6 +150,49 @@ def test_choices_are_named_and_counted() -> None:
     assert (turned["estimate"] > 0).all()
     assert found.filter(pl.col("estimate").is_null())["reason"].is_not_null().all()
     assert found.filter(rows="converged only")["num_trials"].max() < n
+
+
+def test_options_of_a_measure_are_choices() -> None:
+    made = power(0.3)(np.random.default_rng(10))
+    table = as_table(made).with_columns(
+        x_wide=pl.col("x") + 0.1 * pl.col("y"), y_wide=-pl.col("y"), error=pl.col("y") ** 3
+    )
+    variants = {"x": ("x_wide",), "y_wide": ("y",)}
+    design = design_of(made, variants=variants, outcomes=("y", "error"))
+    found = analyze_study(table, design)
+    curve = found.multiverse.filter(~pl.col("rows").str.starts_with("family:"))
+    columns = set(curve.select("metric", "outcome").iter_rows())
+    # a variant of y keeps its own sign; another outcome is turned to go with y
+    outcomes = ("y", "y_wide", "error")
+    assert columns == {(a, b) for a in ("x", "x_wide") for b in outcomes}
+    assert set(curve.filter("declared").select("metric", "outcome").iter_rows()) == {("x", "y")}
+    alone = correlation_of(table, "x_wide", "y_wide", family="family")
+    same = {"metric": "x_wide", "outcome": "y_wide", "rows": "all", "scope": "pooled"}
+    row = curve.filter(scale_x="raw", scale_y="raw", families="family", **same).row(0, named=True)
+    assert row["estimate"] == pytest.approx(alone.estimate)
+    assert row["conf_low"] == pytest.approx(alone.conf_low)
+    assert found.multiverse_summary["num_specifications"][0] == curve["estimate"].count()
+    # of two variants of one measure neither stands for the other
+    crossed = analyze_study(table, design_of(made, variants={"x": ("y", "x_wide")})).multiverse
+    assert set(crossed["metric"]) == {"x"}
+    with pytest.raises(StatsError, match="no column 'x_far'"):
+        analyze_study(table, design_of(made, variants={"x": ("x_far",)}))
+
+
+def test_metrics_say_of_which_they_are_a_variant() -> None:
+    catalog = [
+        {"name": "mls"}, {"name": "finite_mls", "variant_of": "mls"},
+        {"name": "log_nvr", "variant_of": "log_lvr"},
+    ]  # fmt: skip
+    columns = ("mls", "finite_mls", "log_nvr", "mine")
+    found = declared_variants(catalog, columns, {"mls": ["mine"]})
+    assert found == {"mls": ("mine", "finite_mls")}
+    for info in metric_catalog():
+        if info.variant_of:
+            base = metric_info(info.variant_of)
+            assert base.variant_of is None
+            assert base.group == info.group
+    assert metric_info("finite_mls").variant_of == "mls"
 
 
 def test_without_families_the_units_are_rows() -> None:

@@ -259,6 +259,15 @@ def test_the_interval_of_a_difference_ends_where_the_difference_does() -> None:
     assert sizes.max() == 1
 
 
+def test_effects_equal_but_for_rounding_have_no_test() -> None:
+    z = np.array([0.3, np.nextafter(0.3, 1), 0.1 + 0.2])
+    variance = np.array([0.1, 0.2, 0.3])
+    for order in ([0, 1, 2], [2, 0, 1]):
+        found = synthesize(z[order], variance[order])
+        assert (found.std_error, found.p_value) == (0, None)
+    assert synthesize(z + [0, 0, 1e-6], variance).p_value is not None
+
+
 def test_mantel_by_brute_force() -> None:
     import itertools
 

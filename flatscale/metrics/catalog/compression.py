@@ -31,7 +31,7 @@ def mls(jacobian: Jacobians) -> Measurement:
     return mean_of("mls", largest.sigma[:, 0], largest)
 
 
-@_compression("nmls", formula="mean_i Σ_l σ₁(J_i^l)", source=_PAPER)
+@_compression("nmls", formula="mean_i Σ_l σ₁(J_i^l)", source=_PAPER, variant_of="mls")
 def nmls(jacobian: Jacobians) -> Measurement:
     """Network-wide MLS: the sensitivities to the inputs of all linear layers, summed."""
     largest = jacobian.layer_leading(1)
@@ -65,6 +65,7 @@ def log_lvr(jacobian: Jacobians, *, volume_rank: VolumeRank = None) -> Measureme
     unit="nats",
     value_range="(-inf, inf)",
     source=_PAPER,
+    variant_of="log_lvr",
 )
 def log_nvr(jacobian: Jacobians, *, volume_rank: VolumeRank = None) -> Measurement:
     """Network-wide volume ratio, in logs: the volume ratios of all linear layers, summed.
@@ -121,6 +122,7 @@ def input_gradient(jacobian: Jacobians) -> Measurement:
     formula="mean_i σ₁(J_i)² ‖x_i‖²",
     invariances=(RESCALING, "scaling of the input against the first layer"),
     source=f"{_PAPER}, Figure 4 (with sigmoid outputs)",
+    variant_of="mls",
 )
 def normalized_mls(jacobian: Jacobians) -> Measurement:
     """Squared sensitivity to a relative change of the input."""
@@ -133,6 +135,7 @@ def normalized_mls(jacobian: Jacobians) -> Measurement:
     formula="mean_i ‖J_i x_i‖² / d",
     invariances=(RESCALING, "scaling of the input against the first layer"),
     source=_PAPER,
+    variant_of="mls",
 )
 def input_invariant_mls(jacobian: Jacobians) -> Measurement:
     """Squared output change along the input itself, per input dimension."""
@@ -146,6 +149,7 @@ def input_invariant_mls(jacobian: Jacobians) -> Measurement:
     formula="mean_i max_{‖δ‖ ≤ r} ‖f(x_i + δ) − f(x_i)‖ / ‖δ‖",
     invariances=(RESCALING,),
     source=_PAPER,
+    variant_of="mls",
 )
 def finite_mls(found: FiniteRatios, *, settle: float = 0.05) -> Measurement:
     """Maximum local sensitivity to perturbations of finite size.

@@ -48,6 +48,7 @@ def sharpness(jacobian: Jacobians) -> Measurement:
     value_range="(-inf, inf)",
     invariances=(RESCALING,),
     source="arXiv 2310.01770, Figure 4 (sigmoid outputs, squared_error)",
+    variant_of="average_sharpness",
 )
 def adaptive_sharpness(rises: LossRises) -> Measurement:
     """Mean rise of the loss under relative random perturbations of every weight."""
@@ -135,6 +136,7 @@ def worst_case_sharpness(surface: LossSurface, worst: WorstLoss) -> Measurement:
     formula="100 (max_{|e_j| ≤ ε(|θ_j|+1)} loss(θ + e) − loss(θ)) / (1 + loss(θ))",
     unit="%",
     source="Keskar et al. 2017",
+    variant_of="worst_case_sharpness",
 )
 def keskar_sharpness(surface: LossSurface, worst: WorstLoss) -> Measurement:
     """Highest relative rise of the loss found in a box around the weights."""

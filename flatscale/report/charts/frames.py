@@ -345,7 +345,7 @@ def line(content: Content) -> pl.DataFrame:
     )
 
 
-CHOICES = ("estimator", "scale", "networks", "families", "outcome")
+CHOICES = ("estimator", "scale", "networks", "families", "metric", "outcome")
 """What a specification chooses."""
 
 
@@ -366,6 +366,7 @@ def specifications(content: Content) -> pl.DataFrame:
         pl.format("{} / {}", "scale_x", "scale_y").alias("scale"),
         pl.col("rows").alias("networks"),
         "families",
+        "metric",
         "outcome",
     )
 

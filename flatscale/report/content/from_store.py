@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from flatscale.report.content.over_training import (
 )
 from flatscale.report.content.report_content import Content, read_glossary, read_provenance
 from flatscale.stats import StudyAnalysis, StudyDesign, analyze_study
+from flatscale.stats.design import declared_variants
 from flatscale.store.records import HYPERPARAMETER, PARAMETER, columns_for
 from flatscale.store.results import Results, Store
 from flatscale.study.keys import resolve_name, short_names
@@ -222,6 +224,15 @@ def _design(
         hyperparameters=varied,
         subsets=subsets,
         bounds=bounds,
+        variants=declared_variants(
+            glossary or (),
+            present,
+            {
+                base: [name for name in others if name in present]
+                for base, others in analysis.variants.items()
+                if base in present
+            },
+        ),
         # Metrics reduced from one pass are measured on the same points with the same noise.
         error_sources={
             item["name"]: "+".join(item["passes"]) for item in glossary or () if item.get("passes")
@@ -251,7 +262,11 @@ def _notes(results: Results, rows: pl.DataFrame) -> tuple[str, ...]:
     notes = [
         f"{kind} {name!r} is declared in the study file but was not measured in any used trial; "
         "it is left out."
-        for kind, names in (("Outcome", analysis.outcomes), ("Covariate", analysis.covariates))
+        for kind, names in (
+            ("Outcome", analysis.outcomes),
+            ("Covariate", analysis.covariates),
+            ("Variant", [*analysis.variants, *itertools.chain(*analysis.variants.values())]),
+        )
         for name in names
         if name not in rows.columns or (rows.height > 0 and rows[name].count() == 0)
     ]

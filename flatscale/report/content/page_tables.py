@@ -86,8 +86,10 @@ def prefer_family_intervals(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def declared_curve(content: Content) -> pl.DataFrame:
-    """The pooled specifications with the declared outcome and families (none where each is one)."""
-    curve = content.of_primary("multiverse").filter(scope="pooled", outcome=content.primary[1])
+    """The pooled specifications with the declared columns and families (none where each is one)."""
+    curve = content.of_primary("multiverse").filter(
+        scope="pooled", metric=content.primary[0], outcome=content.primary[1]
+    )
     families = pl.col("families") == (content.family or "none")
     return curve.filter(families | (pl.col("rows") == "one per family")).drop_nulls("estimate")
 

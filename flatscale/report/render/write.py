@@ -28,6 +28,7 @@ from flatscale.report.render.latex import render_document, render_table
 from flatscale.report.render.page import render_page
 from flatscale.report.words.summary import summary_of
 from flatscale.stats import StudyDesign, family_from_name, read_table
+from flatscale.stats.design import declared_variants
 from flatscale.stats.joined_tables import FAMILY_PATTERN, families_in
 from flatscale.store.atomic import write_atomically
 from flatscale.store.layout import REPORT_PAGE, Layout
@@ -99,6 +100,7 @@ def write_table_report(
     question: str = "",
     provenance: Mapping[str, str] | None = None,
     glossary: str | Path | None = None,
+    variants: Mapping[str, Sequence[str]] | None = None,
     num_resamples: int = 2_000,
 ) -> ReportPaths:
     """Statistics and report of a table that flatscale did not make, one row a network.
@@ -128,6 +130,7 @@ def write_table_report(
         question: what is asked, in a sentence.
         provenance: what the report is to say of its making besides.
         glossary: a store's `glossary.json`, for the columns that are metrics of flatscale.
+        variants: metric -> columns that measure the same with other options.
         num_resamples: bootstrap and permutation resamples.
 
     Raises:
@@ -148,6 +151,7 @@ def write_table_report(
         label = label or joined.label
     if label is not None:
         table, label = with_key(table, label)
+    known = None if glossary is None else read_glossary(Path(glossary))
     design = StudyDesign(
         primary=(x, y),
         metrics=tuple(columns),
@@ -157,12 +161,12 @@ def write_table_report(
         log=tuple(log),
         covariates=tuple(covariates),
         outcomes=tuple(outcome_columns),
+        variants=declared_variants(known or (), table.columns, variants or {}),
         num_resamples=num_resamples,
     )
     errors = {x: se_x, y: se_y}
     content = content_of_table(table, design, title=title, errors=errors, notes=notes)
     said = {**(provenance or {}), **content.provenance}
-    known = None if glossary is None else read_glossary(Path(glossary))
     content = replace(content, question=question, provenance=said, glossary=known)
     return write_report(content, Path(out))
 
@@ -192,6 +196,7 @@ def write_table_study(study: TableStudy, out: str | Path) -> ReportPaths:
         outcomes=joined.path if joined else None,
         on=(joined.by if joined else None) or None,
         outcome_columns=analysis.outcomes,
+        variants=analysis.variants,
         columns=table.columns,
         where=table.where,
         title=study.name,

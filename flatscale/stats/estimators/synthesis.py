@@ -56,7 +56,9 @@ def synthesize(z: Floats, variance: Floats, *, confidence: float = 0.95) -> Synt
     weights = 1 / (variance + tau_squared)
     mean = float(weights @ z / weights.sum())
     scatter = float(weights @ (z - mean) ** 2) / (count - 1)
-    error = math.sqrt(scatter / weights.sum())
+    # effects that are equal but for rounding have no spread, whatever the order of the sums
+    alike = float(np.ptp(z)) <= 1e-13 * float(np.max(np.abs(z)))
+    error = 0.0 if alike else math.sqrt(scatter / weights.sum())
     quantile = float(special.stdtrit(count - 1, 0.5 + confidence / 2))
     spread = quantile * math.sqrt(tau_squared + error**2)
     fixed = 1 / variance

@@ -37,6 +37,7 @@ _OWN = "family:"
     "the primary pair under one set of choices",
     X,
     Y,
+    Column("metric", TEXT, "what stands for x: x or a variant of it", "metric"),
     Column("outcome", TEXT, "what stands for y; (-): its sign is turned to go with y", "outcome"),
     Column("scale_x", TEXT, "raw, log or rank", "x scale"),
     Column("scale_y", TEXT, "raw, log or rank", "y scale"),
@@ -50,19 +51,21 @@ _OWN = "family:"
     *statistic_columns(),
     Column("declared", FLAG, "the choices declared in advance"),
     title="The primary pair under other choices",
-    caption="Would another scale, another set of networks, other families, another estimator or "
-    "another outcome have given another answer? Bold: the choices declared before the results were "
-    "seen.",
+    caption="Would another scale, another set of networks, other families, another estimator, "
+    "other options of the metric or another outcome have given another answer? Bold: the choices "
+    "declared before the results were seen.",
     emphasis=lambda row: bool(row["declared"]),
 )
 def multiverse(study: StudyData) -> Iterator[Row]:
-    """Every combination of outcome, scales, networks, families and estimator.
+    """Every combination of metric, outcome, scales, networks, families and estimator.
 
-    Scales are raw and log of each axis (log only where all values are positive) and the ranks of
-    both. Networks are all, without the flagged clusters, converged only, and one per family (the
-    first by label). Families are those declared, those that another column of text makes, and
-    none. Estimators are the pooled r, r within families and the random-effects mean over families.
-    Each family alone follows; it is no specification of the curve.
+    The metric is x or one of its declared variants (other options of the same measure); the outcome
+    is y, a variant of it or, where y is an outcome, another. Scales are raw and log of each axis
+    (log only where all values are positive) and the ranks of both. Networks are all, without the
+    flagged clusters, converged only, and one per family (the first by label). Families are those
+    declared, those that another column of text makes, and none. Estimators are the pooled r, r
+    within families and the random-effects mean over families. Each family alone follows; it is no
+    specification of the curve.
     """
     x, y = study.design.primary
     for found in study.once(specifications):
@@ -73,6 +76,7 @@ def multiverse(study: StudyData) -> Iterator[Row]:
             yield asdict(estimate) | {
                 "x": x,
                 "y": y,
+                "metric": x,
                 "outcome": y,
                 "scale_x": "log" if x in design.log else "raw",
                 "scale_y": "log" if y in design.log else "raw",

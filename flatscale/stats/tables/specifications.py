@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -58,20 +59,26 @@ def specifications(study: StudyData) -> list[Specification]:
     flagged = study.once(clusters_of, study.primary).flagged_rows(study.primary.num_trials)
     clusters = frozenset(study.primary.rows[flagged].tolist())
     made: list[Specification] = []
-    for outcome in dict.fromkeys((y, *(design.outcomes if y in design.outcomes else ()))):
-        if outcome == x:
+    # of two variants of one measure none can stand for the other
+    metrics, alike = (
+        ((x,), (y,)) if y in design.stand_ins(x) else map(design.stand_ins, design.primary)
+    )
+    outcomes = dict.fromkeys((*alike, *(design.outcomes if y in design.outcomes else ())))
+    for metric, outcome in itertools.product(metrics, outcomes):
+        if outcome == metric:
             continue
-        raw = _in_table_order(pair_sample(study.table, replace(design, log=()), x, outcome))
+        raw = _in_table_order(pair_sample(study.table, replace(design, log=()), metric, outcome))
         if raw.problem():
             continue
-        sign = _orientation(study.table, y, outcome)
+        sign = 1.0 if outcome in alike else _orientation(study.table, y, outcome)
         orders = _shuffles(raw, min(_SHUFFLES, design.num_resamples), design.seed)
         masks = list(_masks(study, raw, clusters))
         for scales in _scales(raw):
-            named = {"outcome": outcome if sign > 0 else f"{outcome} (-)"}
+            named = {"metric": metric, "outcome": outcome if sign > 0 else f"{outcome} (-)"}
             named |= dict(zip(("scale_x", "scale_y"), scales, strict=True))
-            on_scale = [name in design.log for name in (x, outcome)]
-            declared = outcome == y and scales == tuple("log" if on else "raw" for on in on_scale)
+            declared = (metric, outcome, *scales) == (
+                x, y, *("log" if name in design.log else "raw" for name in (x, y)),
+            )  # fmt: skip
             a, b = (
                 np.log10(values) if scale == "log" else values
                 for values, scale in zip((raw.x, raw.y), scales, strict=True)
