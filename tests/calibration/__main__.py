@@ -1,6 +1,6 @@
 """Print the calibration table, and write it where a path is given.
 
-`python -m tests.calibration [--tables 1000] [--rows WORD] [--write docs/calibration-DATE.md]`
+`python -m tests.calibration [--tables 1000] [--rows WORD] [--columns NAME ...] [--write FILE]`
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import tests.calibration.everything  # noqa: F401
-from tests.calibration.harness import FRESH, ROWS, markdown, measure_all, misses
+from tests.calibration.harness import COLUMNS, FRESH, ROWS, markdown, measure_all, misses
 
 HEAD = """# Calibration of the statistics, {date}
 
@@ -23,10 +23,8 @@ from seeds that nothing was tuned on.
 
 Known misses: looser copies (in a family, rows that are copies of each other but for .15 of their
 spread, too far apart to be told from neighbours) and heavy tails of family effects make the scan
-flag too often, so that a flag there is a question, not an answer; the pooled r of raw log-normal
-columns is unsafe (declare `log`; Spearman holds), as it is where slopes differ wildly between
-families; a family whose slope is turned round is found in a quarter of tables, one shifted along x
-in half of its rows in a tenth.
+flag too often, so that a flag there is a question, not an answer; a family whose slope is turned
+round is found in a quarter of tables, one shifted along x in half of its rows in a tenth.
 
 """
 
@@ -35,14 +33,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tables", type=int, default=1000)
     parser.add_argument("--rows", default="", help="only rows whose name or group holds this")
+    parser.add_argument("--columns", nargs="*", help="only these columns")
     parser.add_argument("--write", type=Path)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     chosen = parser.parse_args()
-    names = [n for n, r in ROWS.items() if chosen.rows in n or chosen.rows in r.group]
+    names = [
+        name
+        for name, row in ROWS.items()
+        if (chosen.rows in name or chosen.rows in row.group)
+        and (chosen.columns is None or {*chosen.columns} & {*COLUMNS[row.group]})
+    ]
     found = {}
     for name in names:
         start = time.monotonic()
-        found |= measure_all([name], chosen.tables, chosen.processes, FRESH)
+        found |= measure_all([name], chosen.tables, chosen.processes, FRESH, chosen.columns)
         sys.stderr.write(f"{name}: {time.monotonic() - start:.0f} s\n")
     broken = [line for name in names for line in misses(name, found[name])]
     text = markdown(found)

@@ -12,7 +12,7 @@ import math
 import multiprocessing
 import os
 import zlib
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -171,13 +171,17 @@ def measure(
 
 
 def measure_all(
-    names: Iterable[str], num_tables: int, num_processes: int = 1, first: int = 0
+    names: Iterable[str],
+    num_tables: int,
+    num_processes: int = 1,
+    first: int = 0,
+    only: Collection[str] | None = None,
 ) -> dict[str, dict[str, Rate]]:
-    """Rates of many rows on their tables `first`, ..., in blocks over processes."""
+    """Rates of rows (of the columns in `only`) on their tables `first`, ..., over processes."""
     names = list(names)
     block = math.ceil(num_tables / max(1, num_processes))
     jobs = [
-        (name, min(block, num_tables - start), first + start)
+        (name, min(block, num_tables - start), first + start, only)
         for name in names
         for start in range(0, num_tables, block)
     ]
@@ -188,7 +192,7 @@ def measure_all(
         with multiprocessing.get_context("spawn").Pool(num_processes, _load) as pool:
             parts = pool.starmap(measure, jobs)
     found: dict[str, dict[str, Rate]] = {name: {} for name in names}
-    for (name, _, _), rates in zip(jobs, parts, strict=True):
+    for (name, *_), rates in zip(jobs, parts, strict=True):
         for column_name, rate in rates.items():
             before = found[name].get(column_name, Rate(yes=0, answered=0, tables=0))
             found[name][column_name] = Rate(
