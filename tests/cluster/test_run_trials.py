@@ -101,7 +101,9 @@ def test_a_kept_network_is_the_one_that_was_measured(finished: Any) -> None:
     points = {k: tuple(map(torch.tensor, xy)) for k, xy in load_points(config).point_sets.items()}
     seed = next(s for s in plan(config) if s.trial_id == trial_id).seed("measurement")
     names = list(config.measurement.metrics)
-    found = measure(network, *(points["probe"], names), test=points["test"], seed=seed)
+    found = measure(
+        network, *(points["probe"], names), train=points["train"], test=points["test"], seed=seed
+    )
     for row in results.measurements.filter(trial_id=trial_id).iter_rows(named=True):
         if row["metric"] in names:
             np.testing.assert_allclose(found[row["metric"]].value, row["value"], rtol=1e-5)
