@@ -32,6 +32,8 @@ CLAIMS = HERE / "results" / "claims.csv"
 PAGE = HERE.parent / "docs" / "claims.md"
 README = HERE.parent / "README.md"
 MAIN = (
+    "flatter minima are less sensitive inside a family (r of logs)",
+    "flatter minima are less sensitive between families (r of logs)",
     "Sharpness falls after interpolation (mean change of log10 S)",
     "MLS falls after interpolation (mean change of log10 MLS)",
     "Sharpness and MLS move together along training (mean r of their logs)",

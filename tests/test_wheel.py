@@ -78,7 +78,7 @@ def test_a_first_hour_with_the_wheel(wheel: Path, tmp_path: Path) -> None:
     assert flatscale("--version").strip() == __version__
     assert [line.split()[0] for line in flatscale("init", "--list").splitlines()] == [*templates()]
     flatscale("init", "--out", "mine.yaml")
-    assert "48 trials" in " ".join(flatscale("plan", "mine.yaml").split())
+    assert "72 trials" in " ".join(flatscale("plan", "mine.yaml").split())
     overrides = [part for key, value in TINY for part in ("--set", f"{key}={value}")]
     flatscale("run", "quickstart", *overrides)
     table = pl.read_parquet(home / "runs" / "quickstart" / "table.parquet")

@@ -81,19 +81,21 @@ PARTS: dict[str, dict[str, Any]] = {
 
 
 def study(name: str) -> StudyConfig:
-    """A shipped study, the documentation's, or the small one with some of its parts replaced."""
-    if (path := ROOT / "configs" / f"{name}.yaml").is_file():
-        return load_config(path)
+    """A shipped study, one that was, the documentation's, or the small one with other parts."""
+    for folder in (ROOT / "configs", Path(__file__).parent / "held"):
+        if (path := folder / f"{name}.yaml").is_file():
+            return load_config(path)
     if name == "my_study":
         page = (ROOT / "docs" / "study-file.md").read_text(encoding="utf-8")
         return parse_config(yaml.safe_load(re.findall(r"```yaml\n(.*?)```", page, re.S)[0]))
     return parse_config({**SMALL, **PARTS[name]})
 
 
-# Computed by version 0.1: the study, its number of trials, the first one's id, a hash over the ids
-# of all trials and networks, the study's own hash, the seed of the last trial's data order.
+# Computed by version 0.1 (today's quickstart: when it was added): the study, its number of trials,
+# the first one's id, a hash over the ids of all trials and networks, the study's own hash, the seed
+# of the last trial's data order.
 HELD = """
-quickstart 48 93bb661e2fefe01d 5f43b43099a655be a45651648b66e762 8793652030252579333
+quickstart_0_1 48 93bb661e2fefe01d 5f43b43099a655be a45651648b66e762 8793652030252579333
 cifar10_vgg 45 c34571e48561ff2a bbf7dbe3ac805dd0 c33f5f0f0f64195b 8358350082810570944
 my_study 64 d969bb8da067733a 8938da87ddfad1fb 98b27e8a4350d2e9 3994172016413525668
 momentum 8 1f8c40eefac4dbe0 b7b4cd9816fbbaf9 dd968846ae28b2ea 7632400336361340480
@@ -101,6 +103,7 @@ momentum_as_whole_number 8 da2d12270a6a4795 a9c9dd9a624af231 8089c2f82d6561b2 76
 plugin_optimizer 8 ce5824e9a3d17662 f1a0d849fed80920 fe3835d376312415 7632400336361340480
 measurement_options 8 ad60b79ce19f760e cd8ce94c5869638b 064ab02f83f11ba8 699915387033929678
 sobol 20 1214b8da955d6d5c 34a2553c35441b0d 911892a1e2ca50fe 8380020783128838920
+quickstart 72 64d2271fdd3e9d72 a2c7b1f6af6d6e3a 8738862b98edf849 3045097061207162944
 """
 
 
