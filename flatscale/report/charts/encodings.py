@@ -82,7 +82,9 @@ def _digits(values: pl.Series, *, is_log: bool) -> dict[str, Any]:
     if max(low, high) >= 1e4:
         return {"format": "~s"}
     if is_log:
-        return {"format": "~e" if 0 < low < 1e-3 else "~g"}
+        # Vega marks less than a decade at 1, 2, ... 9 alone unless it may have ten marks.
+        more = {"tickCount": 10} if 0 < high < 10 * low else {}
+        return {"format": "~e" if 0 < low < 1e-3 else "~g", **more}
     return {}
 
 
