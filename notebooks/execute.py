@@ -46,6 +46,7 @@ MAIN = (
     "local dimensionality is independent of sharpness (|r| at most 0.3)",
     "sharpness goes with MLS more than with the gap (|r of MLS| - |r of gap|)",
     "adaptive_sharpness goes with input_invariant_mls (r of logs)",
+    "adaptive_sharpness goes with normalized_mls over families (r, normalized_mls in logs)",
     "sharpness goes with loss_gap within an optimizer (r)",
     (
         "mls orders networks by the gap of the loss better than chance "
