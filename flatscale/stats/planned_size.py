@@ -5,13 +5,13 @@ Where trials are done, their variances say more: `estimators.required_number`.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 
 from scipy import special
 
 from flatscale.stats.estimators.correlation import fisher_interval
+from flatscale.stats.estimators.required_number import smallest_number
 
 _MOST = 1_000_000
 
@@ -77,16 +77,7 @@ def _check(*values: float) -> None:
 
 
 def _smallest(enough: Callable[[int], bool], start: int) -> int:
-    """The smallest n from `start` on that is enough; more is enough too."""
-    high = next((n for n in _doubled(start) if enough(n)), None)
-    if high is None:
+    found = smallest_number(enough, start, _MOST)
+    if found is None:
         raise ValueError(f"more than {_MOST} units needed")
-    low = start - 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
-
-
-def _doubled(start: int) -> itertools.takewhile[int]:
-    return itertools.takewhile(lambda n: n <= _MOST, (start * 2**k for k in itertools.count()))
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,15 +126,26 @@ class _Pilot:
             size = [float(number) if k == level else self.size[k] for k in range(3)]
             return self.half_width(size[0], size[1], size[2]) <= half_width
 
-        low, high = start - 1, max(2, start)
-        while not enough(high):
-            low, high = high, 2 * high
-            if high > _MOST:
-                return None
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if enough(middle) else (middle, high)
-        return high
+        return smallest_number(enough, start, _MOST)
+
+
+def smallest_number(enough: Callable[[int], bool], start: int, most: int) -> int | None:
+    """The smallest number from `start` on that is enough, as more are too; None beyond `most`.
+
+    Args:
+        enough: whether a number is; asked of `start` and larger numbers only.
+        start: the smallest that may be.
+        most: beyond which none is looked for.
+    """
+    low, high = start - 1, start
+    while not enough(high):
+        low, high = high, 2 * high
+        if high > most:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
 
 
 def variance_of_levels(

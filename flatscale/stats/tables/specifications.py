@@ -76,9 +76,8 @@ def specifications(study: StudyData) -> list[Specification]:
         for scales in _scales(raw):
             named = {"metric": metric, "outcome": outcome if sign > 0 else f"{outcome} (-)"}
             named |= dict(zip(("scale_x", "scale_y"), scales, strict=True))
-            declared = (metric, outcome, *scales) == (
-                x, y, *("log" if name in design.log else "raw" for name in (x, y)),
-            )  # fmt: skip
+            on_declared = tuple("log" if name in design.log else "raw" for name in (x, y))
+            declared = (metric, outcome, scales) == (x, y, on_declared)
             a, b = (
                 np.log10(values) if scale == "log" else values
                 for values, scale in zip((raw.x, raw.y), scales, strict=True)
