@@ -158,7 +158,18 @@ def test_jackknife_by_hand() -> None:
     error = math.sqrt(4 / 5 * sum((v - np.mean(z)) ** 2 for v in z))
     assert found.std_error == pytest.approx(error)
     centre = math.atanh(np.corrcoef(table["x"], table["y"])[0, 1])
-    half = stats.t.ppf(0.975, 4) * error
+    # Bell and McCaffrey's degrees of freedom (tr G)^2 / tr G^2: the scores of the families, which
+    # sum to zero and vary as their mean shares of the squares, each divided by sqrt(1 - share)
+    shares = np.zeros(5)
+    for name in ("x", "y"):
+        squares = (table[name].to_numpy() - table[name].mean()) ** 2
+        shares += [squares[k::5].sum() / squares.sum() for k in range(5)]
+    weights = shares / shares.sum()
+    scale = np.diag(1 / np.sqrt(1 - weights))
+    form = scale @ (np.diag(weights) - np.outer(weights, weights)) @ scale
+    degrees = np.trace(form) ** 2 / np.trace(form @ form)
+    half = stats.t.ppf(0.975, degrees) * error
+    assert 1 < degrees < 4
     assert found.conf_low == pytest.approx(math.tanh(centre - half))
     assert found.conf_high == pytest.approx(math.tanh(centre + half))
 
