@@ -8,7 +8,7 @@ import gc
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from flatscale.cli.commands import main
+from flatscale.study.registry import Registry
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -82,3 +83,23 @@ def flatscale(
         return subprocess.CompletedProcess(arguments, ended.value.code or 0, said.out, said.err)
 
     return run
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registrations_of_one_module() -> Iterator[None]:
+    """What the plugins of a module's tests register is gone with its last test."""
+    registries = [
+        value
+        for name, module in list(sys.modules.items())
+        if name.startswith("flatscale.")
+        for value in vars(module).values()
+        if isinstance(value, Registry)
+    ]
+    before = [dict(registry) for registry in registries]
+    yield
+    for registry, known in zip(registries, before, strict=True):
+        for name, entry in list(registry.items()):
+            module = entry.function.__module__
+            if name not in known and not module.startswith("flatscale."):
+                del registry._entries[name]
+                sys.modules.pop(module, None)

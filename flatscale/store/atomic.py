@@ -7,7 +7,8 @@ import os
 import tempfile
 from pathlib import Path
 
-_PREFIX = ".tmp-"
+TEMPORARY_PREFIX = ".tmp-"
+"""How the name of a file begins that is not whole yet."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -20,7 +21,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: the folder cannot be written or the disk is full; the old file is untouched.
     """
-    handle, name = tempfile.mkstemp(prefix=_PREFIX, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -40,7 +41,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def is_leftover(path: Path) -> bool:
     """Whether a file is, by its name, one that was never renamed into place."""
-    return path.name.startswith(_PREFIX)
+    return path.name.startswith(TEMPORARY_PREFIX)
 
 
 def append_line(path: Path, line: str) -> None:

@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from flatscale.store.atomic import TEMPORARY_PREFIX
 from flatscale.store.layout import Layout
 
 _HAS_TABLES = "SELECT 1 FROM sqlite_master WHERE name = 'experiments'"
@@ -15,6 +16,28 @@ _MOVE_RUNS = (
     "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
     "WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?"
 )
+
+
+def make_database(path: Path) -> None:
+    """Make MLflow's tables in a SQLite file, unless it exists, whole or not at all.
+
+    MLflow makes them in dozens of steps; a process killed between two of them would leave a file
+    that MLflow refuses for ever.
+
+    Args:
+        path: of the file; nobody else may be making it.
+    """
+    if path.exists():
+        return
+    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    half = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
+    for left in (half, half.with_name(f"{half.name}-journal")):
+        left.unlink(missing_ok=True)
+    store = SqlAlchemyStore(f"sqlite:///{half}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
+    store.engine.dispose()
+    half.replace(path)
 
 
 def follow_moved_artifacts(database: Path) -> None:

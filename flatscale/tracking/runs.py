@@ -46,7 +46,7 @@ from flatscale.store.results import Store
 from flatscale.study.redaction import without_password
 from flatscale.study.schema import StudyConfig
 from flatscale.tracking.descriptions import described, headline, origin, run_name, settings
-from flatscale.tracking.own_database import follow_moved_artifacts
+from flatscale.tracking.own_database import follow_moved_artifacts, make_database
 
 if TYPE_CHECKING:
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -341,9 +341,8 @@ def _connect(uri: str) -> MlflowClient:
     follow_moved_artifacts(Path(path))
     with Path(f"{path}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        client = MlflowClient(tracking_uri=uri)
-        client.search_experiments(max_results=1)
-        return client
+        make_database(Path(path))
+        return MlflowClient(tracking_uri=uri)
 
 
 def _dataset(record: dict[str, Any], config: StudyConfig) -> DatasetInput:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import shutil
+import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ from flatscale.store.records import FAILED
 from flatscale.store.results import Store
 from flatscale.study.plan import plan
 from flatscale.study.schema import TrackingConfig
+from flatscale.tracking.own_database import make_database
 from flatscale.tracking.runs import Runs
 from flatscale.tracking.writer import TrackingWriter
 from tests.records_by_hand import record, study
@@ -374,6 +379,32 @@ def test_losses_of_trials_wait_for_no_server(store: Store) -> None:
         assert time.monotonic() - began < 9  # one answer is waited for longer
         assert len(tracker._losses[spec.trial_id].history) <= 1_000
         tracker._stop.set()
+
+
+def test_a_driver_killed_while_the_database_is_made_leaves_none_that_is_refused(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "mlflow.db"
+    if (child := os.fork()) == 0:
+        make_database(path)
+        os._exit(0)
+    tables = 0
+    while tables < 3:
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+        with (
+            suppress(sqlite3.OperationalError),
+            closing(
+                sqlite3.connect(f"file:{tmp_path / '.tmp-mlflow.db'}?mode=ro", uri=True)
+            ) as half,
+        ):
+            ((tables,),) = half.execute("SELECT count(*) FROM sqlite_master")
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert not path.exists()
+    make_database(path)
+    client = MlflowClient(tracking_uri=f"sqlite:///{path}")
+    assert client.create_experiment("after") != ""
+    assert [p.name for p in tmp_path.iterdir()] == ["mlflow.db"]
 
 
 def test_delivery_begins_with_the_first_trial_where_there_is_one(store: Store) -> None:
