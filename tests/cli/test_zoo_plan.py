@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import runpy
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import safetensors.torch
 import yaml
-from PIL import Image
 from typer.testing import CliRunner
 
 from flatscale.cli.commands import app
@@ -24,41 +17,24 @@ from flatscale.models import build_model
 from flatscale.pipeline import StudyOutcome
 from flatscale.study.plan import TrialSpec
 from flatscale.study.schema import StudyConfig
+from tests.kept_networks import write_zoo
 
 
 @pytest.fixture
 def study_file(tmp_path: Path) -> Path:
     """Three kept networks and a probe of images; no other images are needed."""
-    rng, images = np.random.default_rng(0), []
-    for _ in range(8):
-        buffer = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(buffer, "PNG")
-        images.append({"bytes": buffer.getvalue(), "path": None})
-    data = pa.table({"image": images, "label": [i % 2 for i in range(8)]})
-    pq.write_table(data, tmp_path / "test-0.parquet")
-    rows = []
-    for width in (4, 8, 500):
-        model = build_model("mlp", (1, 8, 8), 2, {"width": width}, seed=width)
-        safetensors.torch.save_file(model.state_dict(), tmp_path / f"{width}.safetensors")
-        options = f'{{"width": {width}}}'
-        rows.append({"path": f"{width}.safetensors", "architecture": "mlp", "options": options})
-    pl.DataFrame(rows).write_csv(tmp_path / "zoo.csv")
+    study = {
+        "name": "zoo",
+        **write_zoo(tmp_path, (4, 8, 500), num_images=8),
+        "measurement": {
+            "metrics": ["input_invariant_mls"],
+            "probe_size": 4,
+            "probe_split": "test",
+        },
+        "analysis": {"primary": ["num_parameters", "input_invariant_mls"], "outcomes": []},
+    }
     file = tmp_path / "study.yaml"
-    file.write_text(
-        yaml.safe_dump(
-            {
-                "name": "zoo",
-                "data": {"source": "parquet", "path": str(tmp_path)},
-                "models": {"zoo": {"source": "folder", "path": str(tmp_path), "table": "zoo.csv"}},
-                "measurement": {
-                    "metrics": ["input_invariant_mls"],
-                    "probe_size": 4,
-                    "probe_split": "test",
-                },
-                "analysis": {"primary": ["num_parameters", "input_invariant_mls"], "outcomes": []},
-            }
-        )
-    )
+    file.write_text(yaml.safe_dump(study))
     return file
 
 

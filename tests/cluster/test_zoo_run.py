@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import torch
-from PIL import Image
 
 from flatscale.cluster.launch import run_trials
 from flatscale.cluster.packing import Packing, rounded_up
@@ -28,6 +23,7 @@ from flatscale.store.results import Store
 from flatscale.study.reading import parse_config
 from flatscale.study.resources import ResourcesConfig
 from flatscale.study.schema import StudyConfig
+from tests.kept_networks import keep_network, write_zoo
 
 METRICS = ["normalized_mls", "test_accuracy"]
 WIDTHS = (4, 6, 8)
@@ -37,31 +33,18 @@ WIDTHS = (4, 6, 8)
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyConfig]:
     """Three networks and an absent one, with a table; images of two classes, 8x8."""
     root = tmp_path_factory.mktemp("zoo")
-    rng, images = np.random.default_rng(0), []
-    for _ in range(12):
-        buffer = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(buffer, "PNG")
-        images.append({"bytes": buffer.getvalue(), "path": None})
-    data = pa.table({"image": images, "label": [i % 2 for i in range(12)]})
-    pq.write_table(data, root / "test-0.parquet")
-    rows = []
-    for width in (*WIDTHS, 10):
-        path = root / "kept" / f"{width}.safetensors"
-        path.parent.mkdir(exist_ok=True)
-        model = build_model("mlp", (1, 8, 8), 2, {"width": width}, seed=width)
-        if width in WIDTHS:
-            safetensors.torch.save_file(model.state_dict(), path)
-        rows.append({"path": str(path), "architecture": "mlp", "options": f'{{"width": {width}}}'})
-        rows[-1] |= {
-            "name": f"w{width}",
-            "family": "narrow" if width < 8 else "wide",
-            "top1": width,
-        }
-    pl.DataFrame(rows).write_csv(root / "zoo.csv")
+    parts = write_zoo(
+        root,
+        WIDTHS,
+        num_images=12,
+        absent=(10,),
+        name=["w4", "w6", "w8", "w10"],
+        family=["narrow", "narrow", "wide", "wide"],
+        top1=[4, 6, 8, 10],
+    )
     config = {
         "name": "zoo",
-        "data": {"source": "parquet", "path": str(root)},
-        "models": {"zoo": {"source": "folder", "path": str(root), "table": "zoo.csv"}},
+        **parts,
         "measurement": {"metrics": METRICS, "probe_size": 4, "probe_split": "test"},
         "analysis": {
             "primary": ["normalized_mls", "test_accuracy"],
@@ -102,9 +85,7 @@ def test_every_network_is_measured_as_by_hand_and_an_absent_one_is_a_row_with_a_
             continue
         row = rows[spec.name or ""]
         model = build_model("mlp", (1, 8, 8), 2, dict(spec.options), seed=0)
-        model.load_state_dict(
-            safetensors.torch.load_file(root / "kept" / f"{spec.name[1:]}.safetensors")
-        )
+        model.load_state_dict(safetensors.torch.load_file(root / f"{spec.name[1:]}.safetensors"))
         found = measure(
             model, sets["probe"], METRICS, test=sets["test"], seed=spec.seed("measurement")
         )
@@ -116,8 +97,7 @@ def test_every_network_is_measured_as_by_hand_and_an_absent_one_is_a_row_with_a_
         assert row["num_parameters"] == sum(p.numel() for p in model.parameters())
     assert results.measurements["probe_hash"].unique().to_list() == [points.content_hashes["probe"]]
     # A second run has nothing to do but the network that was absent; its weights are there now.
-    model = build_model("mlp", (1, 8, 8), 2, {"width": 10}, seed=10)
-    safetensors.torch.save_file(model.state_dict(), root / "kept" / "10.safetensors")
+    keep_network(root, 10)
     _, again = run(config, tmp_path)
     assert again.num_kept == 3
     assert again.statuses == {"finished": 4}

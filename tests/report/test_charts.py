@@ -16,13 +16,13 @@ import vl_convert
 
 from flatscale.report.charts import frames
 from flatscale.report.charts.colouring import axes_of, family_styles
-from flatscale.report.charts.draw import charts_of, datasets, paper_figures, specification
+from flatscale.report.charts.draw import PaperFigure, datasets, paper_figures, specification
 from flatscale.report.charts.look import COLOURS, COLUMN, MIDDLE, NARROW, PAGE, WIDE
 from flatscale.report.charts.register import FIGURES
 from flatscale.report.charts.trajectories import trajectories_note
 from flatscale.report.content.from_store import content_of_store
 from flatscale.report.content.report_content import Content
-from flatscale.report.content.section import sections_of
+from flatscale.report.content.section import Section, sections_of
 from flatscale.report.render import vega_bundle
 from flatscale.store.results import Store
 
@@ -49,13 +49,25 @@ def content(full_store: Path) -> Content:
     return content_of_store(Store(full_store))
 
 
-def test_every_chart_of_the_specification_is_there(content: Content) -> None:
-    assert {chart.key for s in sections_of(content) for chart in s.charts} == CHARTS
+@pytest.fixture(scope="module")
+def sections(content: Content) -> tuple[Section, ...]:
+    return sections_of(content)
 
 
-def test_every_figure_stands_in_a_section_of_the_page_or_in_the_paper(content: Content) -> None:
-    sections = {section.key for section in sections_of(content)}
-    assert all(figure.section in sections for figure in FIGURES if figure.section is not None)
+@pytest.fixture(scope="module")
+def printed(content: Content) -> tuple[PaperFigure, ...]:
+    return paper_figures(content)
+
+
+def test_every_chart_of_the_specification_is_there(sections: tuple[Section, ...]) -> None:
+    assert {chart.key for s in sections for chart in s.charts} == CHARTS
+
+
+def test_every_figure_stands_in_a_section_of_the_page_or_in_the_paper(
+    sections: tuple[Section, ...],
+) -> None:
+    keys = {section.key for section in sections}
+    assert all(figure.section in keys for figure in FIGURES if figure.section is not None)
     assert all(figure.paper for figure in FIGURES if figure.section is None)
 
 
@@ -74,7 +86,9 @@ def test_every_figure_obeys_the_schema_in_each_look(figure, content: Content) ->
         assert vl_convert.vegalite_to_vega(dict(spec))["marks"]
 
 
-def test_charts_name_only_data_that_stand_on_the_page(content: Content) -> None:
+def test_charts_name_only_data_that_stand_on_the_page(
+    content: Content, sections: tuple[Section, ...]
+) -> None:
     known = set(datasets(content))
 
     def names(part: object) -> set[str]:
@@ -84,24 +98,26 @@ def test_charts_name_only_data_that_stand_on_the_page(content: Content) -> None:
             return (here | set().union(*map(names, part.values()))) - inline
         return set().union(*map(names, part)) if isinstance(part, list) else set()
 
-    for section in sections_of(content):
+    for section in sections:
         for chart in section.charts:
             assert names(dict(chart.wide)) <= known, chart.key
 
 
-def test_page_and_paper_say_the_same_of_a_figure(content: Content) -> None:
-    printed = {figure.name: figure for figure in paper_figures(content)}
-    charts = [chart for f in FIGURES if f.section for chart in charts_of(content, f.section)]
-    for chart in charts:
-        if chart.key in printed:
-            assert chart.title == printed[chart.key].title
-            assert chart.caption.startswith(printed[chart.key].caption)
+def test_page_and_paper_say_the_same_of_a_figure(
+    sections: tuple[Section, ...], printed: tuple[PaperFigure, ...]
+) -> None:
+    on_paper = {figure.name: figure for figure in printed}
+    charts = {chart.key: chart for section in sections for chart in section.charts}
+    for name in on_paper.keys() & charts.keys():
+        assert charts[name].title == on_paper[name].title
+        assert charts[name].caption.startswith(on_paper[name].caption)
 
 
-def test_every_figure_is_printed_as_vectors_with_its_letters(content: Content) -> None:
-    figures = paper_figures(content)
-    assert {figure.name for figure in figures} == PRINTED
-    for figure in figures:
+def test_every_figure_is_printed_as_vectors_with_its_letters(
+    printed: tuple[PaperFigure, ...],
+) -> None:
+    assert {figure.name for figure in printed} == PRINTED
+    for figure in printed:
         root = ET.fromstring(figure.svg)
         assert float(root.attrib["width"]) <= PAGE.width
         assert float(root.attrib["height"]) <= 9 * 72
@@ -113,12 +129,16 @@ def test_every_figure_is_printed_as_vectors_with_its_letters(content: Content) -
             assert b"/Subtype /Image" not in figure.pdf, figure.name
 
 
-def test_the_same_content_gives_the_same_files(content: Content) -> None:
-    assert paper_figures(content) == paper_figures(content)
+def test_the_same_content_gives_the_same_files(
+    content: Content, printed: tuple[PaperFigure, ...]
+) -> None:
+    assert paper_figures(content) == printed
 
 
-def test_the_legend_of_the_paper_names_every_family(content: Content) -> None:
-    scatter = next(figure for figure in paper_figures(content) if figure.name == "scatter")
+def test_the_legend_of_the_paper_names_every_family(
+    content: Content, printed: tuple[PaperFigure, ...]
+) -> None:
+    scatter = next(figure for figure in printed if figure.name == "scatter")
     texts = "".join(ET.fromstring(scatter.svg).itertext())
     assert all(family[:20] in texts for family in content.shown_families)
 
