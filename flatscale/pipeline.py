@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -125,29 +125,32 @@ def run_study(
 class _ReportProcess:
     """The process that writes the report, whose memory is not added to the driver's.
 
-    It is started when the last trials run, and imports what it needs while they do; a listener of
-    the run, for it to know.
+    It is started when the last trials run, imports what it needs while they do, and begins when
+    the last record is written, while Tune and Ray end; a listener of the run, for it to know.
     """
 
     def __init__(self, store: Store, specs: Sequence[TrialSpec]) -> None:
         self._store = store
         self._left = len(missing_trials(store, specs))
         self._process: subprocess.Popen[str] | None = None
+        self._told = False
 
     def started(self, trial_id: str) -> None: ...
 
     def ended(self, record: TrialRecord) -> None:
         self._left -= 1
+        if self._told:  # a record that came after the last one expected: all is read again
+            self._end()
         if self._left <= (os.cpu_count() or 1):
-            self._begin()
+            process = self._begin()
+            if self._left == 0:
+                self._tell(process)
 
     def __enter__(self) -> _ReportProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
+        self._end()
 
     def write(self) -> Path:
         """Have the report written.
@@ -156,7 +159,8 @@ class _ReportProcess:
             FlatscaleError: the report cannot be written.
         """
         process, store = self._begin(), self._store
-        _, said = process.communicate(_GO)
+        self._tell(process)
+        _, said = process.communicate()
         if process.returncode:
             reason = said.strip().removeprefix("error:").strip()
             raise FlatscaleError(
@@ -180,6 +184,19 @@ class _ReportProcess:
                 text=True,
             )
         return self._process
+
+    def _tell(self, process: subprocess.Popen[str]) -> None:
+        if not self._told and process.stdin is not None:
+            self._told = True
+            with suppress(BrokenPipeError):  # it has ended, and `write` says why
+                process.stdin.write(_GO)
+                process.stdin.flush()
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+        self._process, self._told = None, False
 
 
 def _write_companions(config: StudyConfig, store: Store, data: Sequence[Points]) -> None:

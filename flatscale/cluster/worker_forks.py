@@ -28,7 +28,11 @@ from flatscale.cluster.worker_request import become_worker
 
 _FOLDER = "flatscale-workers-"
 _RAYLET = "RAY_RAYLET_PID"
-_BEFORE_RAY = ("flatscale.metrics", "flatscale.training", "pandas", "pyarrow")
+# The first optimizer of a process imports torch's compiler; Ray imports what begins with `requests`.
+_BEFORE_RAY = (
+    *("flatscale.metrics", "flatscale.training", "pandas", "pyarrow"),
+    *("requests", "jsonschema", "google.protobuf.message", "psutil", "torch._dynamo"),
+)
 # Not Tune: importing ray.data draws Ray's first random numbers, whose state copies would share.
 _WITH_RAY = ("ray._private.node", "flatscale.cluster.trial")
 
@@ -150,8 +154,10 @@ def _take_place(request: dict[str, Any]) -> None:
 
 
 def _import(modules: tuple[str, ...]) -> None:
+    gc.disable()
     for name in modules:
         importlib.import_module(name)
+    gc.enable()
     gc.collect()
     gc.freeze()  # what is here is never looked at again, so copies share its memory
 
