@@ -27,7 +27,8 @@ test-cluster test-rest test-slow test-gpu: export OMP_NUM_THREADS ?= 1
 # What starts Ray and servers: one by one, as it waits for processes of its own.
 STARTS_RAY := tests/cluster tests/tracking tests/test_extension.py
 
-test: test-cluster test-rest ## The whole quick test suite; `make -j2 test` runs its two parts at once
+test: $(STAMP) ## The whole quick test suite, its two parts at once
+	+$(MAKE) --no-print-directory --jobs 2 test-cluster test-rest
 
 test-cluster: $(STAMP) ## The part of it that starts Ray and servers, one test after the other
 	$(BIN)/pytest $(STARTS_RAY)

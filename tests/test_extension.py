@@ -12,13 +12,16 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
 from flatscale.store.results import Results, load_results
+from flatscale.study import plugin_code
 
+Command = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
 DOCUMENT = PAGE.partition("## Each kind of thing")[2]
@@ -61,7 +64,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def store(folder: Path) -> Path:
     """What the study left."""
-    done = flatscale(folder, "run", "study.yaml", "--store", "store")
+    done = subprocess.run(
+        [sys.executable, "-m", "flatscale", "run", "study.yaml", "--store", "store"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return folder / "store"
 
@@ -71,16 +81,18 @@ def results(store: Path) -> Results:
     return load_results(store)
 
 
-def flatscale(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command, in a process of its own: what a plugin registers stays registered."""
-    return subprocess.run(
-        [sys.executable, "-m", "flatscale", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def plan(flatscale: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """`flatscale plan` of the study in a folder, with the plugin as it is there now."""
+
+    def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(folder)
+            sys.modules.pop("every_kind", None)
+            plugin_code._source_hash.cache_clear()
+            return flatscale("plan", "study.yaml", *arguments, cwd=folder)
+
+    return run
 
 
 def test_model_dataset_optimizer_and_loss_are_in_every_record(results: Results) -> None:
@@ -96,18 +108,20 @@ def test_model_dataset_optimizer_and_loss_are_in_every_record(results: Results) 
     assert trials["num_parameters"].unique().to_list() == [18]
 
 
-def test_edited_code_is_other_code(folder: Path, store: Path, tmp_path: Path) -> None:
+def test_edited_code_is_other_code(
+    folder: Path, store: Path, tmp_path: Path, plan: Command
+) -> None:
     ran = yaml.safe_load((store / "study.yaml").read_text())["plugin_code"]
     used = {"dataset two_greys", "model affine", "optimizer smoothed", "loss fourth_power"}
     assert set(ran) == {*used, "metric output_size"}
     code = load_results(store).trials["plugin_code"].to_list()
     assert [json.loads(text) for text in code] == [ran] * 4
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    done = flatscale(tmp_path, "plan", "study.yaml", "--store", "store")
-    assert "4 trials, 4 done, 0 to run" in " ".join(done.stdout.split())
-    (tmp_path / "every_kind.py").write_text(PLUGIN.replace("sizes.max()", "sizes.min()"))
-    done = flatscale(tmp_path, "plan", "study.yaml", "--store", "store")
-    assert "4 trials, 0 done, 4 to run" in " ".join(done.stdout.split())
+    for edit, done in (("sizes.max()", 4), ("sizes.min()", 0)):
+        copy = tmp_path / str(done)
+        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        (copy / "every_kind.py").write_text(PLUGIN.replace("sizes.max()", edit))
+        said = " ".join(plan(copy, "--store", "store").stdout.split())
+        assert f"4 trials, {done} done, {4 - done} to run" in said
 
 
 def test_a_metric_has_the_value_its_pass_gave_it(results: Results) -> None:
@@ -127,11 +141,9 @@ def test_a_statistic_is_in_the_findings_and_a_section_on_the_page(store: Path) -
     assert "4 networks have seen two greys." in page
 
 
-def test_every_fault_in_their_options_is_named_with_its_place(folder: Path) -> None:
-    done = flatscale(
+def test_every_fault_in_their_options_is_named_with_its_place(folder: Path, plan: Command) -> None:
+    done = plan(
         folder,
-        "plan",
-        "study.yaml",
         *("--set", "data.options.drak=0.1"),
         *("--set", "models=[{architecture: affine, options: {bias: 3}}]"),
         *("--set", "training.optimizer.smoothing=1.5"),

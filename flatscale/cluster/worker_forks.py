@@ -28,10 +28,11 @@ from flatscale.cluster.worker_request import become_worker
 
 _FOLDER = "flatscale-workers-"
 _RAYLET = "RAY_RAYLET_PID"
-# The first optimizer of a process imports torch's compiler; Ray imports what begins with `requests`.
+# Ray imports the second four; torch's compiler comes with the first optimizer of a process.
 _BEFORE_RAY = (
     *("flatscale.metrics", "flatscale.training", "pandas", "pyarrow"),
-    *("requests", "jsonschema", "google.protobuf.message", "psutil", "torch._dynamo"),
+    *("requests", "jsonschema", "google.protobuf.message", "psutil"),
+    "torch._dynamo",
 )
 # Not Tune: importing ray.data draws Ray's first random numbers, whose state copies would share.
 _WITH_RAY = ("ray._private.node", "flatscale.cluster.trial")

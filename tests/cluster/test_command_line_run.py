@@ -34,12 +34,17 @@ def start(config: Path, store: Path) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_records(store: Path, number: int, process: subprocess.Popen[str]) -> None:
+def wait_until(true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 120
-    while len(list((store / "records").glob("[!.]*.parquet"))) < number:
+    while not true():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def wait_for_records(store: Path, number: int, process: subprocess.Popen[str]) -> None:
+    records = store / "records"
+    wait_until(lambda: len(list(records.glob("[!.]*.parquet"))) >= number, process)
 
 
 def study_run(store: Path) -> Any:
@@ -94,7 +99,7 @@ def test_a_killed_and_an_interrupted_driver_continue_where_they_were(
 
     process = start(config, store)
     wait_for_records(store, len(kept_again) + 1, process)
-    assert study_run(store).info.status == "RUNNING"
+    wait_until(lambda: study_run(store).info.status == "RUNNING", process)
     output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     assert study_run(store).info.status == "FINISHED"

@@ -29,7 +29,7 @@ NUMBERS = ["trial_id", "step", "is_final", "metric", "value", "std_error", "prob
 # Steps enough that a worker can be killed between two checkpoints.
 LONG = {
     "design": {"kind": "grid", "learning_rate": [0.01], "batch_size": [5], "num_seeds": 2},
-    "training": {"stop_loss": 1e-9, "max_steps": 4000, "checkpoint_every": 200},
+    "training": {"stop_loss": 1e-9, "max_steps": 2500, "checkpoint_every": 100},
     "measurement": {
         "probe_size": 21,
         "metrics": ["mls", "sharpness", "adaptive_sharpness", "train_loss"],

@@ -26,13 +26,15 @@ NOT_MONTE_CARLO = {
 _NEVER = 1e-9
 TRACE = [
     {"sketch_size": 2, "max_products": 14, "max_relative_error": _NEVER},
-    {"sketch_size": 0, "max_products": 10, "max_relative_error": _NEVER},
-    {"max_relative_error": 0.2},
+    pytest.param(
+        {"sketch_size": 0, "max_products": 10, "max_relative_error": _NEVER}, marks=pytest.mark.slow
+    ),
+    pytest.param({"max_relative_error": 0.2}, marks=pytest.mark.slow),
     {"sketch_size": 0, "max_relative_error": 0.3},
 ]
 DENSITY = [
     {"num_steps": 2, "num_probes": 10, "max_probes": 10},
-    {"num_steps": 2, "max_relative_error": 0.4},
+    pytest.param({"num_steps": 2, "max_relative_error": 0.4}, marks=pytest.mark.slow),
 ]
 STOPPING = [{"max_relative_error": 0.08}, {"max_relative_error": 0.15}]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 import sys
@@ -14,6 +15,13 @@ from flatscale.report import ReportPaths
 
 
 @pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder of this run of the tests, the same for all its processes."""
+    own = tmp_path_factory.getbasetemp()
+    return own if worker_id == "master" else own.parent
+
+
+@pytest.fixture(scope="session")
 def full_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five families, seven networks each and every way for a trial to end."""
     root = tmp_path_factory.mktemp("stores") / "full"
@@ -22,26 +30,37 @@ def full_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def report_process(
-    full_store: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[ReportPaths, list[str]]:
-    """The report of `full_store`, written by a process of its own, and what that imported."""
+def report_process(full_store: Path, shared_folder: Path) -> tuple[ReportPaths, list[str]]:
+    """The report of `full_store`, written by a process of its own, and what that imported.
+
+    Once for all processes of the tests, whose stores are alike.
+    """
     program = (
         "import json, sys; from dataclasses import asdict; from pathlib import Path; "
         "from flatscale.report import write_study_report; "
         "paths = write_study_report(sys.argv[1], out=Path(sys.argv[2])); "
         "print(json.dumps([asdict(paths), sorted(sys.modules)], default=str))"
     )
-    folder = tmp_path_factory.mktemp("reports") / "full"
-    ended = subprocess.run(
-        [sys.executable, "-c", program, str(full_store), str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parents[2],
-    )
-    assert ended.returncode == 0, ended.stderr
-    paths, modules = json.loads(ended.stdout)
+    said = shared_folder / "full_report.json"
+    with said.with_suffix(".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not said.exists():
+            ended = subprocess.run(
+                [
+                    sys.executable,
+                    "-c",
+                    program,
+                    str(full_store),
+                    str(shared_folder / "full_report"),
+                ],
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=Path(__file__).parents[2],
+            )
+            assert ended.returncode == 0, ended.stderr
+            said.write_text(ended.stdout)
+    paths, modules = json.loads(said.read_text())
     files = tuple(map(Path, paths.pop("files")))
     return ReportPaths(files=files, **{name: Path(path) for name, path in paths.items()}), modules
 
