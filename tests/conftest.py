@@ -20,10 +20,6 @@ from flatscale.study.registry import Registry
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
-# Thousands of tests and what they import stay: looking through them for garbage takes a fifth of the
-# time, every 700 objects.
-gc.set_threshold(50_000)
-
 # One thread a process: the tests' networks are small, and their processes share few cores.
 torch.set_num_threads(1)
 
@@ -51,11 +47,6 @@ def _without_collection(parse: Any) -> Any:
 
 
 ast.parse = _without_collection(ast.parse)
-
-
-def pytest_collection_finish() -> None:
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")

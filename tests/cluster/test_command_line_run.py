@@ -171,12 +171,13 @@ def test_a_trial_that_fails_makes_the_command_fail_and_still_reports(
         {"architecture": "mlp", "options": {"width": 16}},
         {"architecture": "fails_in_training"},
     ]
-    config = study_file(models=models, plugins=["tests.cluster.plugin"])
+    design = {"kind": "grid", "learning_rate": [0.1, 0.3], "batch_size": [20]}
+    config = study_file(models=models, design=design, plugins=["tests.cluster.plugin"])
     store = str(tmp_path / "store")
     assert run_here(str(config), "--store", store, monkeypatch=monkeypatch) == 1
     printed = capsys.readouterr().out
     assert "broken on purpose" in printed
-    assert "4 failed, 4 finished" in printed
+    assert "2 failed, 2 finished" in printed
     assert (tmp_path / "store" / "report" / "report.html").is_file()
 
 

@@ -12,10 +12,11 @@ import pytest
 
 from flatscale.store.results import Store
 
+Command = Callable[..., subprocess.CompletedProcess[str]]
 MakeFile = Callable[..., Path]
 
 
-def flatscale(*arguments: str) -> subprocess.CompletedProcess[str]:
+def in_a_process(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "flatscale", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -44,7 +45,7 @@ def test_a_disk_that_fills_ends_the_run_with_one_message_and_a_readable_store(
         measurement={"probe_size": 21, "metrics": ["mls", "train_loss"]},
     )
     store = small_disk / "store"
-    done = flatscale("run", str(config), "--store", str(store))
+    done = in_a_process("run", str(config), "--store", str(store))
     assert done.returncode == 2, done.stdout + done.stderr
     assert "No space left on device" in done.stderr
     assert "run the same command again" in " ".join(done.stderr.split())
@@ -54,13 +55,13 @@ def test_a_disk_that_fills_ends_the_run_with_one_message_and_a_readable_store(
     assert results.measurements["value"].is_finite().all()
 
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
-    done = flatscale("run", str(config), "--store", str(store))
+    done = in_a_process("run", str(config), "--store", str(store))
     assert done.returncode == 0, done.stderr
     assert f"{results.trials.height} from earlier runs" in done.stdout
 
 
 def test_a_store_that_cannot_be_written_is_refused_before_anything_runs(
-    study_file: MakeFile, tmp_path: Path
+    study_file: MakeFile, tmp_path: Path, flatscale: Command
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     done = flatscale("run", str(study_file()), "--store", str(tmp_path / "file" / "store"))
@@ -75,7 +76,7 @@ def test_a_checkpoint_cut_short_fails_its_trial_with_the_file_named_and_no_other
 ) -> None:
     config = study_file(keep_checkpoints=True)
     store = tmp_path / "store"
-    assert flatscale("run", str(config), "--store", str(store)).returncode == 0
+    assert in_a_process("run", str(config), "--store", str(store)).returncode == 0
     weights = sorted((store / "checkpoints").glob("*.safetensors"))
     assert len(weights) == 4
     weights[0].write_bytes(weights[0].read_bytes()[:-40])
@@ -93,6 +94,6 @@ def test_a_checkpoint_cut_short_fails_its_trial_with_the_file_named_and_no_other
     assert weights[0].name in failed["reason"].item()
     assert results.measurements.filter(metric="nmls")["value"].is_finite().sum() == 3
     assert results.trials["train_seconds"].drop_nulls().len() == 7
-    said = flatscale("status", str(store))
+    said = in_a_process("status", str(store))
     assert weights[0].name in said.stdout
     assert "1 failed" in said.stdout

@@ -26,7 +26,10 @@ def estimated(**settings):
     return {"jacobian": {"method": "estimate", **settings}}
 
 
-@pytest.mark.parametrize("name", ["mlp", "lenet", "vgg", "grouped", "tokens"])
+NETWORKS = ["mlp", "lenet", pytest.param("vgg", marks=pytest.mark.slow), "grouped", "tokens"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_agrees_with_the_exact_route(name):
     model, x, y = case(name)
     exact = measure(model, (x, y), BOTH)
@@ -43,7 +46,7 @@ def test_agrees_with_the_exact_route(name):
     assert found[metric].value == pytest.approx(exact[metric].value, rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["mlp", "lenet", "vgg", "grouped", "tokens"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_layers_and_bounds_agree_with_the_exact_route(name):
     model, x, y = case(name)
     names = ["nmls", "log_lvr", "log_nvr", *BOUNDS]

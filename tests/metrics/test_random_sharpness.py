@@ -226,7 +226,7 @@ def test_agrees_with_one_image_at_a_time_perturbations():
         for p, s in zip(model.parameters(), saved, strict=True):
             p.copy_(s)
     truth, error = np.mean(rises) / 0.01, np.std(rises) / 0.01 / np.sqrt(len(rises))
-    options = {"adaptive_sharpness": {"max_relative_error": 0.1, "max_evaluations": 2000}}
+    options = {"adaptive_sharpness": {"max_relative_error": 0.05, "max_evaluations": 600}}
     found = measure(model, (x, y), ["adaptive_sharpness"], options=options, output_map="sigmoid")[
         "adaptive_sharpness"
     ]

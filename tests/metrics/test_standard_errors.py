@@ -33,7 +33,7 @@ TRACE = [
     {"sketch_size": 0, "max_relative_error": 0.3},
 ]
 DENSITY = [
-    {"num_steps": 2, "num_probes": 10, "max_probes": 10},
+    {"num_steps": 2, "num_probes": 5, "max_probes": 5},
     pytest.param({"num_steps": 2, "max_relative_error": 0.4}, marks=pytest.mark.slow),
 ]
 STOPPING = [{"max_relative_error": 0.08}, {"max_relative_error": 0.15}]
