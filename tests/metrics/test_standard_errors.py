@@ -34,6 +34,7 @@ TRACE = [
 ]
 DENSITY = [
     {"num_steps": 2, "num_probes": 5, "max_probes": 5},
+    pytest.param({"num_steps": 2, "num_probes": 10, "max_probes": 10}, marks=pytest.mark.slow),
     pytest.param({"num_steps": 2, "max_relative_error": 0.4}, marks=pytest.mark.slow),
 ]
 STOPPING = [{"max_relative_error": 0.08}, {"max_relative_error": 0.15}]

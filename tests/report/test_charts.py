@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import altair as alt
@@ -71,21 +72,36 @@ def test_every_figure_stands_in_a_section_of_the_page_or_in_the_paper(
     assert all(figure.paper for figure in FIGURES if figure.section is None)
 
 
+def assert_obeys_the_schema(spec: dict[str, Any]) -> None:
+    # Of many panels the first has the scale and the legend, and all others are made alike.
+    if len(spec.get("concat", ())) > 4:
+        spec["concat"] = [spec["concat"][0], spec["concat"][-1]]
+    alt.Chart.from_dict(spec, validate=True)
+
+
 @pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
-def test_every_figure_obeys_the_schema_in_each_look(figure, content: Content) -> None:
-    looks = ([WIDE, MIDDLE, NARROW] if figure.section else []) + (
-        [figure.paper] if figure.paper else []
-    )
-    for look in looks:
-        spec = specification(figure, content, look)
-        assert spec is not None
-        # Of many panels the first has the scale and the legend, and all others are made alike.
-        if len(spec.get("concat", ())) > 4:
-            spec["concat"] = [spec["concat"][0], spec["concat"][-1]]
-        # The page's widths differ in numbers and in panels a row: the schema is asked about one.
-        if look not in (MIDDLE, NARROW):
-            alt.Chart.from_dict(dict(spec), validate=True)
-        assert vl_convert.vegalite_to_vega(dict(spec))["marks"]
+def test_every_figure_obeys_the_schema_on_page_and_paper(figure, content: Content) -> None:
+    for look in (WIDE if figure.section else None, figure.paper):
+        if look is not None:
+            spec = specification(figure, content, look)
+            assert spec is not None
+            assert_obeys_the_schema(dict(spec))
+            assert vl_convert.vegalite_to_vega(dict(spec))["marks"]
+
+
+@pytest.mark.parametrize("look", [MIDDLE, NARROW], ids=["middle", "narrow"])
+@pytest.mark.parametrize("figure", [f for f in FIGURES if f.section], ids=lambda f: f.name)
+def test_every_figure_is_drawn_on_narrower_pages(figure, look, content: Content) -> None:
+    spec = specification(figure, content, look)
+    assert spec is not None
+    assert vl_convert.vegalite_to_vega(dict(spec))["marks"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("look", [MIDDLE, NARROW], ids=["middle", "narrow"])
+@pytest.mark.parametrize("figure", [f for f in FIGURES if f.section], ids=lambda f: f.name)
+def test_every_figure_obeys_the_schema_on_narrower_pages(figure, look, content: Content) -> None:
+    assert_obeys_the_schema(dict(specification(figure, content, look) or {}))
 
 
 def test_charts_name_only_data_that_stand_on_the_page(

@@ -156,7 +156,7 @@ def test_no_bytes_get_past_the_reader_except_as_a_named_fault(
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.data())
 def test_changed_bytes_give_a_named_fault_and_spoil_no_other_record(
@@ -288,7 +288,7 @@ def _write_forever(root: str) -> None:
 
 def test_a_writer_killed_at_any_moment_leaves_whole_records(store: Store) -> None:
     context = multiprocessing.get_context("spawn")
-    for round_ in range(3):
+    for round_ in range(4):
         process = context.Process(target=_write_forever, args=(str(store.root),))
         process.start()
         while not store.statuses():
