@@ -16,6 +16,7 @@ from flatscale.metrics.measure import Report, measure
 from flatscale.metrics.pass_runner import default_metrics, measure_observers
 from flatscale.metrics.passes.curvature import hessian  # noqa: F401
 from flatscale.metrics.passes.jacobian import exact, layer_norms  # noqa: F401
+from flatscale.metrics.passes.perturbation import random_rises  # noqa: F401
 from flatscale.metrics.probe.observers import (
     LocalObserver,
     Observer,

@@ -1,13 +1,16 @@
 """Sharpness under random perturbations: closed forms, calibration, honest convergence."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from flatscale.errors import ConfigError
 from flatscale.metrics import LocalObserver, held_for_measurement, measure
+from flatscale.metrics.passes.perturbation import perturbed_layers, random_rises
 from flatscale.metrics.passes.perturbation.perturbed_layers import (
     FlippedWeights,
     OutputNoise,
@@ -50,20 +53,22 @@ FORMS = {"linear": lambda *pair: pair, "convolution": as_convolution, "tokens": 
 
 
 @pytest.mark.parametrize(
-    ("form", "group"),
+    ("form", "group", "precision"),
     [
-        ("linear", 1),
-        pytest.param("convolution", 3, marks=pytest.mark.slow),
-        pytest.param("tokens", 2, marks=pytest.mark.slow),
+        ("linear", 1, "float32"),
+        pytest.param("convolution", 3, "float32", marks=pytest.mark.slow),
+        pytest.param("tokens", 2, "float32", marks=pytest.mark.slow),
+        pytest.param("tokens", 2, "bfloat16", marks=pytest.mark.slow),
     ],
 )
-def test_200_seeds_cover_the_closed_form(form, group):
+def test_200_seeds_cover_the_closed_form(form, group, precision):
     model, x, y, adaptive, average = linear_problem()
     model, x = FORMS[form](model, x)
     hits = {"adaptive_sharpness": 0, "average_sharpness": 0}
     truth = {"adaptive_sharpness": adaptive, "average_sharpness": average}
     seeds = 200
     settings = {"points_per_perturbation": group, "max_evaluations": 12, "max_relative_error": 1e-9}
+    settings["precision"] = precision
     for seed in range(seeds):
         report = measure(
             model, (x, y), list(hits), seed=seed, options=dict.fromkeys(hits, settings)
@@ -112,6 +117,7 @@ LAYERS = {
         (2, 7),
     ),
     "flipped tokens": (FlippedWeights, nn.Linear(5, 4, bias=False), (3, 5)),
+    "many flipped tokens": (FlippedWeights, nn.Linear(5, 4), (70, 5)),
 }
 
 
@@ -147,6 +153,70 @@ def test_every_layer_is_perturbed_by_standard_normals_point_by_point(name, adapt
     assert (spread.mean(dim=0).abs() < 5.5 * (expected[0] / 4000).sqrt()).all()
     pairs = (spread[0::2] * spread[1::2]).mean()
     assert abs(pairs) < 0.1 * expected.mean()
+
+
+def test_one_product_with_a_points_own_weight_is_two_with_flipped_signs(monkeypatch):
+    layer = FlippedWeights(nn.Linear(6, 5), adaptive=True)
+    x, rows, direction = torch.randn(3, 80, 6), torch.randn(3, layer.width), torch.randn(5, 6)
+    with torch.no_grad():
+        once = layer.forward(x, rows, direction, -0.3)
+        monkeypatch.setattr(perturbed_layers, "_WORTH_A_WEIGHT", 81)
+        twice = layer.forward(x, rows, direction, -0.3)
+    assert torch.allclose(once, twice, atol=1e-5)
+    assert (once - layer.layer(x)).abs().max() > 0.5
+
+
+def test_bfloat16_agrees_with_the_closed_form_and_says_how_many_pairs():
+    model, x, y, adaptive, average = linear_problem()
+    model, x = as_tokens(model, x)
+    options = {"precision": "bfloat16", "max_evaluations": 1000}
+    names = {"adaptive_sharpness": adaptive, "average_sharpness": average}
+    report = measure(model, (x, y), list(names), options=dict.fromkeys(names, options))
+    for name, truth in names.items():
+        found = report[name]
+        pairs, both = map(int, re.findall(r"\d+(?= pairs| in both)", found.reason))
+        assert found.converged
+        assert abs(found.value - truth) < 3 * found.std_error
+        assert found.num_evaluations == 1 + 2 * pairs + 4 * both
+        assert both < pairs / 2
+
+
+def test_a_network_that_bfloat16_breaks_is_right_within_its_error():
+    # outputs near 300, where bfloat16 knows them to within one
+    torch.manual_seed(5)
+    model, x = nn.Sequential(nn.Linear(4, 3), nn.Flatten()), torch.randn(6, 1, 4)
+    model[0].bias.data += 300.0
+    y = model(x).detach() + 0.2
+    truth = 0.5 * 3 * (x.square().sum(dim=(1, 2)) + 1).mean().item()
+    rises = random_rises.average_perturbation(
+        {"probe": LocalObserver(model, x, y)},
+        0,
+        rho=0.1,
+        max_relative_error=0.1,
+        max_evaluations=4000,
+        precision="bfloat16",
+    )
+    error = rises.mean.std_error / rises.rho**2
+    assert abs(rises.rises.mean() / rises.rho**2 - truth) > 10 * error
+    assert abs(rises.mean.value / rises.rho**2 - truth) < 3 * error
+    assert rises.converged
+    assert rises.corrections.shape[1] > rises.rises.shape[1] / 4
+
+
+def test_bfloat16_is_refused_where_it_cannot_be():
+    class LogNormal(nn.Linear):
+        def forward(self, x):
+            return torch.special.log_ndtr(super().forward(x))
+
+    model, x, y, _, _ = linear_problem()
+    options = {"adaptive_sharpness": {"precision": "bfloat16"}}
+    double = measure(copy.deepcopy(model).double(), (x, y), list(options), options=options)
+    assert "takes a network of float32" in double["adaptive_sharpness"].reason
+    strange = measure(LogNormal(4, 3), (x, y), list(options), options=options)
+    assert "leave `precision` at float32" in strange["adaptive_sharpness"].reason
+    options["adaptive_sharpness"]["max_evaluations"] = 8
+    with pytest.raises(ConfigError, match="at least 12; found 8"):
+        measure(model, (x, y), list(options), options=options)
 
 
 def test_known_layers_are_perturbed_point_by_point_and_others_in_the_network():

@@ -17,7 +17,7 @@ from flatscale.measurement import Measurement
 from flatscale.metrics.passes.curvature.loss_surface import LossSurface
 from flatscale.metrics.passes.jacobian.jacobians import Jacobians, mean_of
 from flatscale.metrics.passes.perturbation.ascent import WorstLoss
-from flatscale.metrics.passes.perturbation.random_rises import LossRises
+from flatscale.metrics.passes.perturbation.precision_levels import LossRises
 from flatscale.metrics.passes.perturbation.rounded_weights import RoundedRises
 from flatscale.metrics.probe.point_means import left_out_note
 from flatscale.metrics.registration import RESCALING, metric
@@ -69,14 +69,18 @@ def average_sharpness(rises: LossRises) -> Measurement:
 
 def _mean_rise(name: str, found: LossRises) -> Measurement:
     lost = ~found.kept
+    notes = [left_out_note("loss not finite", lost)] if lost.any() else []
+    if found.corrections is not None:
+        pairs, both = found.rises.shape[1], found.corrections.shape[1]
+        notes.append(f"{pairs} pairs in bfloat16, corrected by {both} in both precisions")
     return Measurement(
         name=name,
         value=found.mean.value / found.rho**2,
         std_error=found.mean.std_error / found.rho**2,
         converged=found.converged,
-        num_evaluations=1 + 2 * found.rises.shape[1],
+        num_evaluations=found.num_evaluations,
         num_points=int(found.kept.sum()),
-        reason=left_out_note("loss not finite", lost) if lost.any() else None,
+        reason="; ".join(notes) or None,
     )
 
 

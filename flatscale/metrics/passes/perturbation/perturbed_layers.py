@@ -10,7 +10,8 @@ Each computes (W + step S_W z_W) x + (b + step S_b z_b) with z ~ N(0, I) for eve
 - `FlippedWeights`, larger convolutions and token-wise Linear layers: points of a group share z_W
   and flip its signs, z_W * (s t^T) with signs s, t of their own (Wen et al. 2018, flipout). Every
   point's perturbation is N(0, I); those of two points are uncorrelated, but equally large entry
-  by entry.
+  by entry. Of many tokens, a point's weight is made and multiplied once; of few, and in
+  convolutions, the layer is applied twice, to x with W and to the flipped x with S_W z_W.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from torch.nn import functional as F
 
 Norm = nn.LayerNorm | nn.GroupNorm | nn.BatchNorm1d | nn.BatchNorm2d
 Sliding = nn.Linear | nn.Conv1d | nn.Conv2d
+
+
+_WORTH_A_WEIGHT = 64
+"""Tokens of a point from which on its own weight costs less than a second product."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,8 @@ class OwnWeights(PerturbedLayer):
         return sum(p.numel() for p in self.layer.parameters())
 
     def forward(self, x: Tensor, rows: Tensor, direction: Tensor | None, step: float) -> Tensor:
-        weight, start = self._perturbed(self.layer.weight, rows, step, 0)
-        bias, _ = self._perturbed(self.layer.bias, rows, step, start)
+        weight, start = self._perturbed(self.layer.weight, rows, step, 0, x.dtype)
+        bias, _ = self._perturbed(self.layer.bias, rows, step, start, x.dtype)
         if isinstance(self.layer, Norm):
             return _affine(_normalized(self.layer, x), weight, bias, self.layer)
         if isinstance(self.layer, nn.Linear):
@@ -103,7 +108,7 @@ class OwnWeights(PerturbedLayer):
         return _own_convolution(self.layer, x, weight, bias)
 
     def _perturbed(
-        self, parameter: Tensor | None, rows: Tensor, step: float, start: int
+        self, parameter: Tensor | None, rows: Tensor, step: float, start: int, dtype: torch.dtype
     ) -> tuple[Tensor | None, int]:
         """theta + step S z for every point (B, *shape), and where the next parameter's z start."""
         if parameter is None:
@@ -111,7 +116,7 @@ class OwnWeights(PerturbedLayer):
         end = start + parameter.numel()
         z = rows[:, start:end].reshape(-1, *parameter.shape)
         scale = _scale(parameter, self.adaptive)
-        return torch.addcmul(parameter.detach(), z, scale, value=step), end
+        return torch.addcmul(parameter.detach(), z, scale, value=step).to(dtype), end
 
 
 @dataclass(frozen=True)
@@ -133,21 +138,42 @@ class FlippedWeights(PerturbedLayer):
     def forward(self, x: Tensor, rows: Tensor, direction: Tensor | None, step: float) -> Tensor:
         assert direction is not None
         outgoing, incoming = _channels(self.layer)
-        signs = torch.where(rows[:, : outgoing + incoming] < 0, -1.0, 1.0).to(rows.dtype)
+        signs = torch.where(rows[:, : outgoing + incoming] < 0, -1.0, 1.0).to(x.dtype)
         flip_out, flip_in = signs.split([outgoing, incoming], dim=1)
-        flipped = x * _by_channel(flip_in, x, self.layer)
+        bias = None
+        if self.layer.bias is not None:
+            z = rows[:, outgoing + incoming :]
+            bias = step * _scale(self.layer.bias, self.adaptive) * z
         if isinstance(self.layer, nn.Linear):
+            if x[0].numel() >= _WORTH_A_WEIGHT * incoming:
+                return self._by_weights(x, direction, (step * flip_out, flip_in), bias)
             center = F.linear(x, self.layer.weight, self.layer.bias)
-            change = F.linear(flipped, direction)
+            change = F.linear(x * _by_channel(flip_in, x, self.layer), direction)
         else:
+            flipped = x * _by_channel(flip_in, x, self.layer)
             center = self.layer._conv_forward(x, self.layer.weight, self.layer.bias)
             change = self.layer._conv_forward(flipped, direction, None)
         moved = torch.addcmul(center, change, _by_channel(flip_out, change, self.layer), value=step)
-        if self.layer.bias is None:
-            return moved
-        z = rows[:, outgoing + incoming :]
-        bias = step * _scale(self.layer.bias, self.adaptive) * z
-        return moved + _by_channel(bias, moved, self.layer)
+        return moved if bias is None else moved + _by_channel(bias, moved, self.layer)
+
+    def _by_weights(
+        self, x: Tensor, direction: Tensor, flips: tuple[Tensor, Tensor], change: Tensor | None
+    ) -> Tensor:
+        """The same in one product a point: of its own weight, which so stays in cache."""
+        kind, dtype = x.device.type, x.dtype
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+        weight, direction = self.layer.weight.to(dtype), direction.to(dtype)
+        flip_out, flip_in = (flip.to(dtype) for flip in flips)
+        biases = x.new_zeros(len(x), len(weight))
+        if self.layer.bias is not None and change is not None:
+            biases = self.layer.bias + change
+        moved = x.new_empty(*x.shape[:-1], len(weight), dtype=dtype)
+        for i, bias in enumerate(biases.to(dtype)):
+            own = torch.addcmul(weight, direction * flip_out[i, :, None], flip_in[i])
+            rows = x[i].reshape(-1, x.shape[-1]).to(dtype)
+            torch.addmm(bias, rows, own.T, out=moved[i].view(-1, len(weight)))
+        return moved
 
 
 def _scale(parameter: Tensor, adaptive: bool) -> Tensor:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,8 +77,13 @@ class PerturbedNetwork:
         return dict(zip(widths, pieces, strict=True))
 
     def logits(
-        self, x: Tensor, group: Mapping[str, Tensor], rows: Mapping[str, Tensor], step: float
-    ) -> Tensor:
+        self,
+        x: Tensor,
+        group: Mapping[str, Tensor],
+        rows: Mapping[str, Tensor],
+        step: float,
+        dtype: torch.dtype | None = None,
+    ) -> Any:
         """The network's outputs for x (B, ...) at theta + step S z, z of its own for every point.
 
         Args:
@@ -85,12 +91,19 @@ class PerturbedNetwork:
             group: what the points share, as `draw_group` returns it.
             rows: what each has of its own (B, width), by layer.
             step: rho with its sign.
+            dtype: inputs, perturbed weights and products are rounded to it; outputs are float32.
+                None rounds nothing.
         """
         moved = {name: p + step * group[name] for name, p in self.parameters.items()}
         with ExitStack() as replaced:
+            if dtype is not None:
+                replaced.enter_context(torch.autocast(x.device.type, dtype))
+                moved = {name: value.to(dtype) for name, value in moved.items()}
+                x = x.to(dtype) if x.is_floating_point() else x
             for name, layer in self.layers.items():
                 replaced.enter_context(_replaced_forward(layer, rows[name], group.get(name), step))
-            return call_with(self.model, moved, x)
+            outputs = call_with(self.model, moved, x)
+        return outputs if dtype is None else getattr(outputs, "logits", outputs).float()
 
 
 def perturbed_network(shard: Shard, *, adaptive: bool) -> PerturbedNetwork:

@@ -7,10 +7,8 @@ every point through their outputs, and groups of points have a perturbation each
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import numpy as np
@@ -19,75 +17,39 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from flatscale.errors import MetricError
-from flatscale.metrics.estimators.accurate_draws import (
-    MeanOfDraws,
-    as_many_as_needed,
-    draw_until_accurate,
-    widening,
-)
 from flatscale.metrics.passes.perturbation.draws import draw_seed
 from flatscale.metrics.passes.perturbation.perturbed_network import (
     PerturbedNetwork,
     perturbed_network,
 )
+from flatscale.metrics.passes.perturbation.precision_levels import (
+    FEWEST_EVALUATIONS,
+    LossRises,
+    Precision,
+    Rounds,
+)
 from flatscale.metrics.probe.byte_limits import DRAWN_ROWS
 from flatscale.metrics.probe.observers import Arrays, Observer, Shard, required
+from flatscale.metrics.probe.parameters import float_parameters
 from flatscale.metrics.registration import measurement_pass
+from flatscale.training.memory import is_out_of_memory
 
 AtLeastFour = Annotated[int, Field(ge=4)]
-_DEGREES_OF_FREEDOM = 12
-"""Fewest, of groups times rounds less one, that a standard error is taken from."""
-_FEWEST_RISES = 60
-"""Fewest rises, points times rounds: theirs are skewed, their mean is to be nearly normal."""
 _PARAMETERS_PER_POINT = 100_000
 _POINTS_PER_GROUP = 25
 _FEWEST_GROUPS = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class LossRises:
-    """Antithetic rises of the loss, (loss(+z) + loss(-z)) / 2 - loss, per point and round.
-
-    Attributes:
-        rho: standard deviation of the perturbation.
-        rises: (n, rounds); NaN rows where the unperturbed loss is not finite.
-        groups: which points share a perturbation (n,).
-        converged: whether the standard error reached its target within the budget.
-    """
-
-    rho: float
-    rises: np.ndarray
-    groups: np.ndarray
-    converged: bool
-
-    @property
-    def kept(self) -> np.ndarray:
-        return np.isfinite(self.rises).all(axis=1)
-
-    @cached_property
-    def mean(self) -> MeanOfDraws:
-        """Over points and rounds, with its standard error over perturbations.
-
-        The points are taken as given. Groups are independent, so the variances of their sums add;
-        the error is widened for the degrees of freedom that their sum has (Satterthwaite 1946).
-        """
-        rises, groups = self.rises[self.kept], self.groups[self.kept]
-        rounds = rises.shape[1]
-        sums = np.zeros((int(groups.max()) + 1, rounds))
-        np.add.at(sums, groups, rises)
-        variances = sums.var(axis=1, ddof=1)
-        error = np.sqrt(variances.sum() / rounds) / len(rises)
-        if error > 0:
-            freedom = (rounds - 1) * variances.sum() ** 2 / np.square(variances).sum()
-            error *= widening(freedom)
-        return MeanOfDraws(value=float(rises.mean()), std_error=float(error))
-
-    @property
-    def relative_error(self) -> float:
-        return self.mean.relative_error
+def enough_evaluations(*, precision: Precision, max_evaluations: int, **_: object) -> None:
+    """Refuse a budget that has no room for rounds in two precisions."""
+    if precision != "float32" and max_evaluations < FEWEST_EVALUATIONS:
+        raise ValueError(
+            f"precision {precision} takes max_evaluations of at least {FEWEST_EVALUATIONS}; "
+            f"found {max_evaluations}"
+        )
 
 
-@measurement_pass("adaptive_perturbation")
+@measurement_pass("adaptive_perturbation", check=enough_evaluations)
 def adaptive_perturbation(
     observers: Mapping[str, Observer],
     seed: int,
@@ -96,6 +58,7 @@ def adaptive_perturbation(
     max_relative_error: PositiveFloat = 0.05,
     max_evaluations: AtLeastFour = 400,
     points_per_perturbation: PositiveInt | None = None,
+    precision: Precision = "float32",
 ) -> LossRises:
     """Rises of the loss at theta + rho |theta| z, in rounds until their mean is accurate.
 
@@ -109,13 +72,17 @@ def adaptive_perturbation(
             every point: large convolutions and token-wise layers, up to signs, and parameters
             outside known layers; None balances the cost of drawing one against the points'
             correlation.
+        precision: of the arithmetic. bfloat16 computes most pairs in it and a few in both, and adds
+            the mean of float32 less bfloat16 (multilevel Monte Carlo, Giles 2008): the estimate is
+            float32's, whatever the rounding does, and the standard error holds both parts. Quicker
+            where processors multiply bfloat16 quickly; the network must be of float32.
     """
-    draws = {"rho": rho, "adaptive": True, "seed": seed}
-    most = max_evaluations // 2
-    return _rises(observers, draws, points_per_perturbation, max_relative_error, most)
+    draws = {"rho": rho, "adaptive": True}
+    rounds = _rounds(observers, seed, draws, points_per_perturbation, precision)
+    return rounds.until_accurate(max_relative_error, max_evaluations // 2)
 
 
-@measurement_pass("average_perturbation")
+@measurement_pass("average_perturbation", check=enough_evaluations)
 def average_perturbation(
     observers: Mapping[str, Observer],
     seed: int,
@@ -124,11 +91,12 @@ def average_perturbation(
     max_relative_error: PositiveFloat = 0.05,
     max_evaluations: AtLeastFour = 400,
     points_per_perturbation: PositiveInt | None = None,
+    precision: Precision = "float32",
 ) -> LossRises:
     """Rises of the loss at theta + rho z; options as those of `adaptive_perturbation`."""
-    draws = {"rho": rho, "adaptive": False, "seed": seed}
-    most = max_evaluations // 2
-    return _rises(observers, draws, points_per_perturbation, max_relative_error, most)
+    draws = {"rho": rho, "adaptive": False}
+    rounds = _rounds(observers, seed, draws, points_per_perturbation, precision)
+    return rounds.until_accurate(max_relative_error, max_evaluations // 2)
 
 
 def parameter_counts(shard: Shard) -> tuple[int, int]:
@@ -139,14 +107,24 @@ def parameter_counts(shard: Shard) -> tuple[int, int]:
 
 
 def paired_rises(
-    shard: Shard, *, seed: int, rounds: tuple[int, int], rho: float, adaptive: bool, group: int
+    shard: Shard,
+    *,
+    seed: int,
+    rounds: tuple[int, int],
+    rho: float,
+    adaptive: bool,
+    group: int,
+    precision: Precision = "float32",
 ) -> Arrays:
     """(loss(+z) + loss(-z)) / 2 - loss of every point, for the rounds [first, last).
+
+    The unperturbed loss is float32's in either precision.
 
     Point i of the set belongs to group i // group, whose points share the z drawn from (seed,
     round, group); what can be perturbed anew for every point is.
     """
     network = perturbed_network(shard, adaptive=adaptive)
+    dtype = None if precision == "float32" else _rounded_to(shard, precision)
     shares = bool(network.parameters or network.shared_weights)
     groups = shard.indices // group if shares else np.zeros(shard.num_points, dtype=int)
     rises = np.empty((shard.num_points, rounds[1] - rounds[0]))
@@ -161,46 +139,36 @@ def paired_rises(
         at = np.flatnonzero(groups == g)
         for column, number in enumerate(range(*rounds)):
             drawn = network.draw_group(draw_seed(seed, number, 0, int(g)))
-            pairs = _paired_losses(shard, network, drawn, at, rho, (seed, number))
+            pairs = _paired_losses(shard, network, drawn, at, rho, (seed, number), dtype)
             rises[at, column] = pairs - base[at]
     return {"rises": rises}
 
 
-def _rises(
+def _rounds(
     observers: Mapping[str, Observer],
+    seed: int,
     draws: Mapping[str, Any],
     asked_group: int | None,
-    max_relative_error: float,
-    most: int,
-) -> LossRises:
-    """Rounds of `paired_rises`, whose other arguments `draws` holds, until accurate."""
+    precision: Precision,
+) -> Rounds:
+    """Rounds of `paired_rises`, whose options `draws` holds."""
     observer = required(observers, "probe")
     group = _group_size(observer, asked_group)
-    rho, groups = draws["rho"], np.arange(observer.num_points) // group
+    seeds = (seed, draw_seed(seed, 2))
 
-    def draw(start: int, stop: int) -> list[np.ndarray]:
-        found = observer.gather(paired_rises, rounds=(start, stop), group=group, **draws)
+    def pairs(precision: Precision, corrections: bool, first: int, last: int) -> list[np.ndarray]:
+        found = observer.gather(
+            paired_rises,
+            seed=seeds[corrections],
+            rounds=(first, last),
+            group=group,
+            precision=precision,
+            **draws,
+        )
         return list(found["rises"].T)
 
-    def estimate(rounds: Sequence[np.ndarray]) -> LossRises:
-        found = LossRises(rho=rho, rises=np.stack(rounds, axis=1), groups=groups, converged=False)
-        if not found.kept.any():
-            raise MetricError(
-                "the loss, or the loss under perturbation, is not finite at any point"
-            )
-        return found
-
-    # enough rounds first that their spread is known: by degrees of freedom and by rises
-    first = 1 + math.ceil(_DEGREES_OF_FREEDOM / (groups[-1] + 1))
-    drawn = draw_until_accurate(
-        draw,
-        estimate,
-        first=min(max(first, math.ceil(_FEWEST_RISES / observer.num_points)), most),
-        most=most,
-        max_relative_error=max_relative_error,
-        schedule=as_many_as_needed,
-    )
-    return replace(drawn.estimate, converged=drawn.converged)
+    groups = np.arange(observer.num_points) // group
+    return Rounds(pairs, precision, draws["rho"], groups)
 
 
 def _group_size(observer: Observer, asked: int | None) -> int:
@@ -216,6 +184,27 @@ def _group_size(observer: Observer, asked: int | None) -> int:
     return min(most, max(1, round((moved + flipped) / _PARAMETERS_PER_POINT)))
 
 
+def _rounded_to(shard: Shard, precision: Precision) -> torch.dtype:
+    """The type that a float32 network is rounded to."""
+    found = {p.dtype for p in float_parameters(shard.model).values()} - {torch.float32}
+    if found:
+        raise MetricError(f"precision {precision} takes a network of float32; found {found.pop()}")
+    return getattr(torch, precision)
+
+
+@contextmanager
+def _refused(dtype: torch.dtype | None) -> Iterator[None]:
+    """Inside, an operation that is not known in this type says what to do."""
+    try:
+        yield
+    except (RuntimeError, TypeError) as error:
+        if dtype is None or is_out_of_memory(error):
+            raise
+        raise MetricError(
+            f"the network cannot be computed in {dtype}: leave `precision` at float32 ({error})"
+        ) from error
+
+
 def _paired_losses(
     shard: Shard,
     network: PerturbedNetwork,
@@ -223,6 +212,7 @@ def _paired_losses(
     at: np.ndarray,
     rho: float,
     draw: tuple[int, int],
+    dtype: torch.dtype | None,
 ) -> np.ndarray:
     """Mean loss of +z and -z, of the points at these places of the shard."""
 
@@ -231,9 +221,9 @@ def _paired_losses(
         rows = network.draw_points(*draw, shard.indices[at[part]], shard.x)
         x, y = shard.x[members], shard.y[members]
         losses = np.zeros(len(members))
-        with torch.no_grad():
+        with torch.no_grad(), _refused(dtype):
             for step in (rho, -rho):
-                logits = network.logits(x, group, rows, step)
+                logits = network.logits(x, group, rows, step, dtype)
                 losses += shard.losses(logits, y).double().cpu().numpy()
         return losses / 2
 
