@@ -8,13 +8,15 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from flatscale.cluster.launch import RunSummary, missing_trials, run_trials
+from flatscale.cluster.launch import RaySession, RunSummary, missing_trials, run_trials
 from flatscale.cluster.mailbox import Listener
 from flatscale.data import Points, points_key
 from flatscale.errors import FlatscaleError, TrackingError
@@ -39,9 +41,11 @@ _EXPLAINED = (
 _GO = "go\n"
 # A driver that is gone closes the standard input without a word.
 _WHEN_TOLD = (
-    "import sys, flatscale.report; from flatscale.cli.commands import main; "
-    "sys.stdin.readline() and main()"
+    "import sys, flatscale.report; from flatscale.report.charts.draw import load_vega; "
+    "from flatscale.cli.commands import main; load_vega(); sys.stdin.readline() and main()"
 )
+_LOADS = 10.0
+"""Seconds ahead of the last record that the report's process is started; imports take about 5."""
 _VERSIONED = ("flatscale", "torch", "ray", "mlflow", "timm", "polars", "scipy", "statsmodels")
 
 
@@ -79,12 +83,22 @@ def run_study(
             where that can be known.
     """
     config = config.model_copy(update={"plugin_code": code_of_all(specs)})
-    # 1. The data, before the store exists: what cannot be run leaves nothing behind.
-    data = study_points(config, specs)
-    for key, points in data.items():
-        say_what_is_clipped([s for s in specs if points_key(s) == key], points.dataset)
     problem = None
     with ExitStack() as stack:
+        # 1. The data, before the store exists: what cannot be run leaves nothing behind. Ray, which
+        # is mostly waited for, starts meanwhile.
+        session = RaySession(config, address)
+        with ThreadPoolExecutor(1) as beside:
+            read = beside.submit(study_points, config, specs)
+            if missing_trials(store, specs) and not store.is_locked():
+                try:
+                    stack.enter_context(session)
+                except FlatscaleError:
+                    read.result()  # what is wrong with the study itself is said first
+                    raise
+            data = read.result()
+        for key, points in data.items():
+            say_what_is_clipped([s for s in specs if points_key(s) == key], points.dataset)
         # 2. From here on this process alone writes the store; a refused run changes nothing in it.
         stack.enter_context(store.locked())
         store.prepare(config)
@@ -100,7 +114,7 @@ def run_study(
         everyone: list[Listener] = [StatusFile(store), reporter, *listeners]
         if tracker is not None:
             everyone.append(tracker)
-        summary = run_trials(config, specs, data, store, address=address, listeners=everyone)
+        summary = run_trials(config, specs, data, store, session=session, listeners=everyone)
         # 4. What is read from the store alone: tables, statistics, report.
         store.export(store.read([spec.trial_id for spec in specs]))
         report = None if summary.interrupted else reporter.write()
@@ -125,13 +139,15 @@ def run_study(
 class _ReportProcess:
     """The process that writes the report, whose memory is not added to the driver's.
 
-    It is started when the last trials run, imports what it needs while they do, and begins when
-    the last record is written, while Tune and Ray end; a listener of the run, for it to know.
+    It is started when the last trials run, or seconds before, imports what it needs while they do,
+    and begins when the last record is written, while Tune and Ray end; a listener of the run, for
+    it to know.
     """
 
     def __init__(self, store: Store, specs: Sequence[TrialSpec]) -> None:
         self._store = store
-        self._left = len(missing_trials(store, specs))
+        self._all = self._left = len(missing_trials(store, specs))
+        self._since = time.monotonic()
         self._process: subprocess.Popen[str] | None = None
         self._told = False
 
@@ -141,7 +157,8 @@ class _ReportProcess:
         self._left -= 1
         if self._told:  # a record that came after the last one expected: all is read again
             self._end()
-        if self._left <= (os.cpu_count() or 1):
+        of_one = (time.monotonic() - self._since) / max(1, self._all - self._left)
+        if self._left <= (os.cpu_count() or 1) or self._left * of_one <= _LOADS:
             process = self._begin()
             if self._left == 0:
                 self._tell(process)

@@ -41,7 +41,7 @@ from flatscale.training import (
     SCHEDULES,
     Augmentation,
     average_constants,
-    build_optimizer,
+    check_optimizer,
     optimizer_constants,
     schedule_constants,
     smoothed_targets,
@@ -315,7 +315,7 @@ def check_networks(config: StudyConfig, data: Dataset | Mapping[str, Points]) ->
                 spec.architecture, dataset.input_shape, dataset.num_classes, spec.options, seed=0
             )
             for training in trainings.values():
-                build_optimizer(model, training.optimizer, 1e-3)
+                check_optimizer(model, training.optimizer)
     faults.raise_any()
 
 

@@ -7,17 +7,23 @@ its node, and the way it starts processes.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray._private.node
 import ray._private.services
 from ray._private.parameter import RayParams
+from ray._private.services import ConsolePopen, get_node
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from flatscale.cluster.worker_request import SOCKET
+
+_AGENT = "--dashboard_agent_command="
+_LATE = 30.0
+"""Seconds after which it is for Ray to say that a node has not registered."""
 
 
 class OwnNode(ray._private.node.Node):
@@ -36,6 +42,25 @@ class OwnNode(ray._private.node.Node):
         """Start no page."""
 
 
+def _start(command: list[str], *arguments: Any, **others: Any) -> Any:
+    """A process of Ray's in a group of its own; a raylet's agent of the page is an idle one."""
+    agent = str(Path(ray.__file__).with_name("dashboard") / "agent.py")
+    idle = str(Path(__file__).with_name("idle_agent.py"))
+    command = [part.replace(agent, idle) if part.startswith(_AGENT) else part for part in command]
+    return ConsolePopen(command, *arguments, process_group=0, **others)
+
+
+def _node_once_there(address: str, node_id: str) -> Any:
+    """What Ray knows of a node, which it would ask for once a second until it has registered."""
+    accessor = GcsClient(address=address)
+    deadline = time.monotonic() + _LATE
+    while time.monotonic() < deadline:
+        if any(known.hex() == node_id for known in accessor.get_all_node_info()):
+            break
+        time.sleep(0.02)
+    return get_node(address, node_id)
+
+
 @contextmanager
 def own_node(workers: str) -> Iterator[None]:
     """A Ray that `ray.init` starts in here has the processes that a run needs, in their own group.
@@ -47,10 +72,10 @@ def own_node(workers: str) -> Iterator[None]:
         workers: the socket at which `prepared_workers` listens.
     """
     services = ray._private.services
-    grouped = partial(services.ConsolePopen, process_group=0)
     with ExitStack() as stack:
         stack.enter_context(_replaced(ray._private.node, "Node", OwnNode))
-        stack.enter_context(_replaced(services, "ConsolePopen", grouped))
+        stack.enter_context(_replaced(services, "ConsolePopen", _start))
+        stack.enter_context(_replaced(services, "get_node", _node_once_there))
         known = os.environ.get(SOCKET)
         os.environ[SOCKET] = workers
         try:

@@ -16,6 +16,7 @@ from flatscale.training.losses import LOSSES, loss, point_loss, smoothed_targets
 from flatscale.training.optimizers import (
     OPTIMIZERS,
     build_optimizer,
+    check_optimizer,
     optimizer,
     optimizer_constants,
     own_constants,
@@ -36,6 +37,7 @@ __all__ = [
     "average",
     "average_constants",
     "build_optimizer",
+    "check_optimizer",
     "load_checkpoint",
     "load_weights",
     "log_spaced_steps",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from inspect import unwrap
 from typing import Annotated, Any
 
 import torch
@@ -122,6 +123,22 @@ def build_optimizer(
         return outer.function(built, **around) if outer else built
     except Exception as error:  # an optimizer of another library may raise anything
         raise ConfigError(f"optimizer {config.name!r} cannot be built: {error}") from error
+
+
+def check_optimizer(network: nn.Module, config: OptimizerConfig) -> None:
+    """Build an optimizer that takes no step, to see whether it can be built.
+
+    Raises:
+        ConfigError: see `build_optimizer`.
+    """
+    optimizer = torch.optim.Optimizer
+    wrapped = optimizer.add_param_group
+    # Its wrapper imports torch's compiler, over a second, for that to leave the method alone.
+    optimizer.add_param_group = unwrap(wrapped)  # type: ignore[method-assign]
+    try:
+        build_optimizer(network, config, 1e-3)
+    finally:
+        optimizer.add_param_group = wrapped  # type: ignore[method-assign]
 
 
 def _entries(config: OptimizerConfig) -> tuple[OptimizerEntry | None, OptimizerEntry]:

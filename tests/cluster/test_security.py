@@ -35,8 +35,8 @@ METHODS = (
     "/ray.rpc.NodeManagerService/GetNodeStats",
     "/ray.rpc.ObjectManagerService/Push",
     "/ray.rpc.CoreWorkerService/GetCoreWorkerStats",
-    "/ray.rpc.ReporterService/GetTraceback",
 )
+OF_THE_PAGE = "/ray.rpc.ReporterService/GetTraceback"
 
 
 @contextmanager
@@ -120,6 +120,8 @@ def test_a_run_listens_on_loopback_alone_and_answers_only_to_its_token(
                 for stranger in (None, "0" * 64):
                     refused = answer(server, method, stranger)
                     assert refused == grpc.StatusCode.UNAUTHENTICATED, (server, method)
+            code = answer(server, OF_THE_PAGE, token)
+            assert code in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAVAILABLE), server
         assert set(known) == set(METHODS)
         assert set(known.values()) == {grpc.StatusCode.OK}
         # as a scheduler ends a job: in the same good order as Ctrl-C

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pydantic import Field
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from flatscale.data import (
     DATASETS,
@@ -46,6 +47,12 @@ def test_digits_are_all_of_scikit_learns(digits: Dataset) -> None:
     ours = sorted(map(tuple, np.column_stack([pixels, labels]).astype(int)))
     theirs = sorted(map(tuple, np.column_stack([reference.data, reference.target]).astype(int)))
     assert ours == theirs
+    rows = train_test_split(
+        np.arange(1797), test_size=0.2, random_state=0, stratify=reference.target
+    )
+    for split, images in zip(rows, (digits.x_train, digits.x_test), strict=True):
+        assert np.array_equal(images[:, 0] * 16, reference.images[split])
+    assert digits.class_names == tuple(map(str, reference.target_names))
 
 
 def test_the_test_images_of_digits_do_not_depend_on_the_seed(digits: Dataset) -> None:

@@ -21,6 +21,12 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> P
     return own if worker_id == "master" else own.parent
 
 
+@pytest.fixture
+def without_paper_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have no figures for a paper, which `test_charts` draws and looks at."""
+    monkeypatch.setattr("flatscale.report.render.write.paper_figures", lambda _: ())
+
+
 @pytest.fixture(scope="session")
 def full_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five families, seven networks each and every way for a trial to end."""

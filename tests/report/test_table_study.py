@@ -19,6 +19,8 @@ from flatscale.study.reading import load_study
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = sorted((ROOT / "configs" / "published").glob("*.yaml"))
 
+pytestmark = pytest.mark.usefixtures("without_paper_figures")
+
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:

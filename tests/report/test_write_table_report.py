@@ -15,6 +15,8 @@ from flatscale.stats import family_from_name, read_table
 
 TIMM = Path(__file__).parents[3] / "shared" / "data" / "timm_results"
 
+pytestmark = pytest.mark.usefixtures("without_paper_figures")
+
 
 @pytest.fixture
 def table() -> pl.DataFrame:

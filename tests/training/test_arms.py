@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from flatscale.study.schema import (
 from flatscale.training import (
     LOSSES,
     build_optimizer,
+    check_optimizer,
     loss,
     optimizer_constants,
     own_constants,
@@ -184,6 +187,22 @@ def test_an_optimizer_around_another_hands_its_further_constants_on() -> None:
 def test_an_optimizer_that_cannot_be_is_refused(given: Any, fault: str) -> None:
     with pytest.raises(ConfigError, match=fault):
         build_optimizer(Point(), OptimizerConfig.model_validate(given), 0.1)
+
+
+@pytest.mark.parametrize("config", ["adam", {"name": "sam", "base": "adamw"}])
+def test_a_check_builds_the_optimizer_and_does_not_import_the_compiler(
+    config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = OptimizerConfig.model_validate(config)
+    method = torch.optim.Optimizer.add_param_group
+    monkeypatch.delattr(inspect.unwrap(method), "__dynamo_disable", raising=False)
+    monkeypatch.setitem(sys.modules, "torch._dynamo", None)  # cannot be imported
+    check_optimizer(Point(), parsed)
+    with pytest.raises(ConfigError, match=r"torch\._dynamo"):
+        build_optimizer(Point(), parsed, 0.1)
+    assert torch.optim.Optimizer.add_param_group is method
+    with pytest.raises(ConfigError, match="requires a momentum"):
+        check_optimizer(Point(), OptimizerConfig(name="sgd", nesterov=True))
 
 
 def test_a_name_alone_is_a_document() -> None:

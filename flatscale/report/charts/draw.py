@@ -94,6 +94,12 @@ def paper_figures(content: Content) -> tuple[PaperFigure, ...]:
     return tuple(drawn)
 
 
+def load_vega() -> None:
+    """Start Vega and read the fonts now, half a second, instead of with the first figure."""
+    letter = {"data": {"values": [{}]}, "mark": {"type": "text", "text": "a"}}
+    _pdf(_svg(letter, WIDE.width))
+
+
 def datasets(content: Content) -> dict[str, list[dict[str, Any]]]:
     """Every data set that the charts name, as lists of objects."""
     return {name: as_records(frame(content)) for name, frame in FRAMES.items()}
