@@ -158,7 +158,7 @@ def _run_missing(
     context: TrialContext | ZooContext
     if config.only_measures:
         context, packing = _zoo_context(config, missing, data, mailbox)
-        listeners, request = (*listeners, packing), packing.request
+        listeners, request, missing = (*listeners, packing), packing.request, context.order
     else:
         pools = make_pools(data, config.resources, config.plugins)
         actors |= {actor for pool in pools.values() for actor in pool.actors}
@@ -196,15 +196,17 @@ def _zoo_context(
     (points,) = data.values()
     resources, cpus = config.resources, ray.cluster_resources().get("CPU", 1)
     at_a_time = max(1, int(cpus / resources.cpus_per_trial))
+    num_workers = min(at_a_time, resources.max_concurrent_trials or at_a_time)
     gpu = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+    packing = Packing(resources, points, node_memory(ray.nodes()), gpu)
     context = ZooContext(
         config=config,
         points=points,
         mailbox=mailbox,
-        order=tuple(missing),
-        num_workers=min(at_a_time, resources.max_concurrent_trials or at_a_time),
+        order=tuple(packing.longest_first(missing) if num_workers > 1 else missing),
+        num_workers=num_workers,
     )
-    return context, Packing(resources, points, node_memory(ray.nodes()), gpu)
+    return context, packing
 
 
 def _end_actors(*actors: Any) -> None:

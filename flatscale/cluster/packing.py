@@ -1,7 +1,9 @@
 """Which networks of a zoo run side by side: as many as the memory holds, large ones alone.
 
 A trial asks Ray for the memory it is expected to take. Ray's own scheduler does the packing. The
-expectation is an estimate until a network of the same architecture was measured.
+expectation is an estimate until a network of the same architecture was measured. Where several
+workers share the networks, those that will take longest are handed out first (Graham 1969), so that
+none is left to one worker at the end.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from ray import tune
 from flatscale.cluster.measured_trial import network_input, size_of
 from flatscale.data import Points
 from flatscale.errors import FlatscaleError
-from flatscale.models.zoo import memory_bytes
+from flatscale.models.zoo import NetworkSize, memory_bytes
 from flatscale.store.records import TrialRecord
 from flatscale.study.plan import TrialSpec
 from flatscale.study.resources import ResourcesConfig
@@ -48,6 +50,7 @@ class Packing:
         self._resources, self._points = resources, points
         self._node_bytes, self._gpu_bytes = node_bytes, gpu_bytes
         self._measured: dict[str, int] = {}
+        self._sizes: dict[str, NetworkSize | None] = {}
 
     def started(self, trial_id: str) -> None: ...
 
@@ -62,14 +65,31 @@ class Packing:
         key = f"{spec.architecture} {_options(spec)}"
         if key in self._measured:
             return int(_MARGIN * self._measured[key])
-        try:
-            size = size_of(spec, self._points)
-            shape = network_input(spec, self._points)
-        except FlatscaleError as error:
-            logger.info("%s: %s", spec.name, error)
+        size = self._size(spec)
+        if size is None:
             return None
+        shape = network_input(spec, self._points)
         num_points = sum(len(labels) for _, labels in self._points.point_sets.values())
         return memory_bytes(size, num_points, shape)
+
+    def longest_first(self, specs: Iterable[TrialSpec]) -> list[TrialSpec]:
+        """By what the layers hand on, with which the time goes; what cannot be built comes last."""
+
+        def activations(spec: TrialSpec) -> int:
+            size = self._size(spec)
+            return 0 if size is None else size.activation_bytes
+
+        return sorted(specs, key=activations, reverse=True)
+
+    def _size(self, spec: TrialSpec) -> NetworkSize | None:
+        """How large its network is; None where it cannot be built."""
+        if spec.trial_id not in self._sizes:
+            self._sizes[spec.trial_id] = None
+            try:
+                self._sizes[spec.trial_id] = size_of(spec, self._points)
+            except FlatscaleError as error:
+                logger.info("%s: %s", spec.name, error)
+        return self._sizes[spec.trial_id]
 
     def request(self, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """What Tune asks of Ray for a trial of this configuration."""

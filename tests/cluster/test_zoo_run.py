@@ -106,6 +106,16 @@ def test_every_network_is_measured_as_by_hand_and_an_absent_one_is_a_row_with_a_
     assert "top1" in page
 
 
+def test_networks_that_take_longest_are_handed_out_first(zoo: tuple[Path, StudyConfig]) -> None:
+    _, config = zoo
+    specs = check_study(config)
+    (points,) = study_points(config, specs).values()
+    strange = specs[0].model_copy(update={"trial_id": "strange", "architecture": "none"})
+    order = Packing(ResourcesConfig(), points, None).longest_first([strange, *specs])
+    assert [spec.name for spec in order] == ["w10", "w8", "w6", "w4", "w4"]
+    assert order[-1] is strange
+
+
 def test_what_a_trial_reserves_is_estimated_then_measured(zoo: tuple[Path, StudyConfig]) -> None:
     _, config = zoo
     specs = check_study(config)

@@ -24,3 +24,5 @@ CURVATURE_ROWS = 64e6
 """Rows of the Hessian in a layer's outputs that are computed at once."""
 DRAWN_ROWS = 64e6
 """Standard normals drawn for a microbatch's points."""
+CACHED_WEIGHTS = {"cpu": 1.2e6, "cuda": 64e6}
+"""A layer's weights of several points, made at once, by the kind of device."""

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flatscale.metrics.probe.byte_limits import CACHED_WEIGHTS
+
 Norm = nn.LayerNorm | nn.GroupNorm | nn.BatchNorm1d | nn.BatchNorm2d
 Sliding = nn.Linear | nn.Conv1d | nn.Conv2d
 
@@ -159,7 +161,7 @@ class FlippedWeights(PerturbedLayer):
     def _by_weights(
         self, x: Tensor, direction: Tensor, flips: tuple[Tensor, Tensor], change: Tensor | None
     ) -> Tensor:
-        """The same in one product a point: of its own weight, which so stays in cache."""
+        """The same in one product a point, with weights of their own, so many as stay in cache."""
         kind, dtype = x.device.type, x.dtype
         if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
@@ -168,12 +170,15 @@ class FlippedWeights(PerturbedLayer):
         biases = x.new_zeros(len(x), len(weight))
         if self.layer.bias is not None and change is not None:
             biases = self.layer.bias + change
-        moved = x.new_empty(*x.shape[:-1], len(weight), dtype=dtype)
-        for i, bias in enumerate(biases.to(dtype)):
-            own = torch.addcmul(weight, direction * flip_out[i, :, None], flip_in[i])
-            rows = x[i].reshape(-1, x.shape[-1]).to(dtype)
-            torch.addmm(bias, rows, own.T, out=moved[i].view(-1, len(weight)))
-        return moved
+        rows = x.reshape(len(x), -1, x.shape[-1]).to(dtype)
+        moved = rows.new_empty(*rows.shape[:2], len(weight))
+        limit = CACHED_WEIGHTS["cpu" if kind == "cpu" else "cuda"]
+        at_once = max(1, int(limit / (weight.numel() * weight.element_size())))
+        parts = (v.split(at_once) for v in (rows, biases.to(dtype), flip_out, flip_in, moved))
+        for part, bias, outgoing, incoming, into in zip(*parts, strict=True):
+            own = torch.addcmul(weight, direction * outgoing[:, :, None], incoming[:, None])
+            torch.baddbmm(bias[:, None], part, own.mT, out=into)
+        return moved.reshape(*x.shape[:-1], -1)
 
 
 def _scale(parameter: Tensor, adaptive: bool) -> Tensor:
