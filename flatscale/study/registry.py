@@ -169,12 +169,7 @@ def import_plugins(modules: Iterable[str]) -> None:
 
 def option_parameters(*functions: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The keyword-only arguments of functions, by name."""
-    return {
-        name: parameter
-        for function in functions
-        for name, parameter in inspect.signature(function, eval_str=True).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
+    return {name: p for f in functions for name, p in _keyword_only(f)}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -193,6 +188,12 @@ def _place(function: Callable[..., Any]) -> str:
     """module.name of a function."""
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{getattr(function, '__module__', '?')}.{name}"
+
+
+@lru_cache(maxsize=1024)
+def _keyword_only(function: Callable[..., Any]) -> tuple[tuple[str, inspect.Parameter], ...]:
+    parameters = inspect.signature(function, eval_str=True).parameters
+    return tuple((n, p) for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY)
 
 
 @lru_cache(maxsize=1024)
