@@ -10,13 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from flatscale.cluster.launch import RaySession, RunSummary, missing_trials, run_trials
+from flatscale.cluster.launch import RunSummary, missing_trials, run_trials
 from flatscale.cluster.mailbox import Listener
 from flatscale.data import Points, points_key
 from flatscale.errors import FlatscaleError, TrackingError
@@ -83,22 +82,12 @@ def run_study(
             where that can be known.
     """
     config = config.model_copy(update={"plugin_code": code_of_all(specs)})
+    # 1. The data, before the store exists: what cannot be run leaves nothing behind.
+    data = study_points(config, specs)
+    for key, points in data.items():
+        say_what_is_clipped([s for s in specs if points_key(s) == key], points.dataset)
     problem = None
     with ExitStack() as stack:
-        # 1. The data, before the store exists: what cannot be run leaves nothing behind. Ray, which
-        # is mostly waited for, starts meanwhile.
-        session = RaySession(config, address)
-        with ThreadPoolExecutor(1) as beside:
-            read = beside.submit(study_points, config, specs)
-            if missing_trials(store, specs) and not store.is_locked():
-                try:
-                    stack.enter_context(session)
-                except FlatscaleError:
-                    read.result()  # what is wrong with the study itself is said first
-                    raise
-            data = read.result()
-        for key, points in data.items():
-            say_what_is_clipped([s for s in specs if points_key(s) == key], points.dataset)
         # 2. From here on this process alone writes the store; a refused run changes nothing in it.
         stack.enter_context(store.locked())
         store.prepare(config)
@@ -114,7 +103,7 @@ def run_study(
         everyone: list[Listener] = [StatusFile(store), reporter, *listeners]
         if tracker is not None:
             everyone.append(tracker)
-        summary = run_trials(config, specs, data, store, session=session, listeners=everyone)
+        summary = run_trials(config, specs, data, store, address=address, listeners=everyone)
         # 4. What is read from the store alone: tables, statistics, report.
         store.export(store.read([spec.trial_id for spec in specs]))
         report = None if summary.interrupted else reporter.write()

@@ -64,49 +64,13 @@ def missing_trials(store: Store, specs: Sequence[TrialSpec]) -> list[TrialSpec]:
     return [s for s in specs if statuses.get(s.trial_id) not in SETTLED]
 
 
-class RaySession:
-    """Ray for the trials of a run; signals end the run in good order while it is entered.
-
-    It may be entered ahead of `run_trials`, for Ray to start meanwhile, and ends with the first
-    exit.
-
-    Args:
-        config: the study.
-        address: a Ray cluster (`auto`, `host:port`, `ray://…`); None starts or joins a local one.
-    """
-
-    def __init__(self, config: StudyConfig, address: str | None = None) -> None:
-        self.interruption = Interruption()
-        self._asked_for = address, config
-        self._entered: ExitStack | None = None
-
-    def __enter__(self) -> RaySession:
-        """Start or join Ray.
-
-        Raises:
-            FlatscaleError: no Ray can be started or reached there.
-            KeyboardInterrupt: there was a signal before it had started.
-        """
-        if self._entered is None:
-            with ExitStack() as stack:
-                stack.enter_context(self.interruption)
-                stack.enter_context(_connected(*self._asked_for))
-                self.interruption.stop_if_asked()
-                self._entered = stack.pop_all()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._entered is not None:
-            self._entered.close()
-
-
 def run_trials(
     config: StudyConfig,
     specs: Sequence[TrialSpec],
     data: Mapping[str, Points],
     store: Store,
     *,
-    session: RaySession | None = None,
+    address: str | None = None,
     listeners: Sequence[Listener] = (),
 ) -> RunSummary:
     """Run every trial of a study that has no result yet, and write each as it ends.
@@ -116,7 +80,7 @@ def run_trials(
         specs: its trials.
         data: its data sets, by `points_key`.
         store: where records go; prepared and locked by the caller.
-        session: is closed after the last trial; one on this machine by default.
+        address: a Ray cluster (`auto`, `host:port`, `ray://…`); None starts or joins a local one.
         listeners: told of every start and end.
 
     Raises:
@@ -127,8 +91,8 @@ def run_trials(
     missing = missing_trials(store, specs)
     interrupted = False
     if missing:
-        with session or RaySession(config) as session:
-            interruption = session.interruption
+        with Interruption() as interruption, _connected(address, config):
+            interruption.stop_if_asked()
             interrupted = _run_missing(config, missing, data, store, listeners, interruption)
         interrupted |= interruption.asked
     statuses = store.statuses()
