@@ -281,26 +281,28 @@ def test_rho_is_a_standard_deviation_not_a_variance():
 
 
 def test_agrees_with_one_image_at_a_time_perturbations():
-    model, x, y = case("lenet", num_points=4)
+    # targets are the outputs: without perturbation there is no loss, and every rise is one
+    model, x, _ = case("lenet", num_points=4)
     model.eval()
     rng = torch.Generator().manual_seed(0)
     rises = []
     with torch.no_grad():
-        base = 0.5 * (torch.sigmoid(model(x)) - nn.functional.one_hot(y, 4)).square().sum(dim=1)
+        y = torch.sigmoid(model(x))
         saved = [p.clone() for p in model.parameters()]
-        for _ in range(600):
+        for _ in range(400):
             for p, s in zip(model.parameters(), saved, strict=True):
                 p.copy_(s + 0.1 * s.abs() * torch.randn(s.shape, generator=rng))
-            loss = 0.5 * (torch.sigmoid(model(x)) - nn.functional.one_hot(y, 4)).square().sum(dim=1)
-            rises.append((loss - base).mean().item())
+            rises.append(0.5 * (torch.sigmoid(model(x)) - y).square().sum(dim=1).mean().item())
         for p, s in zip(model.parameters(), saved, strict=True):
             p.copy_(s)
     truth, error = np.mean(rises) / 0.01, np.std(rises) / 0.01 / np.sqrt(len(rises))
-    options = {"adaptive_sharpness": {"max_relative_error": 0.05, "max_evaluations": 600}}
+    options = {"adaptive_sharpness": {"max_relative_error": 0.05}}
     found = measure(model, (x, y), ["adaptive_sharpness"], options=options, output_map="sigmoid")[
         "adaptive_sharpness"
     ]
-    assert abs(found.value - truth) < 4 * np.hypot(error, found.std_error)
+    accuracy = np.hypot(error, found.std_error)
+    assert abs(found.value - truth) < 4 * accuracy
+    assert 4 * accuracy < 0.3 * truth  # a variance of the perturbation half too large shows
 
 
 def test_same_seed_same_number_other_seed_another():
