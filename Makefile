@@ -57,7 +57,7 @@ docs: $(STAMP) ## The site of docs/ in build/docs, strictly: no broken link
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
 
 calibration: $(STAMP) ## Error rates of the statistics by simulation, as the dated table of docs/
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.calibration --tables 1000 --write docs/calibration-$$(date +%F).md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.calibration --write docs/calibration-$$(date +%F).md
 
 notebooks: $(STAMP) ## Run every notebook from top to bottom and collect their claims
 	OMP_NUM_THREADS=1 $(BIN)/python notebooks/execute.py

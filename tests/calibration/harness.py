@@ -23,6 +23,8 @@ from flatscale.stats.sample import Sample
 ALPHA = 0.05
 FRESH = 10_000
 """Number of the first table: nothing was tuned on tables from here on."""
+CLOSE = 2.0
+"""A share this many Monte Carlo errors from a limit, on either side, is too close to call."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,7 +74,7 @@ class Row:
     """One kind of table. `limits`: column -> (lowest, highest) share that is right, in percent.
 
     `columns` names the columns shown, empty for those of the group that every row has and those
-    with a limit.
+    with a limit. `most` is how many tables decide where a few leave a limit too close to call.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Row:
     generate: Generator
     limits: Mapping[str, tuple[float, float]]
     columns: tuple[str, ...] = ()
+    most: int = 4000
 
 
 ROWS: dict[str, Row] = {}
@@ -93,14 +96,16 @@ def row(
     group: str = "no effect",
     limits: Mapping[str, tuple[float, float]] | None = None,
     columns: Iterable[str] = (),
+    most: int = 4000,
 ) -> Callable[[Generator], Generator]:
     """Register a table generator as a row of the calibration."""
 
     def register(generate: Generator) -> Generator:
         assert name not in ROWS, f"two rows are named {name!r}"
         ROWS[name] = Row(
-            name=name, group=group, generate=generate, limits=limits or {}, columns=tuple(columns)
-        )
+            name=name, group=group, generate=generate, limits=limits or {},
+            columns=tuple(columns), most=most,
+        )  # fmt: skip
         return generate
 
     return register
@@ -129,6 +134,13 @@ class Rate:
     yes: int
     answered: int
     tables: int
+
+    def __add__(self, other: Rate) -> Rate:
+        return Rate(
+            yes=self.yes + other.yes,
+            answered=self.answered + other.answered,
+            tables=self.tables + other.tables,
+        )
 
     @property
     def percent(self) -> float:
@@ -170,6 +182,37 @@ def measure(
     }
 
 
+def measure_until_clear(
+    name: str,
+    num_tables: int,
+    num_processes: int = 1,
+    first: int = 0,
+    only: Collection[str] | None = None,
+    most: int | None = None,
+) -> dict[str, Rate]:
+    """Rates of a row on `num_tables` tables, or on its `most` where a limit is too close to call.
+
+    The rule has one look: all columns of a row of which one lies within `CLOSE` errors of a limit,
+    whether it holds or not, are reported at `most` tables of the same stream, never in between.
+    """
+    rates = measure_all([name], num_tables, num_processes, first, only)[name]
+    rest = (most or ROWS[name].most) - num_tables
+    if rest <= 0 or not too_close(name, rates):
+        return rates
+    more = measure_all([name], rest, num_processes, first + num_tables, only)[name]
+    return {column_name: rate + more[column_name] for column_name, rate in rates.items()}
+
+
+def too_close(name: str, rates: Mapping[str, Rate]) -> bool:
+    """Whether a limited column of a row lies within `CLOSE` errors of a limit, 0 and 100 apart."""
+    return any(
+        abs(rates[column_name].percent - limit) <= CLOSE * rates[column_name].error
+        for column_name, limits in ROWS[name].limits.items()
+        for limit in limits
+        if column_name in rates and 0 < limit < 100
+    )
+
+
 def measure_all(
     names: Iterable[str],
     num_tables: int,
@@ -195,11 +238,7 @@ def measure_all(
     for (name, *_), rates in zip(jobs, parts, strict=True):
         for column_name, rate in rates.items():
             before = found[name].get(column_name, Rate(yes=0, answered=0, tables=0))
-            found[name][column_name] = Rate(
-                yes=before.yes + rate.yes,
-                answered=before.answered + rate.answered,
-                tables=before.tables + rate.tables,
-            )
+            found[name][column_name] = before + rate
     return found
 
 
@@ -232,14 +271,13 @@ def markdown(found: Mapping[str, Mapping[str, Rate]]) -> str:
         names = [name for name in found if ROWS[name].group == group]
         if not names:
             continue
-        tables = max(rate.tables for name in names for rate in found[name].values())
-        lines += [f"## {group[0].upper()}{group[1:]}", ""]
-        lines += [f"{tables} tables a row; percent (Monte Carlo error).", ""]
-        lines.append("| table | " + " | ".join(columns) + " |")
-        lines.append("|---|" + "---|" * len(columns))
+        lines += [f"## {group[0].upper()}{group[1:]}", "", "Percent (Monte Carlo error).", ""]
+        lines.append("| table | tables | " + " | ".join(columns) + " |")
+        lines.append("|---|---|" + "---|" * len(columns))
         for name in names:
+            tables = max(rate.tables for rate in found[name].values())
             cells = [_cell(name, column_name, found[name]) for column_name in columns]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+            lines.append(f"| {name} | {tables} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
 

@@ -16,7 +16,7 @@ SHOWN = ("false flag", "planted family found", "called curved")
 TOO_MANY = ("looser_copies", "heavy_effects")
 """Nulls without a limit: beyond what the scan promises, shown for what they are."""
 FOUND = {
-    "whole_in_y": 80.0,
+    "whole_in_y": 85.0,
     "whole_in_x": 45.0,
     "half_in_y": 80.0,
     "third_in_y": 80.0,
@@ -68,7 +68,8 @@ def _register(name: str, planted: str | None, limits: dict[str, tuple[float, flo
             extra={"planted": planted},
         )
 
-    row(f"scan: {name.replace('_', ' ')}", group=GROUP, limits=limits, columns=SHOWN)(generate)
+    title = f"scan: {name.replace('_', ' ')}"
+    row(title, group=GROUP, limits=limits, columns=SHOWN, most=2000)(generate)
 
 
 for null in NULLS:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 import tests.calibration.everything  # noqa: F401
-from tests.calibration.harness import ROWS, Rate, markdown, measure, measure_all, misses
+from tests.calibration.harness import (
+    ROWS,
+    Rate,
+    markdown,
+    measure,
+    measure_all,
+    measure_until_clear,
+    misses,
+    too_close,
+)
 
 QUICK = {
     "plain: family effects, no slope": ("pooled", "within", "partial", "reversal"),
@@ -29,7 +38,7 @@ def test_levels_on_a_few_tables(name: str) -> None:
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("name", LIMITED)
 def test_levels(name: str) -> None:
-    rates = measure(name, 1000)
+    rates = measure_until_clear(name, 1000)
     assert set(ROWS[name].limits) <= set(rates)
     assert misses(name, rates, slack=1.0) == []
 
@@ -47,6 +56,18 @@ def test_processes_and_blocks_change_no_rate() -> None:
     assert alone == Rate(
         yes=sum(p.yes for p in parts), answered=sum(p.answered for p in parts), tables=12
     )
+
+
+def test_a_row_close_to_a_limit_has_more_tables() -> None:
+    name = "1 family, 9 configurations x 5 seeds"
+    # 12 tables leave every limit open
+    assert measure_until_clear(name, 12, only=["pooled"], most=20) == measure(
+        name, 20, only=["pooled"]
+    )
+    assert too_close(name, {"pooled": Rate(yes=53, answered=1000, tables=1000)}) is False
+    assert too_close(name, {"pooled": Rate(yes=32, answered=600, tables=600)})
+    assert too_close(name, {"pooled": Rate(yes=85, answered=1000, tables=1000)})
+    assert measure_until_clear(name, 12, only=["naive r"])["naive r"].tables == 12
 
 
 def test_a_miss_is_said_and_marked() -> None:

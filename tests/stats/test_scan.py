@@ -9,8 +9,10 @@ import polars as pl
 import pytest
 from scipy import stats
 
+from flatscale.report.words.clusters import clumps_sentence
 from flatscale.stats import family_from_name, family_scan, read_table, select_pair
 from flatscale.stats.estimators.binomial_tails import log_binomial_tails, tail_thresholds
+from flatscale.stats.estimators.near_copies import clumped_families
 from flatscale.stats.estimators.outlier_clusters import Scan, scan_families
 from flatscale.stats.estimators.subset_scan import best_subset
 from tests.stats import scan_cases
@@ -92,6 +94,35 @@ def test_near_copies_count_once_and_are_said() -> None:
     assert scan(scan_cases.plain(np.random.default_rng(1))).num_copies.sum() == 0
 
 
+def test_a_close_relation_within_families_makes_no_copies() -> None:
+    draw = scan_cases.draw(np.random.default_rng(0))
+    y = 6 * draw.x + draw.effect[draw.family] + draw.noise
+    assert scan(scan_cases.table(draw.x, y, draw.family)).num_copies.sum() == 0
+    assert scan(scan_cases.discrete(np.random.default_rng(0))).num_copies.sum() == 0
+
+
+def test_looser_copies_are_said_to_clump() -> None:
+    shares = {}
+    for name in ("plain", "looser_copies"):
+        clumped = []
+        for seed in range(30):
+            table = scan_cases.NULLS[name](np.random.default_rng(seed))
+            sample = select_pair(table, "x", "y", family="family")
+            assert sample.family is not None
+            clumped.append(clumped_families(sample.x, sample.y - 0.6 * sample.x, sample.family))
+        shares[name] = np.mean(np.concatenate(clumped))
+    # half of the families of the second hold copies, many of them of three to five rows
+    assert shares["plain"] < 0.15
+    assert shares["looser_copies"] > 2 * shares["plain"]
+
+
+def test_a_flag_of_a_clumped_family_is_called_a_question() -> None:
+    flagged = pl.DataFrame({"family": ["b", "a", "a"], "clumped": [False, True, True]})
+    assert "networks of a lie in clumps" in clumps_sentence(flagged)
+    assert "this flag is a question" in clumps_sentence(flagged)
+    assert not clumps_sentence(flagged.filter(~pl.col("clumped")))
+
+
 def test_families_have_their_own_scale() -> None:
     draw = scan_cases.draw(np.random.default_rng(2), first_size=35)
     draw.noise *= np.exp(0.5 * np.random.default_rng(0).standard_normal(len(draw.effect)))[
@@ -130,6 +161,21 @@ def test_timm_is_curved_in_log_parameters() -> None:
     assert linearity is not None
     assert linearity.curved
     assert linearity.score_square < -3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_most_flags_of_looser_copies_are_called_questions() -> None:
+    shares = {}
+    for name in ("looser_copies", "whole_in_y"):
+        clumped = []
+        for seed in range(200):
+            table = {**scan_cases.NULLS, **scan_cases.POWER}[name](np.random.default_rng(seed))
+            flagged = family_scan(table, "x", "y").filter("flagged")
+            clumped += flagged["clumped"].to_list()
+        shares[name] = np.mean(clumped)
+    assert shares["looser_copies"] > 0.5
+    assert shares["whole_in_y"] < 0.2
 
 
 @pytest.mark.slow

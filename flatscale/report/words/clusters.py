@@ -22,7 +22,10 @@ def clusters_sentence(content: Content) -> str:
         common = "curve" if before else "line"
         return f"{before}No family departs from the common {common} ({least})."
     named = "; ".join(_flagged(row) for row in flagged.iter_rows(named=True))
-    return f"{before}The scan for outlier clusters flags {named}.{_without_clusters(content)}"
+    return (
+        f"{before}The scan for outlier clusters flags {named}."
+        f"{_without_clusters(content)}{clumps_sentence(flagged)}"
+    )
 
 
 def scan_sentence(content: Content) -> str:
@@ -31,6 +34,19 @@ def scan_sentence(content: Content) -> str:
     if not found:
         return printed.cannot_say(content.of_primary("clusters"))
     return f"{found}{copies_sentence(content)}"
+
+
+def clumps_sentence(flagged: pl.DataFrame) -> str:
+    """Which flagged families lie in clumps, whose rows say less than their number."""
+    clumped = sorted(set(flagged.filter("clumped")["family"]))
+    if not clumped:
+        return ""
+    one = len(clumped) == 1
+    return (
+        f" The networks of {printed.listed(clumped)} lie in clumps, more of them close together "
+        "than one smooth spread would put there, so that they count for less than their number: "
+        f"{'this flag is a question, not an answer' if one else 'these flags are questions'}."
+    )
 
 
 def copies_sentence(content: Content) -> str:

@@ -17,7 +17,7 @@ from flatscale.stats.estimators.family_effects import (
 )
 from flatscale.stats.estimators.family_scale import family_scales
 from flatscale.stats.estimators.linearity import Linearity, check_linearity
-from flatscale.stats.estimators.near_copies import near_copies
+from flatscale.stats.estimators.near_copies import clumped_families, near_copies
 from flatscale.stats.estimators.standard_residuals import StandardResiduals, standard_residuals
 from flatscale.stats.estimators.subset_scan import Subsets, scan_subsets
 from flatscale.stats.estimators.working_scale import working_scale
@@ -36,10 +36,11 @@ class Scan:
     where not scanned.
 
     `members[f][side]` are row positions in the sample, `test[f][side]` the test of `TESTS` with
-    the smaller p, `log_score` (F, 2) -log10 S of the subset test. `family_scale` (F,) is
-    each family's standard deviation over the common one, `num_copies` (F,) how many of its rows
-    were counted as near copies of another. `log_scale` says whether x and y were scanned in log10,
-    `linearity` what the check of linearity found. `reason` says why nothing was scanned.
+    the smaller p, `log_score` (F, 2) -log10 S of the subset test. `family_scale` (F,) is each
+    family's standard deviation over the common one, `num_copies` (F,) how many of its rows were
+    counted as near copies of another, `clumped` (F,) whether those left still clump. `log_scale`
+    says whether x and y were scanned in log10, `linearity` what the check of linearity found.
+    `reason` says why nothing was scanned.
     """
 
     residuals: StandardResiduals | None
@@ -51,6 +52,7 @@ class Scan:
     test: list[list[str | None]]
     family_scale: Floats
     num_copies: Ints
+    clumped: np.ndarray
     reason: str | None
 
 
@@ -122,6 +124,7 @@ def scan_families(
         test=test,
         family_scale=scales.scale / scales.common,
         num_copies=np.bincount(sample.family, minlength=count) - joined,
+        clumped=clumped_families(rows.x, z, rows.family),
         reason=None,
     )
 
@@ -225,6 +228,7 @@ def _nothing(sample: Sample, made: _Prepared, reason: str | None = None) -> Scan
         test=[[None] * 3 for _ in range(count)],
         family_scale=np.full(count, np.nan),
         num_copies=np.zeros(count, dtype=np.int64),
+        clumped=np.zeros(count, dtype=bool),
         reason=reason or made.reason,
     )
 

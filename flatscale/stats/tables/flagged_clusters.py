@@ -81,6 +81,7 @@ def find_clusters(sample: Sample, design: StudyDesign) -> Clusters:
             "members": [str(label) for label in sample.labels[members]],
             "test": scan.test[code][side],
             "num_copies": int(scan.num_copies[code]),
+            "clumped": bool(scan.clumped[code]),
             "p_value": None if math.isnan(p) else float(p),
         }
         if math.isnan(p):
@@ -142,6 +143,13 @@ def find_clusters(sample: Sample, design: StudyDesign) -> Clusters:
         "scale",
     ),
     Column("num_copies", COUNT, "rows counted as near copies of another", "near copies"),
+    Column(
+        "clumped",
+        FLAG,
+        "more of the family's rows lie close together than a normal spread of its size would put "
+        "there (p <= 0.05), copies merged: a flag of it is a question",
+        "in clumps",
+    ),
     replace(
         P_VALUE,
         meaning="smallest p over the tests of this side, each over its share of the level: subset "
