@@ -136,6 +136,7 @@ def test_degrees_of_equal_units_and_of_one_that_dominates() -> None:
     matrix = weight @ spread @ weight
     expected = np.trace(matrix) ** 2 / np.trace(matrix @ matrix)
     assert effective_degrees(h) == pytest.approx(expected)
+    assert effective_degrees(np.stack([h, np.ones(4)])) == pytest.approx([expected, 3])
 
 
 def test_the_pooled_interval_knows_how_unequal_its_families_are() -> None:

@@ -88,7 +88,7 @@ def compare_metrics(
     reason = reason or find_problem(b, outcome, "second metric", "outcome")
     degrees = units.count - 1.0 - units.num_strata
     if units.level == FAMILIES:
-        degrees = effective_degrees(np.bincount(units.codes).astype(np.float64))
+        degrees = float(effective_degrees(np.bincount(units.codes).astype(np.float64)))
     if not reason and (degrees < 1 or units.count < 4):
         reason = f"{units.count} {units.level} are too few to compare two correlations"
     if reason:

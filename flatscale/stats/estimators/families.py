@@ -75,7 +75,7 @@ def family_jackknife(
         if method != "pearson":
             columns = (rankdata(sample.x), rankdata(sample.y))
         squares = (np.bincount(units.codes, (v - v.mean()) ** 2) for v in columns)
-        degrees = effective_degrees(sum(part / part.sum() for part in squares))
+        degrees = float(effective_degrees(sum(part / part.sum() for part in squares)))
     found = jackknife(
         pooled.estimate,
         leave_one_out(units, method, sample.x, sample.y),

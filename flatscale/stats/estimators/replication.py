@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -138,20 +139,21 @@ def pearson_of_products(products: Floats, whole: Floats) -> Floats:
     return np.where(np.abs(r) > 1 - _ROUNDING, np.sign(r), r)
 
 
-def effective_degrees(shares: Floats) -> float:
-    """Degrees of freedom of a cluster-robust variance from the units' shares of the information.
+def effective_degrees(shares: Floats) -> Any:
+    """Degrees of freedom of a cluster-robust variance from the units' shares (..., F), as (...).
 
     With the score of unit u of variance h_u and the sum of scores zero, (tr G)^2 / tr G^2 for
     G = D (diag h - h h') D, D_u = (1 - h_u)^-1/2: F - 1 for F equal units, near 1 where one unit
     dominates. Source: Bell & McCaffrey 2002; Imbens & Kolesar 2016.
     """
-    h = shares / shares.sum()
+    h = shares / shares.sum(axis=-1, keepdims=True)
     weights = 1 / np.maximum(1 - h, 1e-9)
-    trace = float(np.sum(weights * h * (1 - h)))
+    trace = np.sum(weights * h * (1 - h), axis=-1)
     # tr G^2 = sum_ij w_i w_j (h_i delta_ij - h_i h_j)^2
-    squares = float(np.sum((weights * h) ** 2 * ((1 - h) ** 2 - h**2)))
-    squares += float(np.sum(weights * h**2) ** 2)
-    return max(1.0, trace**2 / squares) if squares > 0 else 1.0
+    squares = np.sum((weights * h) ** 2 * ((1 - h) ** 2 - h**2), axis=-1)
+    squares = squares + np.sum(weights * h**2, axis=-1) ** 2
+    found = np.divide(trace**2, squares, out=np.ones_like(trace), where=squares > 0)
+    return np.maximum(1.0, found)
 
 
 def degrees_over(codes: Ints, x: Floats, y: Floats) -> float:
@@ -160,7 +162,8 @@ def degrees_over(codes: Ints, x: Floats, y: Floats) -> float:
     x and y (n,) are what r is the cosine of: values less their mean, or residuals. A unit in which
     one of them vanishes says nothing and counts for nothing.
     """
-    return effective_degrees(np.sqrt(np.bincount(codes, x * x) * np.bincount(codes, y * y)))
+    shares = np.sqrt(np.bincount(codes, x * x) * np.bincount(codes, y * y))
+    return float(effective_degrees(shares))
 
 
 def jackknife(

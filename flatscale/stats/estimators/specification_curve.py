@@ -99,14 +99,14 @@ def point_of_jackknife(
         weights = np.sqrt(np.maximum(share["xx"] * share["yy"], 0))
         speaking = weights[0] > 1e-12 * weights[0].max()
         left_out = left_out[:, speaking]
-        degrees = np.array([effective_degrees(line[speaking]) for line in weights])
+        degrees = effective_degrees(weights[:, speaking])
     elif member.shape[1] > 1:
         degrees = np.full(len(y), len(starts) - member.shape[1] - 1.0)
     elif over_families:
         weights = sum(
             crossed[name] / crossed[name].sum(axis=-1, keepdims=True) for name in ("xx", "yy")
         )
-        degrees = np.array([effective_degrees(line) for line in weights])
+        degrees = effective_degrees(weights)
     else:
         degrees = np.full(len(y), len(starts) - 2.0)
     return _tested(z, left_out, degrees, tested=tested)
