@@ -60,12 +60,12 @@ def near_copies(x: Floats, y: Floats, residual: Floats, family: Ints) -> Ints:
 
 
 def clumped_families(x: Floats, z: Floats, family: Ints) -> np.ndarray:
-    """Whether the rows of each family (F,) still clump: more pairs lie close than a normal spread
-    of the family's own size would give.
+    """Whether the rows of each family (F,) still lie in clumps.
 
-    Poisson, 5% at one radius of 0.2 to 0.6 robust standard deviations within families; a pair of
-    independent rows lies within r with probability 1 - exp(-r^2/(4 s_x s_z)), s the family's
-    moderated standard deviations. A family below 3 rows never does.
+    More of its pairs lie close together than a normal spread of its size would give: Poisson, 5% at
+    one radius of 0.2 to 0.6 robust standard deviations within families. A pair of independent rows
+    lies within r with probability 1 - exp(-r^2/(4 s_x s_z)), s the family's moderated standard
+    deviations. A family below 3 rows never does.
     """
     clumped = np.zeros(int(family.max()) + 1, dtype=bool)
     scale_x, scale_z = pair_scale(x, family), pair_scale(z, family)
