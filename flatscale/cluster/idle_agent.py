@@ -18,7 +18,8 @@ def main() -> None:
     """Say that there are no servers, then wait for the raylet to end."""
     named = (argument.removeprefix("--") for argument in sys.argv if "=" in argument)
     given = dict(argument.split("=", 1) for argument in named)
-    raylet = os.getppid()
+    # What the raylet says of itself: if it has ended already, the parent is another by now.
+    raylet = int(os.environ["RAY_RAYLET_PID"])
     for name in _PORTS:
         path = Path(given["session-dir"], f"{name}_{given['node-id']}")
         unfinished = path.with_name(f"{path.name}.tmp")

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from subprocess import list2cmdline
 from typing import Any
 
 import ray._private.node
@@ -44,8 +45,9 @@ class OwnNode(ray._private.node.Node):
 
 def _start(command: list[str], *arguments: Any, **others: Any) -> Any:
     """A process of Ray's in a group of its own; a raylet's agent of the page is an idle one."""
-    agent = str(Path(ray.__file__).with_name("dashboard") / "agent.py")
-    idle = str(Path(__file__).with_name("idle_agent.py"))
+    # The command is one string, which the raylet splits: each path is in it as Ray would write it.
+    agent = list2cmdline([str(Path(ray.__file__).with_name("dashboard") / "agent.py")])
+    idle = list2cmdline([str(Path(__file__).with_name("idle_agent.py"))])
     command = [part.replace(agent, idle) if part.startswith(_AGENT) else part for part in command]
     return ConsolePopen(command, *arguments, process_group=0, **others)
 

@@ -84,11 +84,12 @@ class Packing:
     def _size(self, spec: TrialSpec) -> NetworkSize | None:
         """How large its network is; None where it cannot be built."""
         if spec.trial_id not in self._sizes:
-            self._sizes[spec.trial_id] = None
             try:
-                self._sizes[spec.trial_id] = size_of(spec, self._points)
+                size = size_of(spec, self._points)
             except FlatscaleError as error:
                 logger.info("%s: %s", spec.name, error)
+                size = None
+            self._sizes[spec.trial_id] = size
         return self._sizes[spec.trial_id]
 
     def request(self, config: dict[str, Any]) -> tune.PlacementGroupFactory:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import safetensors.torch
 import torch
 
 from flatscale.cluster.launch import run_trials
+from flatscale.cluster.mailbox import Listener
 from flatscale.cluster.packing import Packing, rounded_up
 from flatscale.data import load_encoded, prepare
 from flatscale.metrics import measure
@@ -55,12 +57,13 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyConfig]:
     return root, read_zoo(parse_config(config)).study
 
 
-def run(config: StudyConfig, root: Path) -> tuple[Store, Any]:
+def run(config: StudyConfig, root: Path, *listeners: Listener) -> tuple[Store, Any]:
     store = Store(root)
     specs = check_study(config)
     store.prepare(config)
     with store.locked():
-        summary = run_trials(config, specs, study_points(config, specs), store)
+        data = study_points(config, specs)
+        summary = run_trials(config, specs, data, store, listeners=listeners)
     return store, summary
 
 
@@ -69,8 +72,14 @@ def test_every_network_is_measured_as_by_hand_and_an_absent_one_is_a_row_with_a_
     zoo: tuple[Path, StudyConfig], tmp_path: Path
 ) -> None:
     root, config = zoo
-    store, summary = run(config, tmp_path)
+    listener = Mock(spec=Listener)
+    store, summary = run(config, tmp_path, listener)
     assert summary.statuses == {"finished": 3, "failed": 1}
+    # The two workers are given the largest networks first, whichever of them says so first.
+    first = {spec.trial_id: spec.name for spec in check_study(config)}[
+        listener.started.call_args_list[0].args[0]
+    ]
+    assert first in ("w10", "w8")
     results = store.read()
     rows = {row["model"]: row for row in results.table().iter_rows(named=True)}
     assert "no weights at" in rows["w10"]["reason"]
@@ -114,6 +123,19 @@ def test_networks_that_take_longest_are_handed_out_first(zoo: tuple[Path, StudyC
     order = Packing(ResourcesConfig(), points, None).longest_first([strange, *specs])
     assert [spec.name for spec in order] == ["w10", "w8", "w6", "w4", "w4"]
     assert order[-1] is strange
+
+
+def test_a_failure_that_is_no_networks_fault_is_raised_each_time(
+    zoo: tuple[Path, StudyConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, config = zoo
+    specs = check_study(config)
+    packing = Packing(ResourcesConfig(), *study_points(config, specs).values(), None)
+    broken = Mock(side_effect=RuntimeError("no threads left"))
+    monkeypatch.setattr("flatscale.cluster.packing.size_of", broken)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no threads left"):
+            packing.expected_bytes(specs[0])
 
 
 def test_what_a_trial_reserves_is_estimated_then_measured(zoo: tuple[Path, StudyConfig]) -> None:
