@@ -12,6 +12,12 @@ from scipy import stats
 from flatscale.report.words.clusters import clumps_sentence
 from flatscale.stats import family_from_name, family_scan, read_table, select_pair
 from flatscale.stats.estimators.binomial_tails import log_binomial_tails, tail_thresholds
+from flatscale.stats.estimators.families import between_family
+from flatscale.stats.estimators.family_effects import (
+    family_moments,
+    level_deviations,
+    slope_deviations,
+)
 from flatscale.stats.estimators.near_copies import clumped_families
 from flatscale.stats.estimators.outlier_clusters import Scan, scan_families
 from flatscale.stats.estimators.subset_scan import best_subset
@@ -121,6 +127,56 @@ def test_a_flag_of_a_clumped_family_is_called_a_question() -> None:
     assert "networks of a lie in clumps" in clumps_sentence(flagged)
     assert "this flag is a question" in clumps_sentence(flagged)
     assert not clumps_sentence(flagged.filter(~pl.col("clumped")))
+
+
+def balanced(seed: int, shift: float = 0.0) -> pl.DataFrame:
+    """12 families over one grid of x about 0, rows in any order: family means differ by rounding
+    alone.
+    """
+    rng = np.random.default_rng(seed)
+    family = rng.permutation(np.repeat(np.arange(12), 12))
+    x = np.empty(len(family))
+    for code in range(12):
+        x[family == code] = rng.permutation(np.tile([-0.3, -0.1, 0.1, 0.3], 3))
+    y = 2 * x + rng.standard_normal(12)[family] + rng.standard_normal(len(x))
+    return scan_cases.table(x, y + shift * (family == 0), family)
+
+
+@pytest.mark.parametrize(("noise", "start"), [(0, 0), (1e-16, 0), (1e-9, 0), (0, 1e7)])
+def test_a_balanced_design_is_scanned(noise: float, start: float) -> None:
+    table = balanced(0, shift=9.0)
+    jitter = noise * np.random.default_rng(1).standard_normal(table.height)
+    found = family_scan(table.with_columns(pl.col("x") + start + pl.Series(jitter)), "x", "y")
+    flagged = found.filter("flagged").select("family", "side")
+    assert flagged.rows() == [(scan_cases.PLANTED, "above")]
+    assert found["p_value"].is_not_null().all()
+    assert set(found["test"]) == {"subset", "family in y", "slope"}
+
+
+def test_levels_of_a_balanced_design_are_tested_at_their_level() -> None:
+    levels, slopes = [], []
+    for seed in range(60):
+        sample = select_pair(balanced(seed), "x", "y", family="family")
+        assert sample.family is not None
+        assert "constant" in str(between_family(sample).reason)
+        found = family_moments(sample.x, sample.y, sample.family)
+        variance = found.var_y / found.sizes
+        levels.append(level_deviations(found.mean_x, found.mean_y, variance, found.sizes).above())
+        slopes.append(slope_deviations(found).above())
+    for p_values in (np.concatenate(levels), np.concatenate(slopes)):
+        # 720 p-values: 5% has a standard error of 0.8%, the mean of one of 0.011
+        assert 0.02 < np.mean(p_values < 0.05) < 0.08
+        assert abs(np.mean(p_values) - 0.5) < 0.04
+
+
+def test_a_family_alone_at_its_x_has_no_level_of_its_own() -> None:
+    x = np.array([0.0] * 9 + [3.0])
+    y = np.random.default_rng(0).standard_normal(10)
+    found = level_deviations(x, y, np.full(10, 0.1), np.full(10, 8))
+    assert np.isnan(found.t).tolist() == [False] * 9 + [True]
+    # wherever x begins and whatever its unit
+    moved = level_deviations(1e8 + 1e-3 * x, y, np.full(10, 0.1), np.full(10, 8))
+    assert moved.t == pytest.approx(found.t, nan_ok=True, rel=1e-6)
 
 
 def test_families_have_their_own_scale() -> None:

@@ -32,6 +32,7 @@ from flatscale.stats.findings import Estimate, null_estimate
 from flatscale.stats.sample import Floats, Ints, Sample, families_said, find_problem
 
 NO_FAMILIES = "the table has no family column"
+_ROUNDING = 1e-13
 
 
 def leave_one_family_out(sample: Sample, method: str = "pearson") -> Floats:
@@ -286,13 +287,17 @@ def demean(values: Floats, family: Ints) -> Floats:
 
 
 def family_means(values: Floats, family: Ints) -> Floats:
-    """Mean of each family, shape (F,)."""
-    return np.bincount(family, weights=values) / np.bincount(family)
+    """Mean of each family, shape (F,); means that differ by rounding alone are one value."""
+    means = np.bincount(family, weights=values) / np.bincount(family)
+    rounding = _ROUNDING * np.max(np.abs(values), initial=0.0)
+    if np.max(np.abs(means / 2 - means[:1] / 2), initial=0.0) <= rounding:
+        means[:] = means[:1]
+    return means
 
 
 def is_constant_within(values: Floats, family: Ints, name: str) -> str | None:
     """The reason `values` say nothing inside families (equal there, to rounding), or None."""
-    if float(np.max(np.abs(demean(values, family)))) <= 1e-13 * float(np.max(np.abs(values))):
+    if float(np.max(np.abs(demean(values, family)))) <= _ROUNDING * float(np.max(np.abs(values))):
         return f"{name} is constant inside every family"
     return None
 
@@ -300,7 +305,7 @@ def is_constant_within(values: Floats, family: Ints, name: str) -> str | None:
 def _unit_scale(values: Floats) -> Floats:
     """Values of largest size 1; what is rounding of nothing becomes nothing."""
     scaled = values / np.max(np.abs(values))
-    return np.where(np.abs(scaled) > 1e-13, scaled, 0.0)
+    return np.where(np.abs(scaled) > _ROUNDING, scaled, 0.0)
 
 
 def _too_few(num_families: int) -> str | None:

@@ -8,18 +8,20 @@ import numpy as np
 from scipy import stats
 from scipy.special import polygamma
 
+from flatscale.stats.estimators.families import family_means
 from flatscale.stats.estimators.variance_components import (
     between_families,
     leave_out_spreads,
     weighted_median,
 )
-from flatscale.stats.sample import Floats, Ints
+from flatscale.stats.sample import Floats, Ints, is_constant
 
 _HUBER = 2.0
 _MIN_FAMILIES = 6
 _MIN_SLOPE_ROWS = 4
 _EFFICIENCY = 0.8
 _MAX_PRIOR = 20.0
+_SINGULAR = 1e12
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,7 +62,7 @@ def family_moments(x: Floats, y: Floats, family: Ints) -> FamilyMoments:
     var_y is the variance about the family's own line (about its mean below 4 rows).
     """
     sizes = np.bincount(family)
-    mean_x, mean_y = (np.bincount(family, v) / sizes for v in (x, y))
+    mean_x, mean_y = family_means(x, family), family_means(y, family)
     dx, dy = x - mean_x[family], y - mean_y[family]
     sxx, sxy, syy = (np.bincount(family, v).astype(np.float64) for v in (dx * dx, dx * dy, dy * dy))
     sloped = (sizes >= _MIN_SLOPE_ROWS) & (sxx > 1e-12 * np.sum(dx * dx))
@@ -120,9 +122,11 @@ def level_deviations(x: Floats, y: Floats, variance: Floats, sizes: Ints) -> Dev
     """Family means y against the line through the other families' means.
 
     t_f = (y_f - a_(f) - b_(f) x_f) / sqrt(tau_(f)^2 + v_f + variance of the line at x_f): what a
-    random-effects meta-regression without the family predicts, with robust weights and tau.
+    random-effects meta-regression without the family predicts, with robust weights and tau. Where
+    all families have one mean x (a balanced design), b is 0: their common level. NaN for a family
+    without which the others have one.
     """
-    return _deviations(np.column_stack([np.ones_like(x), x]), y, variance, sizes)
+    return _deviations(_line(x), y, variance, sizes)
 
 
 def slope_deviations(moments: FamilyMoments) -> Deviations:
@@ -136,9 +140,8 @@ def slope_deviations(moments: FamilyMoments) -> Deviations:
     known = np.isfinite(moments.slope) & (moments.var_y > 0)
     if known.sum() >= _MIN_FAMILIES:
         variance = moments.var_y[known] / moments.square_x[known]
-        design = np.column_stack([np.ones(int(known.sum())), moments.mean_x[known]])
         found = _deviations(
-            design, moments.slope[known], variance, moments.sizes[known],
+            _line(moments.mean_x[known]), moments.slope[known], variance, moments.sizes[known],
             sampling_degrees=moments.degrees[known],
         )  # fmt: skip
         t[known], degrees[known] = found.t, found.degrees
@@ -167,6 +170,14 @@ def level_slopes(x: Floats, z: Floats, family: Ints) -> tuple[Floats, Floats]:
     return z - slope[family] * (x - moments.mean_x[family]), extra
 
 
+def _line(x: Floats) -> Floats:
+    """Design of a line in x (F,), standardised; of a constant where x is one value."""
+    one = np.ones(len(x))
+    if is_constant(x):
+        return one[:, None]
+    return np.column_stack([one, (x - x.mean()) / x.std()])
+
+
 def _deviations(
     design: Floats,
     y: Floats,
@@ -188,11 +199,11 @@ def _deviations(
         w = np.minimum(1.0, _HUBER / np.maximum(size, 1e-9)) / np.maximum(scale, 1e-150) ** 2
         normal = np.einsum("f,fi,fj->ij", w, design, design)
         moment = design.T @ (w * y)
-        if np.linalg.cond(normal) > 1e12:
+        if np.linalg.cond(normal) > _SINGULAR:
             return Deviations(t=none, degrees=none)
         beta = np.linalg.solve(normal, moment)
     downdated = normal - np.einsum("f,fi,fj->fij", w, design, design)
-    inverse = np.linalg.inv(downdated)
+    inverse = np.linalg.pinv(downdated, hermitian=True)
     betas = np.einsum("fij,fj->fi", inverse, moment - w[:, None] * y[:, None] * design)
     squares = (y[None, :] - betas @ design.T) ** 2
     tau_out = leave_out_spreads(squares, variance, weights, columns)
@@ -200,6 +211,7 @@ def _deviations(
     deviation = np.einsum("fi,fi->f", design, betas)
     own = tau_out**2 + variance
     t = (y - deviation) / np.sqrt(own + line)
+    t[np.linalg.cond(downdated) > _SINGULAR] = np.nan
     # robust weights and a capped spread know less than as many normal values would
     free = np.full(count, _EFFICIENCY * (count - 1.0 - columns))
     if sampling_degrees is not None:

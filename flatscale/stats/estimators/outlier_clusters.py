@@ -178,7 +178,7 @@ def _combine(rows: _Joined, subsets: Subsets) -> tuple[Floats, list[list[str | N
         moments.mean_y, moments.mean_x, moments.var_x / moments.sizes, moments.sizes
     )
     # where y rises with x, a family too far right lies below the line
-    rising = np.corrcoef(moments.mean_x, moments.mean_y)[0, 1] >= 0
+    rising = np.cov(moments.mean_x, moments.mean_y)[0, 1] >= 0
     y_sides = (in_y.above(), in_y.below())
     x_sides = (in_x.below(), in_x.above()) if rising else (in_x.above(), in_x.below())
     slope = slope_deviations(moments)

@@ -33,6 +33,7 @@ from flatscale.stats.tables.study_data import StudyData, pair_of, with_q_values
 
 SMALL_CLUSTER = "two rows: at the limit of what a permutation test can tell, not a family effect"
 ONE_ROW = "one row, or near copies of one: nothing to scan"
+NO_SLOPE = "too few rows or families for a slope of its own, or the others alike in their mean x"
 _FAMILY = Column("family", TEXT, "the family", "family")
 _LABEL = Column("label", TEXT, "the row's label", "network")
 
@@ -85,7 +86,7 @@ def find_clusters(sample: Sample, design: StudyDesign) -> Clusters:
             "p_value": None if math.isnan(p) else float(p),
         }
         if math.isnan(p):
-            few = "too few rows or families for a slope of its own" if side == 2 else ONE_ROW
+            few = NO_SLOPE if side == 2 else ONE_ROW
             row["reason"] = scan.reason or few
         elif scan.residuals is not None:
             row["mean_z"] = float(scan.residuals.z[members].mean())
