@@ -22,9 +22,16 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> P
 
 
 @pytest.fixture
-def without_paper_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports have no figures for a paper, which `test_charts` draws and looks at."""
-    monkeypatch.setattr("flatscale.report.render.write.paper_figures", lambda _: ())
+def figures_undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A paper's figures are specified, and not drawn: `test_charts` draws and looks at them."""
+    monkeypatch.setattr("flatscale.report.charts.draw._svg", lambda *_: "<svg/>")
+    monkeypatch.setattr("flatscale.report.charts.draw._pdf", lambda _: b"")
+
+
+@pytest.fixture
+def figures_drawn(figures_undrawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are drawn after all, in a test of a file where others do without."""
+    monkeypatch.undo()
 
 
 @pytest.fixture(scope="session")

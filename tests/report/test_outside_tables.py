@@ -20,7 +20,7 @@ from flatscale.store.results import Store, load_results
 from flatscale.study.plan import plan
 from tests.records_by_hand import record, study
 
-pytestmark = pytest.mark.usefixtures("without_paper_figures")
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
 
 TIMM = Path(__file__).parents[3] / "shared" / "data" / "timm_results"
 N = 24

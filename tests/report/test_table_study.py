@@ -19,7 +19,7 @@ from flatscale.study.reading import load_study
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = sorted((ROOT / "configs" / "published").glob("*.yaml"))
 
-pytestmark = pytest.mark.usefixtures("without_paper_figures")
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
 
 
 @pytest.fixture

@@ -125,7 +125,7 @@ def test_a_damaged_glossary_is_refused_by_name(tmp_path: Path) -> None:
         write_study_report(store)
 
 
-@pytest.mark.usefixtures("without_paper_figures")
+@pytest.mark.usefixtures("figures_undrawn")
 def test_without_a_glossary_the_report_says_so(tmp_path: Path) -> None:
     store = fill_store(tmp_path / "store", make_study(num_snapshots=1), seed=3)
     (store.root / "glossary.json").unlink()

@@ -15,7 +15,7 @@ from flatscale.stats import family_from_name, read_table
 
 TIMM = Path(__file__).parents[3] / "shared" / "data" / "timm_results"
 
-pytestmark = pytest.mark.usefixtures("without_paper_figures")
+pytestmark = pytest.mark.usefixtures("figures_undrawn")
 
 
 @pytest.fixture
@@ -39,6 +39,11 @@ def write(table: pl.DataFrame, out: Path, **options: object) -> dict[str, object
     chosen = {"x": "size", "y": "a.b[0]", "num_resamples": 100, **options}
     paths = write_table_report(table, out=out, **chosen)
     return {"page": paths.page.read_text(), **json.loads(paths.findings.read_text())}
+
+
+def assert_drawn(out: Path) -> None:
+    drawn = {(path.suffix, path.read_bytes()[:4]) for path in (out / "figures").iterdir()}
+    assert drawn == {(".svg", b"<svg"), (".pdf", b"%PDF")}
 
 
 def test_the_family_may_stand_in_any_column(table: pl.DataFrame, tmp_path: Path) -> None:
@@ -129,21 +134,26 @@ def test_no_rows_are_refused(table: pl.DataFrame, tmp_path: Path) -> None:
         write(table.clear(), tmp_path)
 
 
+@pytest.mark.usefixtures("figures_drawn")
 @pytest.mark.parametrize("rows", [1, 2])
 def test_too_few_rows_are_a_null_result_with_its_reason(
     table: pl.DataFrame, tmp_path: Path, rows: int
 ) -> None:
     document = write(table.head(rows), tmp_path, family="family")
     assert f"{rows} usable rows, at least 3 needed" in document["summary"][1]
+    assert_drawn(tmp_path)
 
 
+@pytest.mark.usefixtures("figures_drawn")
 def test_a_constant_column_is_a_null_result_with_its_reason(
     table: pl.DataFrame, tmp_path: Path
 ) -> None:
     document = write(table.with_columns(pl.lit(1.0).alias("size")), tmp_path, family="family")
     assert "size is constant" in document["summary"][1]
+    assert_drawn(tmp_path)
 
 
+@pytest.mark.usefixtures("figures_drawn")
 def test_infinities_are_left_out_and_listed(table: pl.DataFrame, tmp_path: Path) -> None:
     broken = table.with_columns(
         pl.when(pl.int_range(pl.len()) == 3).then(np.inf).otherwise("size").alias("size")
@@ -152,6 +162,7 @@ def test_infinities_are_left_out_and_listed(table: pl.DataFrame, tmp_path: Path)
     assert [(r["label"], r["reason"]) for r in document["tables"]["excluded"]] == [
         ("a3", "infinite")
     ]
+    assert_drawn(tmp_path)
 
 
 @pytest.mark.skipif(not TIMM.is_dir(), reason="timm's published results are not here")
