@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from flatscale.errors import ConfigError
+from flatscale.metrics.passes.jacobian.leading_values import Accuracy
 from flatscale.store.results import Store
 from flatscale.study.plan import plan
 from flatscale.study.reading import load_config, load_study, parse_config
@@ -149,3 +150,14 @@ def test_a_table_has_nothing_to_plan(tmp_path: Path) -> None:
         load_study(path, ("analysis={}",))
     with pytest.raises(ConfigError, match=r"table.pth: unknown key \(did you mean 'path'"):
         load_study(path, ("table.pth=x",))
+
+
+def test_a_study_as_committed_is_as_accurate_as_by_default_and_only_profiles_are_quicker() -> None:
+    for path in (ROOT / "configs").rglob("*.yaml"):
+        study = load_study(path)
+        options = {} if isinstance(study, TableStudy) else study.measurement.options
+        assert options.get("jacobian", {}).get("tolerance", 0) <= Accuracy.tolerance, path
+        assert all(own.get("precision", "float32") == "float32" for own in options.values()), path
+    quick = load_config(ROOT / "configs" / "zoo_imagenet.yaml", (), "quick").measurement.options
+    assert quick["jacobian"]["tolerance"] > Accuracy.tolerance
+    assert quick["adaptive_sharpness"] == {"rho": 0.1, "precision": "bfloat16"}
