@@ -133,6 +133,14 @@ def skewed_x(rng: np.random.Generator) -> pl.DataFrame:
     return _table(d, x=np.exp(d.x), y=SLOPE * np.exp(d.x) + d.effect[d.family] + d.noise)
 
 
+def grid(rng: np.random.Generator) -> pl.DataFrame:
+    """12-25 families over the same 4 values of x, 5 rows at each."""
+    count = int(rng.integers(12, 26))
+    family, x = np.repeat(np.arange(count), 20), np.tile(np.repeat(np.arange(4.0), 5), count)
+    effect = EFFECT * rng.standard_normal(count)
+    return table(x, SLOPE * x + effect[family] + rng.standard_normal(len(x)), family)
+
+
 def _shifted(
     rng: np.random.Generator, rows: Callable[[int], int], size: float = 4.0, in_x: bool = False
 ) -> pl.DataFrame:
@@ -183,7 +191,7 @@ NULLS = {
     for f in (
         plain, noise_grows, slopes_differ, heavy_noise, curved, saturating, discrete,
         measurement_error, unequal_noise, near_copies, looser_copies, log_normal,
-        heavy_effects, skewed_x,
+        heavy_effects, skewed_x, grid,
     )
 }  # fmt: skip
 POWER = {

@@ -107,19 +107,32 @@ def test_a_close_relation_within_families_makes_no_copies() -> None:
     assert scan(scan_cases.discrete(np.random.default_rng(0))).num_copies.sum() == 0
 
 
-def test_looser_copies_are_said_to_clump() -> None:
+def test_looser_copies_are_said_to_clump_and_independent_rows_are_not() -> None:
     shares = {}
-    for name in ("plain", "looser_copies"):
+    for name in ("plain", "skewed_x", "discrete", "grid", "unequal_noise", "looser_copies"):
         clumped = []
-        for seed in range(30):
-            table = scan_cases.NULLS[name](np.random.default_rng(seed))
-            sample = select_pair(table, "x", "y", family="family")
+        for seed in range(25):
+            sample = select_pair(
+                scan_cases.NULLS[name](np.random.default_rng(seed)), "x", "y", family="family"
+            )
             assert sample.family is not None
             clumped.append(clumped_families(sample.x, sample.y - 0.6 * sample.x, sample.family))
         shares[name] = np.mean(np.concatenate(clumped))
-    # half of the families of the second hold copies, many of them of three to five rows
-    assert shares["plain"] < 0.15
-    assert shares["looser_copies"] > 2 * shares["plain"]
+    # half of the families of these hold copies, many of them of three to five rows
+    assert shares.pop("looser_copies") > 0.3
+    # some 460 families: 5% has a standard error of 1.0%
+    assert max(shares.values()) < 0.07, shares
+
+
+def test_clumps_do_not_depend_on_the_units() -> None:
+    sample = select_pair(
+        scan_cases.looser_copies(np.random.default_rng(0)), "x", "y", family="family"
+    )
+    assert sample.family is not None
+    found = clumped_families(sample.x, sample.y, sample.family)
+    moved = clumped_families(1e3 * sample.x - 7, 1e-2 * sample.y + 3, sample.family)
+    assert found.tolist() == moved.tolist()
+    assert 0 < found.sum() < len(found)
 
 
 def test_a_flag_of_a_clumped_family_is_called_a_question() -> None:
@@ -231,7 +244,7 @@ def test_most_flags_of_looser_copies_are_called_questions() -> None:
             clumped += flagged["clumped"].to_list()
         shares[name] = np.mean(clumped)
     assert shares["looser_copies"] > 0.5
-    assert shares["whole_in_y"] < 0.2
+    assert shares["whole_in_y"] < 0.1
 
 
 @pytest.mark.slow

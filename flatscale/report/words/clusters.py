@@ -43,8 +43,9 @@ def clumps_sentence(flagged: pl.DataFrame) -> str:
         return ""
     one = len(clumped) == 1
     return (
-        f" The networks of {printed.listed(clumped)} lie in clumps, more of them close together "
-        "than one smooth spread would put there, so that they count for less than their number: "
+        f" The networks of {printed.listed(clumped)} lie in clumps, nearer to each other than "
+        "independent networks with the residuals of the other families (p ≤ 0.05 for each family), "
+        "so that they may count for less than their number: "
         f"{'this flag is a question, not an answer' if one else 'these flags are questions'}."
     )
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial.distance import pdist
 from scipy.stats import poisson
 
+from flatscale.stats.estimators.families import demean
 from flatscale.stats.estimators.family_effects import family_moments
 from flatscale.stats.estimators.variance_components import pair_scale
 from flatscale.stats.sample import Floats, Ints
@@ -17,9 +17,11 @@ _EXCESS, _TABLE_EXCESS = 2.0, 1.3
 _LEVEL, _TABLE_LEVEL = 0.01, 1e-4
 _BESIDE_EXCESS, _BESIDE_LEVEL = 1.1, 0.01
 _SHUFFLES = 8
-_CLUMP_RADII = np.array([0.2, 0.3, 0.4, 0.5, 0.6])
+_CLUMP_WIDTH = 0.5
 _CLUMP_LEVEL = 0.05
+_CLUMP_DRAWS = 99
 _MIN_CLUMPED = 3
+_BLOCK = 20_000
 
 
 def near_copies(x: Floats, y: Floats, residual: Floats, family: Ints) -> Ints:
@@ -60,12 +62,15 @@ def near_copies(x: Floats, y: Floats, residual: Floats, family: Ints) -> Ints:
 
 
 def clumped_families(x: Floats, z: Floats, family: Ints) -> np.ndarray:
-    """Whether the rows of each family (F,) still lie in clumps.
+    """Whether the rows of each family (F,) still lie in clumps, p <= 5% for each.
 
-    More of its pairs lie close together than a normal spread of its size would give: Poisson, 5% at
-    one radius of 0.2 to 0.6 robust standard deviations within families. A pair of independent rows
-    lies within r with probability 1 - exp(-r^2/(4 s_x s_z)), s the family's moderated standard
-    deviations. A family below 3 rows never does.
+    The score of a family is the sum over its rows of exp(-d^2/(2 * 0.5^2)), d the distance to the
+    nearest other one in (x, z), in robust standard deviations within families. p is
+    (1 + #{null >= observed})/(99 + 1) among draws that keep the x of the family (which may be a
+    grid) and take z from the centred residuals of the other families (which may be skewed or
+    rounded), at the family's moderated variance times degrees/chi^2_degrees, as it is estimated.
+    A family below 3 rows never does. Nearest neighbours against independent points: Clark & Evans
+    1954.
     """
     clumped = np.zeros(int(family.max()) + 1, dtype=bool)
     scale_x, scale_z = pair_scale(x, family), pair_scale(z, family)
@@ -73,14 +78,32 @@ def clumped_families(x: Floats, z: Floats, family: Ints) -> np.ndarray:
         return clumped
     x, z = x / scale_x, z / scale_z
     moments = family_moments(x, z, family)
-    size = np.sqrt(moments.var_x * moments.var_y)
-    for code in np.flatnonzero((np.bincount(family) >= _MIN_CLUMPED) & (size > 0)):
-        where = family == code
-        apart = pdist(np.column_stack([x[where], z[where]]))
-        near = np.sum(apart[:, None] < _CLUMP_RADII, axis=0)
-        expected = len(apart) * -np.expm1(-(_CLUMP_RADII**2) / (4 * size[code]))
-        clumped[code] = bool(np.any(poisson.sf(near - 1, expected) <= _CLUMP_LEVEL))
+    # centred values of n rows have 1 - 1/n of their variance
+    unit = np.sqrt(moments.var_y * np.maximum(1 - 1 / moments.sizes, 0.5))[family]
+    if not unit.all():
+        return clumped
+    relative, several = demean(z, family) / unit, moments.sizes[family] > 1
+    rng = np.random.default_rng(0)
+    for code in np.flatnonzero(moments.sizes >= _MIN_CLUMPED):
+        where, others = family == code, relative[several & (family != code)]
+        if not len(others):
+            continue
+        degrees = moments.degrees[code]
+        variance = moments.var_y[code] * degrees / rng.chisquare(degrees, size=(_CLUMP_DRAWS, 1))
+        null = np.sqrt(variance) * rng.choice(others, size=(_CLUMP_DRAWS, int(where.sum())))
+        scores = _nearness(x[where], np.vstack([z[where], null]))
+        clumped[code] = np.mean(scores >= scores[0] - 1e-12) <= _CLUMP_LEVEL
     return clumped
+
+
+def _nearness(x: Floats, z: Floats) -> Floats:
+    """The score of `clumped_families` for each of B rows of z (B, n) over x (n,), shape (B,)."""
+    apart = (x[:, None] - x) ** 2
+    np.fill_diagonal(apart, np.inf)
+    # as many rows of z at a time as keep the squares in the cache
+    parts = np.array_split(z, min(len(z), 1 + z.size * len(x) // _BLOCK))
+    nearest = [np.min(apart + (part[:, :, None] - part[:, None]) ** 2, axis=1) for part in parts]
+    return np.exp(-np.concatenate(nearest) / (2 * _CLUMP_WIDTH**2)).sum(axis=1)
 
 
 def _distances(

@@ -147,8 +147,8 @@ def find_clusters(sample: Sample, design: StudyDesign) -> Clusters:
     Column(
         "clumped",
         FLAG,
-        "more of the family's rows lie close together than a normal spread of its size would put "
-        "there (p <= 0.05), copies merged: a flag of it is a question",
+        "the family's rows, copies merged, lie nearer to their nearest neighbours than independent "
+        "rows with the residuals of the other families (p <= 0.05): a flag of it is a question",
         "in clumps",
     ),
     replace(
