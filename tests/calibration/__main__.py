@@ -16,6 +16,8 @@ from tests.calibration.harness import (
     CLOSE,
     COLUMNS,
     FRESH,
+    MOST,
+    MOST_SCANS,
     ROWS,
     markdown,
     measure_until_clear,
@@ -28,9 +30,9 @@ How often each test rejects at a nominal 5%, by simulation; made by `make calibr
 share of the tables in percent with its Monte Carlo error; `*` marks a miss of a limit that
 `tests/calibration` holds, `-` a column that refuses to answer such a table. The tables are drawn
 from seeds that nothing was tuned on. A row has {tables} tables; where a cell with a limit then lies
-within {close:g} Monte Carlo errors of it, on either side, the row is drawn on to 4000 tables of the
-same stream (2000 in the scan), and all of its cells are those of all its tables. The rule was fixed
-before the draws.
+within {close:g} Monte Carlo errors of it, on either side, the row is drawn on to {most} tables of
+the same stream ({most_scans} in the scan), and all of its cells are those of all its tables. The
+rule was fixed before the draws.
 
 Known misses: the scan flags too often where rows of families are copies of each other but for .15
 of their spread, too far apart to be told from neighbours (looser copies; the report names the
@@ -54,6 +56,9 @@ def main() -> int:
         if (chosen.rows in name or chosen.rows in row.group)
         and (chosen.columns is None or {*chosen.columns} & {*COLUMNS[row.group]})
     ]
+    most = min((ROWS[name].most for name in names), default=MOST)
+    if chosen.tables > most:
+        parser.error(f"--tables {chosen.tables}: at most {most}, to which a row is drawn on")
     found = {}
     for name in names:
         start = time.monotonic()
@@ -67,7 +72,10 @@ def main() -> int:
     if chosen.write:
         chosen.write.parent.mkdir(parents=True, exist_ok=True)
         date = chosen.write.stem.removeprefix("calibration-")
-        chosen.write.write_text(HEAD.format(date=date, close=CLOSE, **vars(chosen)) + text)
+        head = HEAD.format(
+            date=date, close=CLOSE, most=MOST, most_scans=MOST_SCANS, tables=chosen.tables
+        )
+        chosen.write.write_text(head + text)
     sys.stderr.writelines(f"{line}\n" for line in broken)
     return 1 if broken else 0
 

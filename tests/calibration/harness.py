@@ -23,6 +23,8 @@ from flatscale.stats.sample import Sample
 ALPHA = 0.05
 FRESH = 10_000
 """Number of the first table: nothing was tuned on tables from here on."""
+MOST, MOST_SCANS = 4000, 2000
+"""Tables of a row on which a limit too close to call is decided; of the scan, which is slower."""
 CLOSE = 2.0
 """A share this many Monte Carlo errors from a limit, on either side, is too close to call."""
 
@@ -82,7 +84,7 @@ class Row:
     generate: Generator
     limits: Mapping[str, tuple[float, float]]
     columns: tuple[str, ...] = ()
-    most: int = 4000
+    most: int = MOST
 
 
 ROWS: dict[str, Row] = {}
@@ -96,7 +98,7 @@ def row(
     group: str = "no effect",
     limits: Mapping[str, tuple[float, float]] | None = None,
     columns: Iterable[str] = (),
-    most: int = 4000,
+    most: int = MOST,
 ) -> Callable[[Generator], Generator]:
     """Register a table generator as a row of the calibration."""
 
@@ -188,7 +190,6 @@ def measure_until_clear(
     num_processes: int = 1,
     first: int = 0,
     only: Collection[str] | None = None,
-    most: int | None = None,
 ) -> dict[str, Rate]:
     """Rates of a row on `num_tables` tables, or on its `most` where a limit is too close to call.
 
@@ -196,7 +197,7 @@ def measure_until_clear(
     whether it holds or not, are reported at `most` tables of the same stream, never in between.
     """
     rates = measure_all([name], num_tables, num_processes, first, only)[name]
-    rest = (most or ROWS[name].most) - num_tables
+    rest = ROWS[name].most - num_tables
     if rest <= 0 or not too_close(name, rates):
         return rates
     more = measure_all([name], rest, num_processes, first + num_tables, only)[name]

@@ -8,7 +8,7 @@ import numpy as np
 
 from flatscale.stats.estimators.multiplicity import adjust
 from flatscale.stats.estimators.outlier_clusters import Scan, scan_families
-from tests.calibration.harness import ALPHA, Simulated, column, row
+from tests.calibration.harness import ALPHA, MOST_SCANS, Simulated, column, row
 from tests.stats.scan_cases import NULLS, PLANTED, POWER
 
 GROUP = "family scan"
@@ -69,7 +69,7 @@ def _register(name: str, planted: str | None, limits: dict[str, tuple[float, flo
         )
 
     title = f"scan: {name.replace('_', ' ')}"
-    row(title, group=GROUP, limits=limits, columns=SHOWN, most=2000)(generate)
+    row(title, group=GROUP, limits=limits, columns=SHOWN, most=MOST_SCANS)(generate)
 
 
 for null in NULLS:
