@@ -146,7 +146,7 @@ class _ReportProcess:
         self._left -= 1
         if self._told:  # a record that came after the last one expected: all is read again
             self._end()
-        of_one = (time.monotonic() - self._since) / max(1, self._all - self._left)
+        of_one = (time.monotonic() - self._since) / (self._all - self._left)
         if self._left <= (os.cpu_count() or 1) or self._left * of_one <= _LOADS:
             process = self._begin()
             if self._left == 0:

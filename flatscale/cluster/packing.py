@@ -50,7 +50,8 @@ class Packing:
         self._resources, self._points = resources, points
         self._node_bytes, self._gpu_bytes = node_bytes, gpu_bytes
         self._measured: dict[str, int] = {}
-        self._sizes: dict[str, NetworkSize | None] = {}
+        # By architecture and input size: an architecture with several weights is counted once.
+        self._sizes: dict[tuple[str, Any], NetworkSize | None] = {}
 
     def started(self, trial_id: str) -> None: ...
 
@@ -62,7 +63,7 @@ class Packing:
 
     def expected_bytes(self, spec: TrialSpec) -> int | None:
         """Of one trial; None where its network cannot be built, which its record will say."""
-        key = f"{spec.architecture} {_options(spec)}"
+        key = _architecture(spec)
         if key in self._measured:
             return int(_MARGIN * self._measured[key])
         size = self._size(spec)
@@ -83,14 +84,16 @@ class Packing:
 
     def _size(self, spec: TrialSpec) -> NetworkSize | None:
         """How large its network is; None where it cannot be built."""
-        if spec.trial_id not in self._sizes:
+        prepared = spec.preprocessing
+        key = (_architecture(spec), prepared.input_size if prepared else spec.data.image_size)
+        if key not in self._sizes:
             try:
                 size = size_of(spec, self._points)
             except FlatscaleError as error:
                 logger.info("%s: %s", spec.name, error)
                 size = None
-            self._sizes[spec.trial_id] = size
-        return self._sizes[spec.trial_id]
+            self._sizes[key] = size
+        return self._sizes[key]
 
     def request(self, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """What Tune asks of Ray for a trial of this configuration."""
@@ -124,5 +127,6 @@ def node_memory(nodes: Iterable[dict[str, Any]]) -> float | None:
     return max((m for m in known if m), default=None)
 
 
-def _options(spec: TrialSpec) -> str:
-    return json.dumps(dict(spec.options), sort_keys=True)
+def _architecture(spec: TrialSpec) -> str:
+    """Also said of its record by `ended`."""
+    return f"{spec.architecture} {json.dumps(dict(spec.options), sort_keys=True)}"

@@ -13,6 +13,7 @@ import torch
 
 from flatscale.cluster.launch import run_trials
 from flatscale.cluster.mailbox import Listener
+from flatscale.cluster.measured_trial import size_of
 from flatscale.cluster.packing import Packing, rounded_up
 from flatscale.data import load_encoded, prepare
 from flatscale.metrics import measure
@@ -115,14 +116,26 @@ def test_every_network_is_measured_as_by_hand_and_an_absent_one_is_a_row_with_a_
     assert "top1" in page
 
 
-def test_networks_that_take_longest_are_handed_out_first(zoo: tuple[Path, StudyConfig]) -> None:
+def test_networks_that_take_longest_are_handed_out_first(
+    zoo: tuple[Path, StudyConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Mock(wraps=size_of)
+    monkeypatch.setattr("flatscale.cluster.packing.size_of", counted)
     _, config = zoo
     specs = check_study(config)
     (points,) = study_points(config, specs).values()
     strange = specs[0].model_copy(update={"trial_id": "strange", "architecture": "none"})
-    order = Packing(ResourcesConfig(), points, None).longest_first([strange, *specs])
+    packing = Packing(ResourcesConfig(), points, None)
+    order = packing.longest_first([strange, *specs])
     assert [spec.name for spec in order] == ["w10", "w8", "w6", "w4", "w4"]
     assert order[-1] is strange
+    assert counted.call_count == 5
+    # The same architecture with other weights is not counted again; with other images it is.
+    packing.longest_first([specs[0].model_copy(update={"trial_id": "others", "name": "others"})])
+    assert counted.call_count == 5
+    larger = specs[0].data.model_copy(update={"image_size": 16})
+    packing.longest_first([specs[0].model_copy(update={"data": larger})])
+    assert counted.call_count == 6
 
 
 def test_a_failure_that_is_no_networks_fault_is_raised_each_time(

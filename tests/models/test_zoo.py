@@ -14,6 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from flatscale.errors import ConfigError, ModelError
 from flatscale.models import build_model
@@ -372,11 +373,26 @@ def test_a_reader_is_one_decorated_function(monkeypatch: pytest.MonkeyPatch) -> 
     ]
 
 
-def test_sizes_are_counted_without_storage() -> None:
+class _Operations(TorchDispatchMode):
+    """The names of what torch runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_sizes_are_counted_without_storage_and_without_initial_weights() -> None:
     size = network_size("mlp", (1, 8, 8), 10, {"width": 20, "depth": 1})
     assert size.num_parameters == 64 * 20 + 20 + 20 * 10 + 10
     assert size.activation_bytes == 4 * (64 + 20 + 20 + 10)
-    tiny = network_size("timm:vit_tiny_patch16_224", (3, 224, 224), 1000, {})
+    with _Operations() as run:
+        tiny = network_size("timm:vit_tiny_patch16_224", (3, 224, 224), 1000, {})
+    assert "aten.addmm.default" in run.names
+    assert not {name for name in run.names if "uniform_" in name or "normal_" in name}
     assert tiny.num_parameters == 5_717_416
     assert memory_bytes(tiny, 100, (3, 224, 224)) > memory_bytes(tiny, 2, (3, 224, 224))
     assert points_at_once(tiny) > 1

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from flatscale.errors import ModelError
 from flatscale.models.architectures import MODELS, model_options
@@ -34,6 +35,8 @@ measured image by image."""
 _PROCESS_BYTES = 0.8e9
 _COPIES_OF_WEIGHTS = 5
 _GRAPH = 3.0
+_DRAWING = frozenset(("uniform_", "normal_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_"))
+"""What initial weights are made with, in place, besides the functions of `torch.nn.init`."""
 
 
 def points_at_once(size: NetworkSize) -> int:
@@ -74,11 +77,27 @@ def network_size(
     for device in ("meta", "cpu"):
         try:
             with torch.device(device), torch.no_grad(), torch.random.fork_rng(devices=[]):
-                network = build(input_shape, num_classes, **arguments).eval()
+                with _NothingDrawn():
+                    network = build(input_shape, num_classes, **arguments).eval()
                 return _counted(network, torch.zeros(1, *input_shape))
         except Exception as error:  # a network of another library may raise anything
             problem = error
     raise ModelError(f"{architecture!r} cannot be built for images {input_shape}: {problem}")
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Initial weights are not drawn where there is no storage: a third of the time."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = dict(kwargs or {})
+        module, name = (getattr(func, part, "") for part in ("__module__", "__name__"))
+        if module == "torch.nn.init" or name in _DRAWING:
+            tensor = args[0] if args else named.get("tensor")
+            if isinstance(tensor, Tensor) and tensor.is_meta:
+                return tensor
+        return func(*args, **named)
 
 
 def _counted(network: nn.Module, x: Tensor) -> NetworkSize:
