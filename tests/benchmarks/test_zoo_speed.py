@@ -28,11 +28,11 @@ from tests.conftest import SHARED
 RHO, TARGET = 0.1, 0.05
 OPTIONS = {
     "adaptive_sharpness": {"rho": RHO, "max_relative_error": TARGET, "precision": "bfloat16"},
-    "jacobian": {"tolerance": 0.02},
+    "jacobian": {"tolerance": 0.02, "precision": "bfloat16"},
 }
-"""What both are asked for: sharpness to a standard error of 5%, sensitivity to 2% by Lanczos."""
+"""Of ours: sharpness to a standard error of 5%; Lanczos until a step changes less than 2%."""
 PERTURBATIONS, ADAM_STEPS = (50, 200), 30
-IMAGES, LOOPED = 32, 1
+IMAGES, LOOPED = 32, 2
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -110,11 +110,19 @@ def test_a_vision_transformer_against_one_image_at_a_time(benchmark) -> None:
             loss="squared_error",
             output_map="sigmoid",
             options=OPTIONS,
-            batch_size=8,
+            batch_size=16,
         )
 
-    loops, slow = timed(lambda: image_by_image(model, x[:LOOPED], y[:LOOPED]))
+    def looped(images: slice) -> tuple[dict[str, np.ndarray], Seconds]:
+        return timed(lambda: image_by_image(model, x[images], y[images]))
+
+    # half of the loop before and half after, as the machine's speed drifts
+    half = LOOPED // 2
+    first, slow = looped(slice(half))
     found, fast = benchmark.pedantic(timed, args=(lambda: ours(IMAGES),), rounds=1)
+    last, slower = looped(slice(half, LOOPED))
+    loops = {key: np.concatenate([first[key], last[key]]) for key in first}
+    slow = Seconds(slow.wall + slower.wall, slow.cpu + slower.cpu)
     same = ours(LOOPED)
     # The same values on the images that both had, within their errors; Adam's is a lower bound.
     sharpness = same["adaptive_sharpness"]
@@ -139,6 +147,7 @@ def test_a_vision_transformer_against_one_image_at_a_time(benchmark) -> None:
     assert found["adaptive_sharpness"].converged
     assert apart < 3 * error
     assert 0.1 < reached < 1.02
+    assert ratio > 1
     if ratio < 10:
         pytest.xfail(f"{ratio:.1f} times faster; at least 10 wanted")
 

@@ -17,7 +17,7 @@ from flatscale.measurement import Measurement
 from flatscale.metrics.passes.curvature.loss_surface import LossSurface
 from flatscale.metrics.passes.jacobian.jacobians import Jacobians, mean_of
 from flatscale.metrics.passes.perturbation.ascent import WorstLoss
-from flatscale.metrics.passes.perturbation.precision_levels import LossRises
+from flatscale.metrics.passes.perturbation.loss_rises import LossRises
 from flatscale.metrics.passes.perturbation.rounded_weights import RoundedRises
 from flatscale.metrics.probe.point_means import left_out_note
 from flatscale.metrics.registration import RESCALING, metric
@@ -70,9 +70,14 @@ def average_sharpness(rises: LossRises) -> Measurement:
 def _mean_rise(name: str, found: LossRises) -> Measurement:
     lost = ~found.kept
     notes = [left_out_note("loss not finite", lost)] if lost.any() else []
-    if found.corrections is not None:
-        pairs, both = found.rises.shape[1], found.corrections.shape[1]
-        notes.append(f"{pairs} pairs in bfloat16, corrected by {both} in both precisions")
+    singles, both = found.count("singles"), found.count("corrections")
+    drawn = f"{found.count('pairs')} pairs"
+    if singles:
+        drawn += f" and {singles} single perturbations less what the gradient predicts"
+    if both:
+        drawn += f" in bfloat16, corrected by {both} pairs in both precisions"
+    if singles or both:
+        notes.append(drawn)
     return Measurement(
         name=name,
         value=found.mean.value / found.rho**2,

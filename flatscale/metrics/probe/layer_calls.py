@@ -24,6 +24,8 @@ LINEAR_LAYERS = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
+_WORK_OF_AN_ELEMENT = 16
+"""What a normalization does to an element, in multiplications of a product."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +125,18 @@ def trace_calls(shard: Shard) -> tuple[list[LayerCall], int]:
     if "traced_calls" not in shard.kept:
         shard.kept["traced_calls"] = _trace(shard)
     return shard.kept["traced_calls"]
+
+
+def work_of_a_point(shard: Shard) -> int:
+    """Multiplications in the network's layers for one point, roughly."""
+    return sum(map(work_of_call, trace_calls(shard)[0]))
+
+
+def work_of_call(call: LayerCall) -> int:
+    """Multiplications of one point in one layer, roughly."""
+    if not call.is_linear:
+        return _WORK_OF_AN_ELEMENT * call.h.numel()
+    return call.h.numel() * call.module.get_parameter("weight")[0].numel()
 
 
 def points_at_once(calls: Sequence[LayerCall], limit: float, bytes_per_point: float) -> int:

@@ -35,6 +35,7 @@ from flatscale.metrics.probe.layer_calls import (
     trace_calls,
 )
 from flatscale.metrics.probe.observers import Arrays, Observer, Shard, required
+from flatscale.metrics.probe.rounding import Precision
 from flatscale.metrics.registration import measurement_pass
 
 
@@ -48,6 +49,7 @@ def jacobian_pass(
     max_steps: Annotated[int, Field(ge=2)] = 60,
     max_relative_error: PositiveFloat = 0.05,
     max_samples: Annotated[int, Field(ge=2 * SAMPLES_A_ROUND)] = 64,
+    precision: Precision = "float32",
 ) -> Jacobians:
     """Spectra and norms of every probe point's Jacobians, exact where they fit into memory.
 
@@ -60,6 +62,10 @@ def jacobian_pass(
         max_steps: most Lanczos steps; three more for every further singular value asked for.
         max_relative_error: of the sums over outputs, over random signs.
         max_samples: most random vectors a point.
+        precision: of the steps to the largest singular value of J itself. bfloat16 takes them in
+            it, and ends with float32's ||J^T u|| at the vector u found, or goes on in float32 where
+            that differs by more than the tolerance. Quicker where processors multiply bfloat16
+            quickly; the network must be of float32.
     """
     probe = required(observers, "probe")
     exact = method == "exact"
@@ -72,6 +78,7 @@ def jacobian_pass(
         max_steps=max_steps,
         max_relative_error=max_relative_error,
         max_samples=max_samples,
+        precision=precision,
     )
     return EstimatedJacobians(probe, accuracy, seed)
 

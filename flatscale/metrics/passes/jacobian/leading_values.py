@@ -6,7 +6,7 @@ One vector-Jacobian and one Jacobian-vector product a step, batched over points.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -20,6 +20,7 @@ from flatscale.metrics.passes.perturbation.draws import normals_of_points
 from flatscale.metrics.probe.attention import twice_differentiable
 from flatscale.metrics.probe.layer_calls import refuse_integers
 from flatscale.metrics.probe.observers import Arrays, Shard
+from flatscale.metrics.probe.rounding import Precision, computed_in, rounded_type
 
 SAMPLES_A_ROUND = 4
 
@@ -32,6 +33,7 @@ class Accuracy:
     max_steps: int = 60
     max_relative_error: float = 0.05
     max_samples: int = 64
+    precision: Precision = "float32"
 
     def most_steps(self, rank: int) -> int:
         """Most steps for so many leading values."""
@@ -40,34 +42,67 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class Iterated:
-    """Leading singular values (B, r), whether they settled (B,), and the steps it took."""
+    """Leading singular values (B, r), whether they settled (B,), and the steps it took.
+
+    `leading` is the first left singular vector (B, N), in float64.
+    """
 
     sigma: Tensor
     settled: Tensor
     steps: int
+    leading: Tensor
 
 
 def leading_rows(shard: Shard, *, options: Accuracy, seed: int, rank: int) -> Arrays:
     """Leading singular values of every point's Jacobian (B, rank)."""
     refuse_integers(shard)
 
-    def compute(points: slice) -> Arrays:
-        x = shard.x[points]
-        with twice_differentiable():
-            leaf = x.clone().requires_grad_()
-            with torch.enable_grad():
-                ran = ForwardPass(x=leaf, outputs=shard.outputs(leaf), calls=[])
-            start = start_rows(seed, shard.indices[points], ran.outputs)
+    rounded = rounded_type(shard, options.precision) if rank == 1 else None
+
+    def forward(points: slice) -> ForwardPass:
+        leaf = shard.x[points].clone().requires_grad_()
+        with torch.enable_grad():
+            outputs = shard.outputs(leaf).to(leaf.dtype)
+        return ForwardPass(x=leaf, outputs=outputs, calls=[])
+
+    def iterated(points: slice, dtype: torch.dtype | None, start: Tensor | None) -> Iterated:
+        with twice_differentiable(), computed_in(dtype, shard.x.device):
+            ran = forward(points)
             gram = LayerMaps(ran, shard.outputs, of_input=True).gram(0)
-            found = leading_values(gram, start, ran.outputs, options, rank)
+            if start is None:
+                start = start_rows(seed, shard.indices[points], ran.outputs)
+            return leading_values(gram, start, ran.outputs, options, rank)
+
+    def found(points: slice) -> Iterated:
+        if rounded is None:
+            return iterated(points, None, None)
+        coarse = iterated(points, rounded, None)
+        confirmed = _confirmed(forward(points), coarse, options.tolerance)
+        if confirmed is None:
+            confirmed = iterated(points, None, coarse.leading)
+        return replace(confirmed, steps=coarse.steps + confirmed.steps)
+
+    def compute(points: slice) -> Arrays:
+        x, of_points = shard.x[points], found(points)
         return {
-            "sigma": found.sigma.cpu().numpy(),
-            "settled": found.settled.cpu().numpy(),
-            "steps": np.full(len(x), found.steps),
+            "sigma": of_points.sigma.cpu().numpy(),
+            "settled": of_points.settled.cpu().numpy(),
+            "steps": np.full(len(x), of_points.steps),
             "input_norm2": x.flatten(1).double().square().sum(dim=1).cpu().numpy(),
         }
 
     return shard.rows(compute)
+
+
+def _confirmed(ran: ForwardPass, coarse: Iterated, tolerance: float) -> Iterated | None:
+    """sigma_1 = ||J^T u|| at a coarser arithmetic's u; None where the two are further apart."""
+    (pulled,) = torch.autograd.grad(ran.outputs, ran.x, coarse.leading.to(ran.outputs.dtype))
+    squares = pulled.flatten(1).double().square().sum(dim=1)
+    finite = ran.outputs.detach().isfinite().all(dim=1)
+    close = (squares - coarse.sigma[:, 0].square()).abs() <= tolerance * squares
+    if not ((close & coarse.settled) | ~finite).all():
+        return None
+    return replace(coarse, sigma=torch.where(finite, squares.sqrt(), torch.nan)[:, None], steps=1)
 
 
 def leading_values(
@@ -83,7 +118,8 @@ def leading_values(
     values = torch.zeros(batch, rank, dtype=torch.float64, device=outputs.device)
     settled = still_before = torch.zeros(batch, dtype=torch.bool, device=outputs.device)
     for krylov in islice(lanczos(gram, start), min(options.most_steps(rank), num_outputs)):
-        before, ritz = values, krylov.eigenpairs()[0].flip(1)[:, :rank]
+        before, (ritz, vectors) = values, krylov.eigenpairs()
+        ritz = ritz.flip(1)[:, :rank]
         values = torch.nn.functional.pad(ritz, (0, rank - ritz.shape[1]))
         still = ((values - before).abs() <= options.tolerance * values).all(dim=1)
         still &= krylov.num_steps > rank
@@ -93,7 +129,8 @@ def leading_values(
             break
     settled = settled | torch.full_like(settled, krylov.num_steps == num_outputs)
     sigma = torch.where(finite[:, None], values.clamp(min=0).sqrt(), torch.nan)
-    return Iterated(sigma=sigma, settled=settled | ~finite, steps=krylov.num_steps)
+    leading = torch.einsum("bs,bsn->bn", vectors[:, :, -1], krylov.basis)
+    return Iterated(sigma=sigma, settled=settled | ~finite, steps=krylov.num_steps, leading=leading)
 
 
 def start_rows(seed: int, indices: np.ndarray, outputs: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ Each computes (W + step S_W z_W) x + (b + step S_b z_b) with z ~ N(0, I) for eve
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -55,6 +56,10 @@ class PerturbedLayer:
     def shared(self) -> Tensor | None:
         return None
 
+    def reversed(self, rows: Tensor) -> Tensor:
+        """Standard normals that perturb the layer the opposite way."""
+        return -rows
+
     def forward(self, x: Tensor, rows: Tensor, direction: Tensor | None, step: float) -> Tensor:
         """The perturbed output for one batch of points.
 
@@ -62,7 +67,18 @@ class PerturbedLayer:
             x: what the layer reads (B, ...).
             rows: standard normals (B, width), a row for every point.
             direction: S_W z_W of a weight whose z the points share; None where nothing is shared.
-            step: rho with its sign.
+            step: rho.
+        """
+        raise NotImplementedError
+
+    def slope(
+        self, gradients: Mapping[str, Tensor], rows: Tensor, direction: Tensor | None
+    ) -> Tensor:
+        """d loss / d step of every point at step zero (B,), linear in what is drawn.
+
+        Args:
+            gradients: of every point's loss (B, ...), by the parameters' names in the layer.
+            rows, direction: as in `forward`.
         """
         raise NotImplementedError
 
@@ -109,6 +125,16 @@ class OwnWeights(PerturbedLayer):
             return out if bias is None else out + _by_channel(bias, out, self.layer)
         return _own_convolution(self.layer, x, weight, bias)
 
+    def slope(
+        self, gradients: Mapping[str, Tensor], rows: Tensor, direction: Tensor | None
+    ) -> Tensor:
+        """The sum of gradient times S z over all of the point's own parameters."""
+        weighted = [
+            (gradients[name] * _scale(p, self.adaptive)).flatten(1)
+            for name, p in self.layer.named_parameters()
+        ]
+        return (torch.cat(weighted, dim=1) * rows).sum(dim=1)
+
     def _perturbed(
         self, parameter: Tensor | None, rows: Tensor, step: float, start: int, dtype: torch.dtype
     ) -> tuple[Tensor | None, int]:
@@ -126,6 +152,7 @@ class FlippedWeights(PerturbedLayer):
     """A convolution or token-wise Linear layer whose z_W a group shares up to signs."""
 
     layer: Sliding
+    _rounded: dict[torch.dtype, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def width(self) -> int:
@@ -137,10 +164,16 @@ class FlippedWeights(PerturbedLayer):
     def shared(self) -> Tensor | None:
         return self.layer.weight.detach()
 
+    def reversed(self, rows: Tensor) -> Tensor:
+        """Signs of the outputs and z of the bias reversed; both sides' signs would cancel."""
+        outgoing, incoming = _channels(self.layer)
+        flip_out, flip_in, bias = rows.tensor_split([outgoing, outgoing + incoming], dim=1)
+        return torch.cat([-flip_out, flip_in, -bias], dim=1)
+
     def forward(self, x: Tensor, rows: Tensor, direction: Tensor | None, step: float) -> Tensor:
         assert direction is not None
         outgoing, incoming = _channels(self.layer)
-        signs = torch.where(rows[:, : outgoing + incoming] < 0, -1.0, 1.0).to(x.dtype)
+        signs = rows[:, : outgoing + incoming].sign().to(x.dtype)
         flip_out, flip_in = signs.split([outgoing, incoming], dim=1)
         bias = None
         if self.layer.bias is not None:
@@ -158,6 +191,26 @@ class FlippedWeights(PerturbedLayer):
         moved = torch.addcmul(center, change, _by_channel(flip_out, change, self.layer), value=step)
         return moved if bias is None else moved + _by_channel(bias, moved, self.layer)
 
+    def slope(
+        self, gradients: Mapping[str, Tensor], rows: Tensor, direction: Tensor | None
+    ) -> Tensor:
+        """s^T (G * S_W z_W) t, summed over a kernel's places, and the bias's part."""
+        assert direction is not None
+        outgoing, incoming = _channels(self.layer)
+        of_weight = gradients["weight"]
+        signs = rows[:, : outgoing + incoming].sign().to(of_weight.dtype)
+        flip_out, flip_in = signs.split([outgoing, incoming], dim=1)
+        products = of_weight * direction.to(of_weight.dtype)
+        if products.ndim > 3:
+            products = products.flatten(3).sum(dim=3)
+        groups = getattr(self.layer, "groups", 1)
+        by_group = products.unflatten(1, (groups, -1)) @ flip_in.unflatten(1, (groups, -1, 1))
+        found = (by_group.flatten(1) * flip_out).sum(dim=1, dtype=rows.dtype)
+        if self.layer.bias is not None:
+            of_bias = gradients["bias"] * _scale(self.layer.bias, self.adaptive)
+            found = found + (of_bias * rows[:, outgoing + incoming :]).sum(dim=1)
+        return found
+
     def _by_weights(
         self, x: Tensor, direction: Tensor, flips: tuple[Tensor, Tensor], change: Tensor | None
     ) -> Tensor:
@@ -165,7 +218,7 @@ class FlippedWeights(PerturbedLayer):
         kind, dtype = x.device.type, x.dtype
         if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
-        weight, direction = self.layer.weight.to(dtype), direction.to(dtype)
+        weight, direction = self._weight_in(dtype), direction.to(dtype)
         flip_out, flip_in = (flip.to(dtype) for flip in flips)
         biases = x.new_zeros(len(x), len(weight))
         if self.layer.bias is not None and change is not None:
@@ -179,6 +232,12 @@ class FlippedWeights(PerturbedLayer):
             own = torch.addcmul(weight, direction * outgoing[:, :, None], incoming[:, None])
             torch.baddbmm(bias[:, None], part, own.mT, out=into)
         return moved.reshape(*x.shape[:-1], -1)
+
+    def _weight_in(self, dtype: torch.dtype) -> Tensor:
+        """The weight rounded once for all draws."""
+        if dtype not in self._rounded:
+            self._rounded[dtype] = self.layer.weight.detach().to(dtype)
+        return self._rounded[dtype]
 
 
 def _scale(parameter: Tensor, adaptive: bool) -> Tensor:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,21 @@ from flatscale.metrics.passes.perturbation.perturbed_layers import (
     PerturbedLayer,
     Sliding,
 )
-from flatscale.metrics.probe.layer_calls import LayerCall, trace_calls
+from flatscale.metrics.probe.layer_calls import (
+    LayerCall,
+    trace_calls,
+    work_of_a_point,
+    work_of_call,
+)
 from flatscale.metrics.probe.observers import Shard
 from flatscale.metrics.probe.parameters import call_with, float_parameters, parameter_name
+from flatscale.metrics.probe.rounding import computed_in
+from flatscale.training.memory import is_out_of_memory
 
 _MOST_OWN_WEIGHTS = 10_000
+_TAIL_SHARE = 0.05
+"""Most of a network's work that its tail may cost."""
+_LONGEST_TAIL = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +48,15 @@ class PerturbedNetwork:
         adaptive: whether perturbations are weighted by |theta|.
         layers: those perturbed point by point, by name, in forward order.
         parameters: the others' parameters, which a group of points shares, by name.
+        tail: the last layers, in forward order, if they cost next to nothing: they are computed
+            with both their signs for either sign of all before them.
     """
 
     model: nn.Module
     adaptive: bool
     layers: Mapping[str, PerturbedLayer]
     parameters: Mapping[str, Tensor]
+    tail: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
@@ -76,34 +89,83 @@ class PerturbedNetwork:
         pieces = rows.to(like.device).split(list(widths.values()), dim=1)
         return dict(zip(widths, pieces, strict=True))
 
-    def logits(
+    def outputs(
         self,
         x: Tensor,
         group: Mapping[str, Tensor],
         rows: Mapping[str, Tensor],
         step: float,
         dtype: torch.dtype | None = None,
-    ) -> Any:
+    ) -> list[Any]:
         """The network's outputs for x (B, ...) at theta + step S z, z of its own for every point.
+
+        One (B, N); with a tail another one, at the same z with the tail's signs reversed, so that
+        what is odd in the tail's z cancels in the mean of the two.
 
         Args:
             x: inputs.
             group: what the points share, as `draw_group` returns it.
             rows: what each has of its own (B, width), by layer.
-            step: rho with its sign.
+            step: rho with a sign, which reverses z before the tail.
             dtype: inputs, perturbed weights and products are rounded to it; outputs are float32.
                 None rounds nothing.
         """
         moved = {name: p + step * group[name] for name, p in self.parameters.items()}
+        if dtype is not None:
+            moved = {name: value.to(dtype) for name, value in moved.items()}
+            x = x.to(dtype) if x.is_floating_point() else x
         with ExitStack() as replaced:
-            if dtype is not None:
-                replaced.enter_context(torch.autocast(x.device.type, dtype))
-                moved = {name: value.to(dtype) for name, value in moved.items()}
-                x = x.to(dtype) if x.is_floating_point() else x
+            replaced.enter_context(computed_in(dtype, x.device))
             for name, layer in self.layers.items():
-                replaced.enter_context(_replaced_forward(layer, rows[name], group.get(name), step))
+                drawn = rows[name] if step >= 0 else layer.reversed(rows[name])
+                if name in self.tail:
+                    drawn = torch.cat([rows[name], layer.reversed(rows[name])])
+                twice = name in self.tail[:1]
+                replaced.enter_context(
+                    _replaced_forward(layer, drawn, group.get(name), abs(step), twice=twice)
+                )
             outputs = call_with(self.model, moved, x)
-        return outputs if dtype is None else getattr(outputs, "logits", outputs).float()
+        if dtype is not None:
+            outputs = getattr(outputs, "logits", outputs).float()
+        return list(outputs.chunk(2)) if self.tail else [outputs]
+
+    def slopes(
+        self,
+        gradients: Mapping[str, Tensor],
+        group: Mapping[str, Tensor],
+        rows: Mapping[str, Tensor],
+    ) -> Tensor:
+        """d loss / d step of every point at step zero (B,), of all before the tail.
+
+        Args:
+            gradients: of every point's loss (B, ...), by the names of `steered`.
+            group, rows: as in `outputs`.
+        """
+        found = [
+            (gradients[name].flatten(1) @ group[name].to(gradients[name].dtype).flatten())
+            for name in self.parameters
+        ]
+        for name, layer in self.before_tail.items():
+            own = {local: gradients[full] for local, full in _parameters_of(name, layer)}
+            found.append(layer.slope(own, rows[name], group.get(name)))
+        return torch.stack([part.float() for part in found]).sum(dim=0)
+
+    @property
+    def before_tail(self) -> dict[str, PerturbedLayer]:
+        return {name: layer for name, layer in self.layers.items() if name not in self.tail}
+
+    @property
+    def steered(self) -> tuple[str, ...]:
+        """Names of the parameters that are perturbed before the tail."""
+        within = (
+            f for name, layer in self.before_tail.items() for _, f in _parameters_of(name, layer)
+        )
+        return (*self.parameters, *within)
+
+
+def _parameters_of(name: str, layer: PerturbedLayer) -> list[tuple[str, str]]:
+    """Names of a layer's parameters, in the layer and in the network."""
+    return [(local, parameter_name(name, local)) for local, _ in layer.layer.named_parameters()]
 
 
 def perturbed_network(shard: Shard, *, adaptive: bool) -> PerturbedNetwork:
@@ -127,17 +189,57 @@ def perturbed_network(shard: Shard, *, adaptive: bool) -> PerturbedNetwork:
     parameters = {
         name: p.detach() for name, p in float_parameters(shard.model).items() if name not in inside
     }
-    return PerturbedNetwork(
+    network = PerturbedNetwork(
         model=shard.model, adaptive=adaptive, layers=layers, parameters=parameters
+    )
+    if "perturbed_tail" not in shard.kept:
+        shard.kept["perturbed_tail"] = _tail(shard, network, calls)
+    return replace(network, tail=shard.kept["perturbed_tail"])
+
+
+def _tail(shard: Shard, network: PerturbedNetwork, calls: Sequence[LayerCall]) -> tuple[str, ...]:
+    """The most of the last layers that cost next to nothing and can be computed twice."""
+    total, shares, last = work_of_a_point(shard), 0.0, list[str]()
+    for call in calls[: -_LONGEST_TAIL - 1 : -1]:
+        shares += work_of_call(call) / total
+        if shares > _TAIL_SHARE or call.name not in network.layers:
+            break
+        last.insert(0, call.name)
+    candidates = (tuple(last[start:]) for start in range(len(last)))
+    found = (tail for tail in candidates if _doubles(shard, replace(network, tail=tail)))
+    return next(found, ())
+
+
+def _doubles(shard: Shard, network: PerturbedNetwork) -> bool:
+    """Whether the points can be doubled where the tail begins: nothing before it is used again."""
+    x = shard.x[:1].repeat(2, *[1] * (shard.x.ndim - 1))
+    shared = {**network.parameters, **network.shared_weights}
+    group = {n: torch.zeros_like(v) for n, v in shared.items()}
+    with torch.no_grad():
+        plain = shard.logits(x)
+        rows = {name: plain.new_zeros(2, layer.width) for name, layer in network.layers.items()}
+        try:
+            doubled = torch.cat(network.outputs(x, group, rows, 0.0))
+        except Exception as error:  # whatever a network says to twice as many points midway
+            if is_out_of_memory(error):
+                raise
+            return False
+    expected = plain.repeat(2, 1)
+    return doubled.shape == expected.shape and torch.allclose(
+        doubled, expected, rtol=1e-4, atol=1e-5, equal_nan=True
     )
 
 
 @contextmanager
 def _replaced_forward(
-    layer: PerturbedLayer, rows: Tensor, direction: Tensor | None, step: float
+    layer: PerturbedLayer, rows: Tensor, direction: Tensor | None, step: float, *, twice: bool
 ) -> Iterator[None]:
-    """Inside, the layer computes with its parameters perturbed by this draw."""
-    layer.layer.__dict__["forward"] = lambda x: layer.forward(x, rows, direction, step)
+    """Inside, the layer computes with its parameters perturbed by this draw, all points twice."""
+
+    def forward(x: Tensor) -> Tensor:
+        return layer.forward(torch.cat([x, x]) if twice else x, rows, direction, step)
+
+    layer.layer.__dict__["forward"] = forward
     try:
         yield
     finally:

@@ -7,37 +7,36 @@ every point through their outputs, and groups of points have a perturbation each
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 from pydantic import Field, PositiveFloat, PositiveInt
-from torch import Tensor
 
-from flatscale.errors import MetricError
 from flatscale.metrics.passes.perturbation.draws import draw_seed
-from flatscale.metrics.passes.perturbation.perturbed_network import (
-    PerturbedNetwork,
-    perturbed_network,
+from flatscale.metrics.passes.perturbation.loss_rises import LossRises
+from flatscale.metrics.passes.perturbation.perturbed_losses import (
+    most_gradients,
+    parameter_counts,
+    perturbed_losses,
+    unperturbed_losses,
 )
-from flatscale.metrics.passes.perturbation.precision_levels import (
+from flatscale.metrics.passes.perturbation.rise_rounds import (
     FEWEST_EVALUATIONS,
-    LossRises,
-    Precision,
+    Perturbed,
     Rounds,
+    Stream,
 )
-from flatscale.metrics.probe.byte_limits import DRAWN_ROWS
-from flatscale.metrics.probe.observers import Arrays, Observer, Shard, required
-from flatscale.metrics.probe.parameters import float_parameters
+from flatscale.metrics.probe.observers import Observer, required
+from flatscale.metrics.probe.rounding import Precision
 from flatscale.metrics.registration import measurement_pass
-from flatscale.training.memory import is_out_of_memory
 
 AtLeastFour = Annotated[int, Field(ge=4)]
 _PARAMETERS_PER_POINT = 100_000
 _POINTS_PER_GROUP = 25
 _FEWEST_GROUPS = 4
+_FEWEST_GRADIENTS = 4
+"""Points whose gradients have to fit at once, for slopes to be used."""
 
 
 def enough_evaluations(*, precision: Precision, max_evaluations: int, **_: object) -> None:
@@ -99,51 +98,6 @@ def average_perturbation(
     return rounds.until_accurate(max_relative_error, max_evaluations // 2)
 
 
-def parameter_counts(shard: Shard) -> tuple[int, int]:
-    """Parameters shifted in the network itself, and weights shared up to signs."""
-    network = perturbed_network(shard, adaptive=True)
-    shifted = sum(p.numel() for p in network.parameters.values())
-    return shifted, sum(weight.numel() for weight in network.shared_weights.values())
-
-
-def paired_rises(
-    shard: Shard,
-    *,
-    seed: int,
-    rounds: tuple[int, int],
-    rho: float,
-    adaptive: bool,
-    group: int,
-    precision: Precision = "float32",
-) -> Arrays:
-    """(loss(+z) + loss(-z)) / 2 - loss of every point, for the rounds [first, last).
-
-    The unperturbed loss is float32's in either precision.
-
-    Point i of the set belongs to group i // group, whose points share the z drawn from (seed,
-    round, group); what can be perturbed anew for every point is.
-    """
-    network = perturbed_network(shard, adaptive=adaptive)
-    dtype = None if precision == "float32" else _rounded_to(shard, precision)
-    shares = bool(network.parameters or network.shared_weights)
-    groups = shard.indices // group if shares else np.zeros(shard.num_points, dtype=int)
-    rises = np.empty((shard.num_points, rounds[1] - rounds[0]))
-
-    def losses(part: slice) -> Arrays:
-        with torch.no_grad():
-            found = shard.losses(shard.model(shard.x[part]), shard.y[part])
-        return {"loss": found.double().cpu().numpy()}
-
-    base = shard.rows(losses)["loss"]
-    for g in np.unique(groups):
-        at = np.flatnonzero(groups == g)
-        for column, number in enumerate(range(*rounds)):
-            drawn = network.draw_group(draw_seed(seed, number, 0, int(g)))
-            pairs = _paired_losses(shard, network, drawn, at, rho, (seed, number), dtype)
-            rises[at, column] = pairs - base[at]
-    return {"rises": rises}
-
-
 def _rounds(
     observers: Mapping[str, Observer],
     seed: int,
@@ -151,24 +105,38 @@ def _rounds(
     asked_group: int | None,
     precision: Precision,
 ) -> Rounds:
-    """Rounds of `paired_rises`, whose options `draws` holds."""
+    """Rounds of `perturbed_losses`, whose options `draws` holds."""
     observer = required(observers, "probe")
-    group = _group_size(observer, asked_group)
-    seeds = (seed, draw_seed(seed, 2))
+    count, group = observer.num_points, _group_size(observer, asked_group)
+    held = observer.once(most_gradients)
+    # singles are many rounds: their errors need no more groups than gradients allow
+    of_singles = asked_group or -(-count // -(-count // max(1, min(held, _POINTS_PER_GROUP))))
+    controlled = held >= max(_FEWEST_GRADIENTS, of_singles, group)
+    sizes: dict[Stream, int] = {"pairs": group, "corrections": group, "singles": of_singles}
+    seeds: dict[Stream, int] = {
+        "pairs": seed,
+        "corrections": draw_seed(seed, 2),
+        "singles": draw_seed(seed, 3),
+    }
+    # a few points' slopes tell whether those of all are worth it
+    sloped = {"pairs": group, "corrections": 0, "singles": count}
+    base = observer.gather(unperturbed_losses)["loss"]
 
-    def pairs(precision: Precision, corrections: bool, first: int, last: int) -> list[np.ndarray]:
+    def draw(stream: Stream, precision: Precision, first: int, last: int) -> Perturbed:
         found = observer.gather(
-            paired_rises,
-            seed=seeds[corrections],
+            perturbed_losses,
+            seed=seeds[stream],
             rounds=(first, last),
-            group=group,
+            signs=(1,) if stream == "singles" else (1, -1),
+            group=sizes[stream],
             precision=precision,
+            sloped=sloped[stream] if controlled else 0,
             **draws,
         )
-        return list(found["rises"].T)
+        return Perturbed(rises=found["losses"] - base[:, None, None], slopes=found["slopes"])
 
-    groups = np.arange(observer.num_points) // group
-    return Rounds(pairs, precision, draws["rho"], groups)
+    groups = {stream: np.arange(count) // size for stream, size in sizes.items()}
+    return Rounds(draw, precision, draws["rho"], groups)
 
 
 def _group_size(observer: Observer, asked: int | None) -> int:
@@ -182,50 +150,3 @@ def _group_size(observer: Observer, asked: int | None) -> int:
     if moved == 0:
         return most
     return min(most, max(1, round((moved + flipped) / _PARAMETERS_PER_POINT)))
-
-
-def _rounded_to(shard: Shard, precision: Precision) -> torch.dtype:
-    """The type that a float32 network is rounded to."""
-    found = {p.dtype for p in float_parameters(shard.model).values()} - {torch.float32}
-    if found:
-        raise MetricError(f"precision {precision} takes a network of float32; found {found.pop()}")
-    return getattr(torch, precision)
-
-
-@contextmanager
-def _refused(dtype: torch.dtype | None) -> Iterator[None]:
-    """Inside, an operation that is not known in this type says what to do."""
-    try:
-        yield
-    except (RuntimeError, TypeError) as error:
-        if dtype is None or is_out_of_memory(error):
-            raise
-        raise MetricError(
-            f"the network cannot be computed in {dtype}: leave `precision` at float32 ({error})"
-        ) from error
-
-
-def _paired_losses(
-    shard: Shard,
-    network: PerturbedNetwork,
-    group: Mapping[str, Tensor],
-    at: np.ndarray,
-    rho: float,
-    draw: tuple[int, int],
-    dtype: torch.dtype | None,
-) -> np.ndarray:
-    """Mean loss of +z and -z, of the points at these places of the shard."""
-
-    def compute(part: slice) -> np.ndarray:
-        members = torch.from_numpy(at[part]).to(shard.x.device)
-        rows = network.draw_points(*draw, shard.indices[at[part]], shard.x)
-        x, y = shard.x[members], shard.y[members]
-        losses = np.zeros(len(members))
-        with torch.no_grad(), _refused(dtype):
-            for step in (rho, -rho):
-                logits = network.logits(x, group, rows, step, dtype)
-                losses += shard.losses(logits, y).double().cpu().numpy()
-        return losses / 2
-
-    at_most = max(1, int(DRAWN_ROWS / (4 * max(1, network.width))))
-    return np.concatenate(list(shard.batch.run(len(at), compute, at_most)))
