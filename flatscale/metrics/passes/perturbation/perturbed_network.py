@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -96,7 +95,7 @@ class PerturbedNetwork:
         rows: Mapping[str, Tensor],
         step: float,
         dtype: torch.dtype | None = None,
-    ) -> list[Any]:
+    ) -> list[Tensor]:
         """The network's outputs for x (B, ...) at theta + step S z, z of its own for every point.
 
         One (B, N); with a tail another one, at the same z with the tail's signs reversed, so that
@@ -124,10 +123,11 @@ class PerturbedNetwork:
                 replaced.enter_context(
                     _replaced_forward(layer, drawn, group.get(name), abs(step), twice=twice)
                 )
-            outputs = call_with(self.model, moved, x)
+            found = call_with(self.model, moved, x)
+        logits = getattr(found, "logits", found)
         if dtype is not None:
-            outputs = getattr(outputs, "logits", outputs).float()
-        return list(outputs.chunk(2)) if self.tail else [outputs]
+            logits = logits.float()
+        return list(logits.chunk(2)) if self.tail else [logits]
 
     def slopes(
         self,
