@@ -87,10 +87,10 @@ def draw_until_accurate(
         target = min(most, schedule(target, excess) if schedule else 2 * target)
 
 
-def as_many_as_needed(num_draws: int, excess: float) -> int:
-    """The draws that a standard error falling with their root needs, at most twice those so far."""
+def as_many_as_needed(num_draws: int, excess: float, growth: int = 2) -> int:
+    """The draws that a standard error falling with their root needs, up to `growth` times those."""
     needed = np.ceil(1.1 * num_draws * min(excess, 1e6) ** 2)
-    return int(np.clip(needed, num_draws + 1, 2 * num_draws))
+    return int(np.clip(needed, num_draws + 1, growth * num_draws))
 
 
 def share(error: float, value: float) -> float:

@@ -14,6 +14,8 @@ SIGNED_ROWS = 64e6
 """A microbatch's vector-Jacobian products of random signs."""
 NETWORK_GRADIENTS = 256e6
 """Gradients of whole parameters, point by point, where no layer's formula gives their norm."""
+KEPT_GRADIENTS = 400e6
+"""The same of all points of a shard, kept while a pass goes on."""
 STORED_PRODUCTS = {"cpu": 256e6, "cuda": 4e9}
 """Products J^l^T q kept of a microbatch, by the kind of device."""
 ALL_STORED_PRODUCTS = {kind: 4 * limit for kind, limit in STORED_PRODUCTS.items()}

@@ -47,13 +47,12 @@ class LossRises:
     def weight(self, stream: Stream) -> float:
         """Of a stream's mean: the weighted means add up to the estimate.
 
-        Pairs and singles have the same mean; each counts by its evaluations of the network, which
+        Pairs and singles have the same mean and vary nearly alike; each counts by its rounds, which
         no draw decides, so that the weighted mean is unbiased.
         """
         if stream == "corrections":
             return 1.0
-        share = 2 * self.count("pairs") / (2 * self.count("pairs") + self.count("singles"))
-        return share if stream == "pairs" else 1 - share
+        return self.count(stream) / (self.count("pairs") + self.count("singles"))
 
     @cached_property
     def kept(self) -> np.ndarray:

@@ -16,7 +16,11 @@ from flatscale.metrics.passes.perturbation.perturbed_network import (
     PerturbedNetwork,
     perturbed_network,
 )
-from flatscale.metrics.probe.byte_limits import DRAWN_ROWS, NETWORK_GRADIENTS
+from flatscale.metrics.probe.byte_limits import (
+    DRAWN_ROWS,
+    KEPT_GRADIENTS,
+    NETWORK_GRADIENTS,
+)
 from flatscale.metrics.probe.layer_calls import work_of_a_point
 from flatscale.metrics.probe.observers import Arrays, Shard
 from flatscale.metrics.probe.parameters import call_with, float_parameters
@@ -83,7 +87,9 @@ def perturbed_losses(
     for g in np.unique(groups):
         at = np.flatnonzero(groups == g)
         wanted = int(g) * group < sloped
-        gradients = _point_gradients(shard, network, at, dtype) if wanted else None
+        gradients = None
+        if wanted:
+            gradients = _point_gradients(shard, network, at, dtype, keep=len(signs) == 1)
         for column, number in enumerate(range(*rounds)):
             draw = _Draw(
                 network=network,
@@ -138,9 +144,21 @@ def _computed(
 
 
 def _point_gradients(
-    shard: Shard, network: PerturbedNetwork, places: np.ndarray, dtype: torch.dtype | None
+    shard: Shard,
+    network: PerturbedNetwork,
+    places: np.ndarray,
+    dtype: torch.dtype | None,
+    *,
+    keep: bool,
 ) -> dict[str, Tensor]:
-    """Gradients of every point's loss (B, ...), rounded: any would do in the mean."""
+    """Gradients of every point's loss (B, ...), rounded: any would do in the mean.
+
+    `keep` keeps those of a shard until `drop_gradients`, if they are few enough.
+    """
+    kept = shard.kept.setdefault("point_gradients", {}) if keep else {}
+    key = (int(places[0]), len(places), dtype)
+    if key in kept:
+        return kept[key]
     leaves = {
         name: p.detach().requires_grad_()
         for name, p in float_parameters(shard.model).items()
@@ -155,6 +173,16 @@ def _point_gradients(
         return [g.bfloat16() if g.dtype == torch.float32 else g for g in found]
 
     of_points = list(shard.batch.run(len(places), compute, 1))
-    return {
+    found = {
         name: torch.stack(of) for name, of in zip(leaves, zip(*of_points, strict=True), strict=True)
     }
+    of_shard = sum(g.nbytes for g in found.values()) / len(places) * shard.num_points
+    if of_shard <= KEPT_GRADIENTS:
+        kept[key] = found
+    return found
+
+
+def drop_gradients(shard: Shard) -> Arrays:
+    """Forget what is kept of the points' gradients."""
+    shard.kept.pop("point_gradients", None)
+    return {}

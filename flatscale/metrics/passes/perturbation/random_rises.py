@@ -16,6 +16,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from flatscale.metrics.passes.perturbation.draws import draw_seed
 from flatscale.metrics.passes.perturbation.loss_rises import LossRises
 from flatscale.metrics.passes.perturbation.perturbed_losses import (
+    drop_gradients,
     most_gradients,
     parameter_counts,
     perturbed_losses,
@@ -78,7 +79,10 @@ def adaptive_perturbation(
     """
     draws = {"rho": rho, "adaptive": True}
     rounds = _rounds(observers, seed, draws, points_per_perturbation, precision)
-    return rounds.until_accurate(max_relative_error, max_evaluations // 2)
+    try:
+        return rounds.until_accurate(max_relative_error, max_evaluations // 2)
+    finally:
+        required(observers, "probe").total(drop_gradients)
 
 
 @measurement_pass("average_perturbation", check=enough_evaluations)
@@ -95,7 +99,10 @@ def average_perturbation(
     """Rises of the loss at theta + rho z; options as those of `adaptive_perturbation`."""
     draws = {"rho": rho, "adaptive": False}
     rounds = _rounds(observers, seed, draws, points_per_perturbation, precision)
-    return rounds.until_accurate(max_relative_error, max_evaluations // 2)
+    try:
+        return rounds.until_accurate(max_relative_error, max_evaluations // 2)
+    finally:
+        required(observers, "probe").total(drop_gradients)
 
 
 def _rounds(

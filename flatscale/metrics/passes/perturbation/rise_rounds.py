@@ -107,7 +107,7 @@ class Rounds:
             first=min(first, most),
             most=most,
             max_relative_error=max_relative_error,
-            schedule=as_many_as_needed,
+            schedule=self._next,
         )
         return replace(drawn.estimate, converged=drawn.converged)
 
@@ -117,6 +117,14 @@ class Rounds:
 
     def _count(self, stream: Stream) -> int:
         return self.parts[stream].shape[1] if stream in self.parts else 0
+
+    def _next(self, spent: int, excess: float) -> int:
+        """The work in pairs that the error needs: pairs or singles are added, corrections stay."""
+        pairs, singles = self._count("pairs"), self._count("singles")
+        needed = as_many_as_needed(pairs + singles, excess, growth=2 if singles else 4)
+        if self.coefficient is not None:
+            needed = pairs + math.ceil((needed - pairs) / 2)
+        return max(spent + 1, needed + 2 * self._count("corrections"))
 
     def _draw(self, start: int, stop: int) -> list[None]:
         """Rounds up to the work of `stop` pairs, of which a correction takes two; one per pair."""
@@ -133,7 +141,7 @@ class Rounds:
             singles = 2 * (pairs - self._count("pairs"))
             found = self.draw("singles", self.precision, self._count("singles"), singles)
             self._add("singles", found.rises[:, :, 0] - self.coefficient * found.slopes)
-            self.num_gradients += 1
+            self.num_gradients = 1
         made = self._count("corrections")
         if both > made:
             fine = self.draw("corrections", "float32", made, both).even
