@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -136,7 +136,8 @@ def work_of_call(call: LayerCall) -> int:
     """Multiplications of one point in one layer, roughly."""
     if not call.is_linear:
         return _WORK_OF_AN_ELEMENT * call.h.numel()
-    return call.h.numel() * call.module.get_parameter("weight")[0].numel()
+    weight = cast(Tensor, call.module.weight)  # a parametrized one is computed
+    return call.h.numel() * weight[0].numel()
 
 
 def points_at_once(calls: Sequence[LayerCall], limit: float, bytes_per_point: float) -> int:
