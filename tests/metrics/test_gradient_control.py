@@ -125,6 +125,20 @@ def test_singles_agree_with_pairs_and_take_fewer_evaluations(gradients_are_worth
     assert singles.num_evaluations < 0.8 * pairs.num_evaluations
 
 
+def test_groups_are_no_larger_than_gradients_fit(gradients_are_worth_it, monkeypatch):
+    model, x, y = problem()
+    observers = {"probe": LocalObserver(model, x, y)}
+    options = {"max_evaluations": 24, "max_relative_error": 1e-6}
+    monkeypatch.setattr(random_rises, "_FEWEST_GROUPS", 1)
+    monkeypatch.setattr(random_rises, "_PARAMETERS_PER_POINT", 1)
+    for fit, sizes in ((9, {"pairs": 9, "singles": 6}), (7, {"pairs": 12})):
+        monkeypatch.setattr(perturbed_losses, "NETWORK_GRADIENTS", fit * 2 * 5156)
+        with held_for_measurement(model):
+            found = random_rises.adaptive_perturbation(observers, 0, **options)
+        assert {s: np.bincount(found.groups[s])[0] for s in found.parts} == sizes
+        assert "point_gradients" not in observers["probe"].shard.kept
+
+
 def test_standard_errors_of_singles_cover(gradients_are_worth_it):
     model, x, y = problem()
     observers = {"probe": LocalObserver(model, x, y)}

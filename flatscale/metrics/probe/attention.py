@@ -31,7 +31,7 @@ def attention_by_products(device: torch.device, dtype: torch.dtype) -> Iterator[
 
     On a CPU the fused kernel works in float32 whatever the type; in bfloat16 two products and a
     softmax take half as long. They round more. Networks find the function in torch.nn.functional; a
-    mode would intercept every other function as well, which costs more than a tenth of the time.
+    mode would intercept every other function as well.
     """
     if device.type != "cpu" or dtype != torch.bfloat16:
         yield

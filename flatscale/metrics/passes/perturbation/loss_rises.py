@@ -30,7 +30,7 @@ class LossRises:
         parts: rises of every stream that was drawn (n, rounds); NaN rows where the unperturbed loss
             is not finite.
         groups: which points share a perturbation (n,), by stream.
-        num_gradients: how often every point's gradient was taken.
+        num_gradients: gradients of every point; those taken anew, as too many to keep, count once.
         converged: whether the standard error reached its target within the budget.
     """
 

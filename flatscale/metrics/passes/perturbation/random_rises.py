@@ -1,8 +1,10 @@
 """How much the loss rises when the weights are perturbed at random.
 
-Always in antithetic pairs (+z, -z), which cancels the first-order term. Points that share a
-perturbation are strongly correlated, so layers are perturbed anew, or with signs flipped anew, for
-every point through their outputs, and groups of points have a perturbation each of the rest.
+In antithetic pairs (+z, -z), which cancel the first-order term, or, in large networks where the
+gradient explains that term and all else that is odd, by single perturbations less what it says.
+Points that share a perturbation are strongly correlated, so layers are perturbed anew, or with
+signs flipped anew, for every point through their outputs, and groups of points have a perturbation
+each of the rest.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ AtLeastFour = Annotated[int, Field(ge=4)]
 _PARAMETERS_PER_POINT = 100_000
 _POINTS_PER_GROUP = 25
 _FEWEST_GROUPS = 4
-_FEWEST_GRADIENTS = 4
-"""Points whose gradients have to fit at once, for slopes to be used."""
+_FEWEST_GRADIENTS = 8
+"""Points whose gradients have to fit at once: fewer would draw much for every evaluation."""
 
 
 def enough_evaluations(*, precision: Precision, max_evaluations: int, **_: object) -> None:
@@ -116,9 +118,11 @@ def _rounds(
     observer = required(observers, "probe")
     count, group = observer.num_points, _group_size(observer, asked_group)
     held = observer.once(most_gradients)
+    controlled = held >= max(_FEWEST_GRADIENTS, asked_group or 0)
+    if controlled:
+        group = min(group, held)
     # singles are many rounds: their errors need no more groups than gradients allow
     of_singles = asked_group or -(-count // -(-count // max(1, min(held, _POINTS_PER_GROUP))))
-    controlled = held >= max(_FEWEST_GRADIENTS, of_singles, group)
     sizes: dict[Stream, int] = {"pairs": group, "corrections": group, "singles": of_singles}
     seeds: dict[Stream, int] = {
         "pairs": seed,
