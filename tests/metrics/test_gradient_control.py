@@ -142,10 +142,10 @@ def test_groups_are_no_larger_than_gradients_fit(gradients_are_worth_it, monkeyp
 def test_standard_errors_of_singles_cover(gradients_are_worth_it):
     model, x, y = problem()
     observers = {"probe": LocalObserver(model, x, y)}
-    options = {"rho": 0.05, "max_evaluations": 40, "max_relative_error": 1e-6}
+    options = {"rho": 0.05, "max_evaluations": 32, "max_relative_error": 1e-6}
     options["points_per_perturbation"] = 12
     with held_for_measurement(model):
-        found = [random_rises.adaptive_perturbation(observers, s, **options) for s in range(30)]
+        found = [random_rises.adaptive_perturbation(observers, s, **options) for s in range(24)]
     assert all(f.count("singles") > 0 for f in found)
     values, errors = np.array([(f.mean.value, f.mean.std_error) for f in found]).T
     # stated errors of few draws are widened
