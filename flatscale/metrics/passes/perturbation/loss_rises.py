@@ -30,14 +30,12 @@ class LossRises:
         parts: rises of every stream that was drawn (n, rounds); NaN rows where the unperturbed loss
             is not finite.
         groups: which points share a perturbation (n,), by stream.
-        num_gradients: gradients of every point; those taken anew, as too many to keep, count once.
         converged: whether the standard error reached its target within the budget.
     """
 
     rho: float
     parts: Mapping[Stream, np.ndarray]
     groups: Mapping[Stream, np.ndarray]
-    num_gradients: int = 0
     converged: bool
 
     def count(self, stream: Stream) -> int:
@@ -60,9 +58,10 @@ class LossRises:
 
     @property
     def num_evaluations(self) -> int:
-        """Of the network, per point; a gradient counts as three."""
+        """Of the network, per point; the gradient that singles need counts as three."""
         pairs = 2 * self.count("pairs") + 4 * self.count("corrections")
-        return 1 + pairs + self.count("singles") + 3 * self.num_gradients
+        singles = self.count("singles")
+        return 1 + pairs + singles + (3 if singles else 0)
 
     @cached_property
     def group_variances(self) -> dict[Stream, np.ndarray]:

@@ -166,21 +166,27 @@ class FlippedWeights(PerturbedLayer):
 
     def reversed(self, rows: Tensor) -> Tensor:
         """Signs of the outputs and z of the bias reversed; both sides' signs would cancel."""
-        outgoing, incoming = _channels(self.layer)
-        flip_out, flip_in, bias = rows.tensor_split([outgoing, outgoing + incoming], dim=1)
+        flip_out, flip_in, bias = self._split(rows)
         return torch.cat([-flip_out, flip_in, -bias], dim=1)
+
+    def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """What the signs of the outputs and of the inputs are taken from, and z of the bias."""
+        outgoing, incoming = _channels(self.layer)
+        return rows.tensor_split([outgoing, outgoing + incoming], dim=1)
+
+    def _flips(self, rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Signs of the outputs and of the inputs, and z of the bias."""
+        flip_out, flip_in, z = self._split(rows)
+        return flip_out.sign().to(dtype), flip_in.sign().to(dtype), z
 
     def forward(self, x: Tensor, rows: Tensor, direction: Tensor | None, step: float) -> Tensor:
         assert direction is not None
-        outgoing, incoming = _channels(self.layer)
-        signs = rows[:, : outgoing + incoming].sign().to(x.dtype)
-        flip_out, flip_in = signs.split([outgoing, incoming], dim=1)
+        flip_out, flip_in, z = self._flips(rows, x.dtype)
         bias = None
         if self.layer.bias is not None:
-            z = rows[:, outgoing + incoming :]
             bias = step * _scale(self.layer.bias, self.adaptive) * z
         if isinstance(self.layer, nn.Linear):
-            if x[0].numel() >= _WORTH_A_WEIGHT * incoming:
+            if x[0].numel() >= _WORTH_A_WEIGHT * flip_in.shape[1]:
                 return self._by_weights(x, direction, (step * flip_out, flip_in), bias)
             center = F.linear(x, self.layer.weight, self.layer.bias)
             change = F.linear(x * _by_channel(flip_in, x, self.layer), direction)
@@ -196,10 +202,8 @@ class FlippedWeights(PerturbedLayer):
     ) -> Tensor:
         """s^T (G * S_W z_W) t, summed over a kernel's places, and the bias's part."""
         assert direction is not None
-        outgoing, incoming = _channels(self.layer)
         of_weight = gradients["weight"]
-        signs = rows[:, : outgoing + incoming].sign().to(of_weight.dtype)
-        flip_out, flip_in = signs.split([outgoing, incoming], dim=1)
+        flip_out, flip_in, z = self._flips(rows, of_weight.dtype)
         products = of_weight * direction.to(of_weight.dtype)
         if products.ndim > 3:
             products = products.flatten(3).sum(dim=3)
@@ -208,7 +212,7 @@ class FlippedWeights(PerturbedLayer):
         found = (by_group.flatten(1) * flip_out).sum(dim=1, dtype=rows.dtype)
         if self.layer.bias is not None:
             of_bias = gradients["bias"] * _scale(self.layer.bias, self.adaptive)
-            found = found + (of_bias * rows[:, outgoing + incoming :]).sum(dim=1)
+            found = found + (of_bias * z).sum(dim=1)
         return found
 
     def _by_weights(

@@ -9,7 +9,8 @@ each of the rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import numpy as np
@@ -80,11 +81,10 @@ def adaptive_perturbation(
             where processors multiply bfloat16 quickly; the network must be of float32.
     """
     draws = {"rho": rho, "adaptive": True}
-    rounds = _rounds(observers, seed, draws, points_per_perturbation, precision)
-    try:
+    observer = required(observers, "probe")
+    rounds = _rounds(observer, seed, draws, points_per_perturbation, precision)
+    with _gradients_dropped(observer):
         return rounds.until_accurate(max_relative_error, max_evaluations // 2)
-    finally:
-        required(observers, "probe").total(drop_gradients)
 
 
 @measurement_pass("average_perturbation", check=enough_evaluations)
@@ -100,22 +100,29 @@ def average_perturbation(
 ) -> LossRises:
     """Rises of the loss at theta + rho z; options as those of `adaptive_perturbation`."""
     draws = {"rho": rho, "adaptive": False}
-    rounds = _rounds(observers, seed, draws, points_per_perturbation, precision)
-    try:
+    observer = required(observers, "probe")
+    rounds = _rounds(observer, seed, draws, points_per_perturbation, precision)
+    with _gradients_dropped(observer):
         return rounds.until_accurate(max_relative_error, max_evaluations // 2)
+
+
+@contextmanager
+def _gradients_dropped(observer: Observer) -> Iterator[None]:
+    """Afterwards no shard keeps gradients of its points."""
+    try:
+        yield
     finally:
-        required(observers, "probe").total(drop_gradients)
+        observer.total(drop_gradients)
 
 
 def _rounds(
-    observers: Mapping[str, Observer],
+    observer: Observer,
     seed: int,
     draws: Mapping[str, Any],
     asked_group: int | None,
     precision: Precision,
 ) -> Rounds:
     """Rounds of `perturbed_losses`, whose options `draws` holds."""
-    observer = required(observers, "probe")
     count, group = observer.num_points, _group_size(observer, asked_group)
     held = observer.once(most_gradients)
     controlled = held >= max(_FEWEST_GRADIENTS, asked_group or 0)

@@ -85,7 +85,6 @@ class Rounds:
     rho: float
     groups: Mapping[Stream, np.ndarray]
     coefficient: float | None = field(default=None, init=False)
-    num_gradients: int = field(default=0, init=False)
     parts: dict[Stream, np.ndarray] = field(default_factory=dict, init=False)
     found: LossRises | None = field(default=None, init=False)
 
@@ -130,24 +129,22 @@ class Rounds:
         """Rounds up to the work of `stop` pairs, of which a correction takes two; one per pair."""
         both = self._corrections_of(stop)
         pairs = stop - 2 * both
-        if pairs == self._count("pairs") + self._count("singles") // 2:
+        had, singles = self._count("pairs"), self._count("singles")
+        if pairs == had + singles // 2:
             pass  # all of it goes into corrections
         elif self.coefficient is None:
-            found = self.draw("pairs", self.precision, self._count("pairs"), pairs)
+            found = self.draw("pairs", self.precision, had, pairs)
             self._add("pairs", found.even)
             if not start:
                 self.coefficient = found.coefficient()
         else:
-            singles = 2 * (pairs - self._count("pairs"))
-            found = self.draw("singles", self.precision, self._count("singles"), singles)
+            found = self.draw("singles", self.precision, singles, 2 * (pairs - had))
             self._add("singles", found.rises[:, :, 0] - self.coefficient * found.slopes)
-            self.num_gradients = 1
         made = self._count("corrections")
         if both > made:
-            fine = self.draw("corrections", "float32", made, both).even
-            self._add(
-                "corrections", fine - self.draw("corrections", self.precision, made, both).even
-            )
+            fine = self.draw("corrections", "float32", made, both)
+            coarse = self.draw("corrections", self.precision, made, both)
+            self._add("corrections", fine.even - coarse.even)
         return [None] * (stop - start)
 
     def _add(self, stream: Stream, columns: np.ndarray) -> None:
@@ -173,7 +170,6 @@ class Rounds:
             rho=self.rho,
             parts=dict(self.parts),
             groups=self.groups,
-            num_gradients=self.num_gradients,
             converged=False,
         )
         if not found.kept.any():
