@@ -70,7 +70,8 @@ def adaptive_perturbation(
         seed: of the perturbations.
         rho: standard deviation of the perturbation, relative to |theta|.
         max_relative_error: stop once the standard error is at most this share of the estimate.
-        max_evaluations: most network evaluations per point, two a pair.
+        max_evaluations: most perturbed evaluations per point, two a pair; beside them stand the
+            unperturbed one and, in large networks, a gradient that counts as three.
         points_per_perturbation: points that share a perturbation of what is not perturbed anew for
             every point: large convolutions and token-wise layers, up to signs, and parameters
             outside known layers; None balances the cost of drawing one against the points'
